@@ -1,0 +1,158 @@
+//! Log lines on stderr: `level event name=value …`, without a date (the collector adds it).
+
+use crate::system;
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How much a line matters, with its syslog priority (`<4>` is a warning to the journal, sd-daemon(3)).
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Level {
+    Error = 3,
+    Warn = 4,
+    Info = 6,
+    Debug = 7,
+}
+
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
+static JOURNAL: AtomicBool = AtomicBool::new(false);
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Lines are cut here, so that a write to a pipe that poll(2) called writable never blocks (`PIPE_BUF`).
+const MAX_LINE: usize = 4_000; // bytes
+
+/// Says which lines are written, and whether with the journal's priorities. Called once at the start.
+pub fn start(level: Level) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    JOURNAL.store(system::stderr_is_journal(), Ordering::Relaxed);
+}
+
+/// True if lines of this level are written.
+pub fn shows(level: Level) -> bool {
+    level as u8 <= LEVEL.load(Ordering::Relaxed)
+}
+
+pub fn error(line: fmt::Arguments<'_>) {
+    write(Level::Error, line);
+}
+
+pub fn warn(line: fmt::Arguments<'_>) {
+    write(Level::Warn, line);
+}
+
+pub fn info(line: fmt::Arguments<'_>) {
+    write(Level::Info, line);
+}
+
+pub fn debug(line: fmt::Arguments<'_>) {
+    write(Level::Debug, line);
+}
+
+/// Writes one line. It never blocks and never fails: a line that stderr does not take is counted, and
+/// the count is told with the next line that goes through.
+fn write(level: Level, line: fmt::Arguments<'_>) {
+    if !shows(level) {
+        return;
+    }
+    let word = match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+    };
+    let mut text = String::new();
+    if JOURNAL.load(Ordering::Relaxed) {
+        text = format!("<{}>", level as u8);
+    }
+    text += &format!("{word} {line}");
+    if let Some((cut, _)) = text.char_indices().take_while(|(at, _)| *at <= MAX_LINE).last()
+        && text.len() > MAX_LINE
+    {
+        text.truncate(cut);
+    }
+    let lost = LOST.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        text += &format!(" lines_lost={lost}");
+    }
+    text.push('\n');
+    if !system::stderr_is_writable() || std::io::stderr().write_all(text.as_bytes()).is_err() {
+        LOST.fetch_add(lost + 1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes from a socket as one printable word: quotes, controls and bytes beyond ASCII are escaped.
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+/// For so long after a fault was reported its repetitions are only counted.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Beyond so many kinds of fault at once the oldest are told and forgotten early.
+const KINDS: usize = 256;
+
+/// Folds faults that repeat: the first is told at once, then a count after a quiet time.
+#[derive(Debug, Default)]
+pub struct Repeats {
+    seen: HashMap<String, (Instant, u64)>,
+}
+
+impl Repeats {
+    /// Warns of a fault, or counts it if the same line was written a short while ago.
+    pub fn warn(&mut self, line: &str, now: Instant) {
+        if let Some((_, count)) = self.seen.get_mut(line) {
+            *count += 1;
+            return;
+        }
+        if self.seen.len() >= KINDS {
+            self.tell(|_| true);
+        }
+        warn(format_args!("{line}"));
+        self.seen.insert(line.to_owned(), (now + QUIET, 0));
+    }
+
+    /// When [`Repeats::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.seen.values().map(|(until, _)| *until).min()
+    }
+
+    /// Tells how often each fault came again during its quiet time, and forgets it.
+    pub fn expire(&mut self, now: Instant) {
+        self.tell(|until| until <= now);
+    }
+
+    fn tell(&mut self, due: impl Fn(Instant) -> bool) {
+        self.seen.retain(|line, (until, count)| {
+            if due(*until) && *count > 0 {
+                warn(format_args!("{line} repeated={count}"));
+            }
+            !due(*until)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_a_socket_is_escaped() {
+        assert_eq!(Escaped(b"a\n\"\x01\xff").to_string(), r#""a\n\"\x01\xff""#);
+    }
+
+    #[test]
+    fn a_fault_that_repeats_is_counted_until_its_quiet_time_is_over() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        (0..5).for_each(|_| repeats.warn("fault table=a", now));
+        assert_eq!(repeats.seen["fault table=a"].1, 4);
+        assert_eq!(repeats.deadline(), Some(now + QUIET));
+        repeats.expire(now + QUIET);
+        assert!(repeats.seen.is_empty());
+    }
+}

@@ -1,0 +1,165 @@
+//! What the standard library does not offer of the operating system: the only file with `unsafe`.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+/// A signal that Podop reacts to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// SIGTERM or SIGINT: answer what is in flight, then exit.
+    Stop,
+    /// SIGHUP: read files again, resolve names again.
+    Reload,
+    /// SIGUSR1: write the state to the log.
+    Dump,
+}
+
+/// Signals as a readable descriptor (signalfd(2)), so that they are events like all others.
+#[derive(Debug)]
+pub struct Signals {
+    file: File,
+}
+
+impl Signals {
+    /// Blocks the signals for this thread and for all that it starts later; they arrive here instead.
+    pub fn catch() -> io::Result<Signals> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `set` is initialised by sigemptyset before it is read; the descriptor that signalfd
+        // returns belongs to nobody else.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            if libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(Signals { file: File::from(OwnedFd::from_raw_fd(fd)) })
+        }
+    }
+
+    /// The next signal that has arrived, or `None` until there is another event.
+    pub fn next(&mut self) -> Option<Signal> {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: the kernel writes whole records of this size or nothing, and any bytes make a valid one.
+        let info = unsafe {
+            if libc::read(self.file.as_raw_fd(), info.as_mut_ptr().cast(), size) != size as isize {
+                return None;
+            }
+            info.assume_init()
+        };
+        Some(match info.ssi_signo as i32 {
+            libc::SIGHUP => Signal::Reload,
+            libc::SIGUSR1 => Signal::Dump,
+            _ => Signal::Stop,
+        })
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+}
+
+/// Raises the limit of open descriptors to its hard value and returns it.
+pub fn raise_descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls only touch `limit`. A failure leaves the limit as it was, which is told.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raised) == 0 {
+            return raised.rlim_cur;
+        }
+    }
+    limit.rlim_cur
+}
+
+/// The number of a user, given by name or as a number.
+pub fn user_id(name: &str) -> Option<u32> {
+    let mut entry = MaybeUninit::<libc::passwd>::uninit();
+    name.parse().ok().or_else(|| {
+        by_name(name, |name, text, size, found| {
+            // SAFETY: all pointers are valid for the sizes given; `found` is null unless `entry` was filled.
+            unsafe {
+                let mut result = std::ptr::null_mut();
+                let code = libc::getpwnam_r(name, entry.as_mut_ptr(), text, size, &mut result);
+                if code == 0 && !result.is_null() {
+                    *found = Some((*result).pw_uid);
+                }
+                code
+            }
+        })
+    })
+}
+
+/// The number of a group, given by name or as a number.
+pub fn group_id(name: &str) -> Option<u32> {
+    let mut entry = MaybeUninit::<libc::group>::uninit();
+    name.parse().ok().or_else(|| {
+        by_name(name, |name, text, size, found| {
+            // SAFETY: as above.
+            unsafe {
+                let mut result = std::ptr::null_mut();
+                let code = libc::getgrnam_r(name, entry.as_mut_ptr(), text, size, &mut result);
+                if code == 0 && !result.is_null() {
+                    *found = Some((*result).gr_gid);
+                }
+                code
+            }
+        })
+    })
+}
+
+/// Calls a `get…nam_r` function with a buffer that grows until the entry fits.
+fn by_name(
+    name: &str,
+    mut get: impl FnMut(*const libc::c_char, *mut libc::c_char, usize, &mut Option<u32>) -> i32,
+) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let (mut found, mut text) = (None, vec![0; 1024]);
+    while get(name.as_ptr(), text.as_mut_ptr(), text.len(), &mut found) == libc::ERANGE && text.len() < 1 << 20 {
+        text.resize(2 * text.len(), 0);
+    }
+    found
+}
+
+/// True if a short write to stderr will not block.
+pub fn stderr_is_writable() -> bool {
+    let mut poll = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid pollfd, no waiting.
+    unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+}
+
+/// True if stderr is the stream that `$JOURNAL_STREAM` names by device and inode (systemd.exec(5)).
+pub fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return false };
+    File::from(stderr).metadata().is_ok_and(|of| stream == format!("{}:{}", of.dev(), of.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_groups_are_known_by_name_and_number() {
+        assert_eq!((user_id("root"), user_id("4711"), user_id("no such user")), (Some(0), Some(4711), None));
+        assert_eq!((group_id("root"), group_id("4711"), group_id("no such group")), (Some(0), Some(4711), None));
+    }
+
+    #[test]
+    fn the_descriptor_limit_is_raised_to_a_useful_value() {
+        assert!(raise_descriptor_limit() >= 256);
+    }
+}

@@ -1,0 +1,350 @@
+//! JSON in, the text that Postfix and Dovecot want out. Nothing is rounded or reordered on the way:
+//! numbers and nested values are passed on as they were written.
+
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// A JSON document that was checked as a whole.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Value<'a> {
+    Null,
+    /// A string, unescaped.
+    Text(Cow<'a, str>),
+    /// A number or a boolean, as written.
+    Scalar(&'a str),
+    /// An array, as written.
+    Array(&'a str),
+    /// An object, as written.
+    Object(&'a str),
+}
+
+/// The bytes are not one JSON document (RFC 8259).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NotJson;
+
+impl<'a> Value<'a> {
+    /// Checks `bytes` and tells what they are. A byte order mark in front is ignored.
+    pub fn parse(bytes: &'a [u8]) -> Result<Value<'a>, NotJson> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
+        if bytes.first() == Some(&b'"') {
+            return text(bytes);
+        }
+        let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| NotJson)?;
+        Value::checked(raw.get())
+    }
+
+    /// What a text that is known to be JSON stands for.
+    fn checked(raw: &'a str) -> Result<Value<'a>, NotJson> {
+        match raw.as_bytes().first() {
+            Some(b'n') => Ok(Value::Null),
+            Some(b'"') => text(raw.as_bytes()),
+            Some(b'[') => Ok(Value::Array(raw)),
+            Some(b'{') => Ok(Value::Object(raw)),
+            _ => Ok(Value::Scalar(raw)),
+        }
+    }
+
+    /// The part that a JSON pointer (RFC 6901) names; `Null` if there is none.
+    pub fn select(self, pointer: &str) -> Result<Value<'a>, NotJson> {
+        let mut value = self;
+        for token in pointer.split('/').skip(1) {
+            let token = token.replace("~1", "/").replace("~0", "~");
+            let found = match value {
+                Value::Object(raw) => {
+                    // The last of several members of one name counts, as with most readers.
+                    Members::new().all(raw).filter(|(name, _)| *name == token).last().map(|(_, raw)| raw)
+                }
+                Value::Array(raw) => index(&token).and_then(|index| Members::new().all_items(raw).nth(index)),
+                Value::Null | Value::Text(_) | Value::Scalar(_) => None,
+            };
+            value = match found {
+                Some(raw) => Value::checked(raw)?,
+                None => return Ok(Value::Null),
+            };
+        }
+        Ok(value)
+    }
+
+    /// The text for Postfix; `None` is a miss. Arrays of scalars are joined with commas.
+    pub fn for_postfix(&self) -> Option<Cow<'_, str>> {
+        let Value::Array(raw) = self else { return self.for_dovecot() };
+        let mut joined = String::new();
+        for (at, item) in Members::new().all_items(raw).enumerate() {
+            if at > 0 {
+                joined.push(',');
+            }
+            match Value::checked(item) {
+                Ok(Value::Text(text)) => joined.push_str(&text),
+                Ok(Value::Scalar(text)) => joined.push_str(text),
+                _ => return Some(Cow::Owned(compact(raw))),
+            }
+        }
+        if is_empty(raw) { None } else { Some(Cow::Owned(joined)) }
+    }
+
+    /// The text for Dovecot; `None` is a miss.
+    pub fn for_dovecot(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Value::Null => None,
+            Value::Text(text) => Some(Cow::Borrowed(text)),
+            Value::Scalar(raw) => Some(Cow::Borrowed(raw)),
+            Value::Array(raw) | Value::Object(raw) => Some(Cow::Owned(compact(raw))),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<Value<'_>, NotJson> {
+    match serde_json::from_slice::<&str>(bytes) {
+        Ok(text) => Ok(Value::Text(Cow::Borrowed(text))),
+        // Escapes need memory of their own; whatever else is wrong is found once more.
+        Err(_) => serde_json::from_slice(bytes).map(|text| Value::Text(Cow::Owned(text))).map_err(|_| NotJson),
+    }
+}
+
+/// An array index as RFC 6901 writes it: no sign, no leading zero.
+fn index(token: &str) -> Option<usize> {
+    if token.len() > 1 && token.starts_with('0') {
+        return None;
+    }
+    token.bytes().all(|byte| byte.is_ascii_digit()).then(|| token.parse().ok())?
+}
+
+/// True if a checked array or object has nothing in it.
+fn is_empty(raw: &str) -> bool {
+    raw[1..raw.len() - 1].trim_ascii().is_empty()
+}
+
+/// A checked text without the spaces between its tokens.
+fn compact(raw: &str) -> String {
+    let (mut out, mut bytes) = (String::with_capacity(raw.len()), 0);
+    while let Some(byte) = raw.as_bytes().get(bytes) {
+        let end = match byte {
+            b' ' | b'\t' | b'\r' | b'\n' => {
+                bytes += 1;
+                continue;
+            }
+            b'"' => string_end(raw, bytes),
+            _ => bytes + 1,
+        };
+        out.push_str(&raw[bytes..end]);
+        bytes = end;
+    }
+    out
+}
+
+/// `text` as JSON: as it stands if it is a JSON document, else as a JSON string. `None` if it is neither JSON nor UTF-8.
+pub fn to_json(text: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if serde_json::from_slice::<&RawValue>(text).is_ok() {
+        return Some(Cow::Borrowed(text));
+    }
+    let text = std::str::from_utf8(text).ok()?;
+    serde_json::to_vec(text).ok().map(Cow::Owned)
+}
+
+/// A place in a checked array or object, from which its members are read one at a time. It refers to
+/// the text by position, so that text and place can be kept together.
+#[derive(Clone, Copy, Debug)]
+pub struct Members {
+    at: usize,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Members {
+    /// Before the first member.
+    pub fn new() -> Self {
+        Self { at: 1 }
+    }
+
+    /// The next name and raw value of the object `raw`.
+    pub fn next<'a>(&mut self, raw: &'a str) -> Option<(Cow<'a, str>, &'a str)> {
+        let name = match text(self.next_item(raw)?.as_bytes()) {
+            Ok(Value::Text(name)) => name,
+            _ => return None, // a name with half a surrogate pair, which cannot be told
+        };
+        Some((name, self.next_item(raw)?))
+    }
+
+    /// The next raw item of the array `raw`, or name or value of the object `raw`.
+    pub fn next_item<'a>(&mut self, raw: &'a str) -> Option<&'a str> {
+        let rest = raw.as_bytes().get(self.at..)?;
+        self.at += rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b',' | b':'))?;
+        if matches!(raw.as_bytes()[self.at], b']' | b'}') {
+            return None;
+        }
+        let start = self.at;
+        self.at = value_end(raw, start);
+        Some(&raw[start..self.at])
+    }
+
+    fn all(mut self, raw: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+        std::iter::from_fn(move || self.next(raw))
+    }
+
+    fn all_items(mut self, raw: &str) -> impl Iterator<Item = &str> {
+        std::iter::from_fn(move || self.next_item(raw))
+    }
+}
+
+/// The raw value that a [`Members`] returned, as a [`Value`].
+pub fn member(raw: &str) -> Result<Value<'_>, NotJson> {
+    Value::checked(raw)
+}
+
+/// Where the value that starts at `start` of a checked text ends. Not recursive: depth costs nothing.
+fn value_end(raw: &str, start: usize) -> usize {
+    let (mut at, mut depth) = (start, 0);
+    while let Some(byte) = raw.as_bytes().get(at) {
+        match byte {
+            b'"' => at = string_end(raw, at) - 1,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' if depth > 0 => depth -= 1,
+            b']' | b'}' | b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' if depth == 0 => return at,
+            _ => {}
+        }
+        at += 1;
+        if depth == 0 && matches!(byte, b'"' | b']' | b'}') {
+            return at;
+        }
+    }
+    raw.len()
+}
+
+/// Where the string that starts with the quote at `start` of a checked text ends.
+fn string_end(raw: &str, start: usize) -> usize {
+    let mut escaped = false;
+    for (at, byte) in raw.bytes().enumerate().skip(start + 1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    raw.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// JSON, the text for Postfix, the text for Dovecot (`None`: a miss).
+    const CASES: &[(&str, Option<&str>, Option<&str>)] = &[
+        ("null", None, None),
+        (" \n\"text\" ", Some("text"), Some("text")),
+        (r#""a\"b\u00fc\n""#, Some("a\"bü\n"), Some("a\"bü\n")),
+        ("\"\"", Some(""), Some("")),
+        ("\u{feff}1", Some("1"), Some("1")),
+        ("12345678901234567890.10e+5", Some("12345678901234567890.10e+5"), Some("12345678901234567890.10e+5")),
+        ("-0", Some("-0"), Some("-0")),
+        ("true", Some("true"), Some("true")),
+        ("false", Some("false"), Some("false")),
+        ("[]", None, Some("[]")),
+        ("[ ]", None, Some("[]")),
+        (r#"["a", "b" , 3, true]"#, Some("a,b,3,true"), Some(r#"["a","b",3,true]"#)),
+        (r#"["a, b", "c\"d"]"#, Some("a, b,c\"d"), Some(r#"["a, b","c\"d"]"#)),
+        (r#"[""]"#, Some(""), Some(r#"[""]"#)),
+        (r#"["a", [1, 2]]"#, Some(r#"["a",[1,2]]"#), Some(r#"["a",[1,2]]"#)),
+        (r#"["a", null]"#, Some(r#"["a",null]"#), Some(r#"["a",null]"#)),
+        (
+            r#"{ "a" : 1.0, "b" : " x \\\" y " }"#,
+            Some(r#"{"a":1.0,"b":" x \\\" y "}"#),
+            Some(r#"{"a":1.0,"b":" x \\\" y "}"#),
+        ),
+        ("{}", Some("{}"), Some("{}")),
+    ];
+
+    #[test]
+    fn json_becomes_text_without_loss() {
+        for (json, postfix, dovecot) in CASES {
+            let value = Value::parse(json.as_bytes()).unwrap();
+            assert_eq!(value.for_postfix().as_deref(), *postfix, "{json}");
+            assert_eq!(value.for_dovecot().as_deref(), *dovecot, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_document_is_refused() {
+        let wrong: &[&[u8]] = &[
+            b"",
+            b" ",
+            b"text",
+            b"<html>",
+            b"\"a",
+            b"\"a\" b",
+            b"1 2",
+            b"01",
+            b"1.",
+            b"+1",
+            b"nul",
+            b"nulll",
+            b"NaN",
+            b"[1,]",
+            b"[1",
+            b"{\"a\"}",
+            b"{\"a\":1,}",
+            b"{a:1}",
+            b"'a'",
+            b"\"\xff\"",
+            b"\"a\nb\"",
+            b"\"\\ud800\"",
+            b"\"\\x\"",
+            b"[\"\xff\"]",
+            b"[\"\\x\"]",
+            b"null,",
+            b"[1]]",
+        ];
+        for bytes in wrong {
+            assert_eq!(Value::parse(bytes), Err(NotJson), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn depth_costs_no_stack() {
+        let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
+        assert_eq!(Value::parse(deep.as_bytes()).unwrap().for_postfix().unwrap().len(), deep.len());
+        assert_eq!(Value::parse("[".repeat(1_000_000).as_bytes()), Err(NotJson));
+    }
+
+    #[test]
+    fn a_pointer_selects_a_part() {
+        let json = r#"[ {"mail dir": "/x", "a/b": [1, {"~": true}], "n": null, "n": 2}, "s" ]"#;
+        let select = |pointer: &str| Value::parse(json.as_bytes()).unwrap().select(pointer).unwrap();
+        assert_eq!(select("/0/mail dir"), Value::Text("/x".into()));
+        assert_eq!(select("/0/a~1b/1/~0"), Value::Scalar("true"));
+        assert_eq!(select("/0/n"), Value::Scalar("2"));
+        assert_eq!(select("/1"), Value::Text("s".into()));
+        for nothing in ["/2", "/00", "/-1", "/+0", "/0/x", "/1/x", "/0/mail dir/0", "/"] {
+            assert_eq!(select(nothing), Value::Null, "{nothing}");
+        }
+        assert!(matches!(select(""), Value::Array(_)));
+    }
+
+    #[test]
+    fn members_are_read_one_at_a_time() {
+        let raw = r#"{ "a" : [1,{"x":"]"}] , "b\n":"}" , "c":-1e5}"#;
+        let mut members = Members::new();
+        let mut all = Vec::new();
+        while let Some((name, value)) = members.next(raw) {
+            all.push((name.into_owned(), value));
+        }
+        let expected = [("a", r#"[1,{"x":"]"}]"#), ("b\n", "\"}\""), ("c", "-1e5")];
+        assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value)));
+        assert_eq!(Members::new().all_items("[ 1 , 2,[3] ]").collect::<Vec<_>>(), ["1", "2", "[3]"]);
+    }
+
+    #[test]
+    fn text_becomes_json() {
+        let json = |text: &[u8]| to_json(text).map(|json| String::from_utf8(json.into_owned()).unwrap());
+        assert_eq!(json(b"42").as_deref(), Some("42"));
+        assert_eq!(json(b"{\"a\": 1}").as_deref(), Some("{\"a\": 1}"));
+        assert_eq!(json(b"my comment").as_deref(), Some("\"my comment\""));
+        assert_eq!(json(b"line1\r\nline2\tx \\ \"q\" \x01").as_deref(), Some(r#""line1\r\nline2\tx \\ \"q\" \u0001""#));
+        assert_eq!(json(b"").as_deref(), Some("\"\""));
+        assert_eq!(json(b"\xff"), None);
+    }
+}

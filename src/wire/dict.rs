@@ -1,0 +1,254 @@
+//! Lines of the Dovecot dict protocol (dict-client.h, dict-connection.c, strescape.c).
+
+use super::decimal;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Majors of the protocol that are spoken: 2 up to Dovecot 2.3.16, 3 up to 2.3.21, 4 from 2.4 on.
+pub const MAJORS: std::ops::RangeInclusive<u32> = 2..=4;
+
+/// Why a line is not a command. The connection is closed then.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Error {
+    /// The first letter is not one of the protocol's.
+    Unknown,
+    /// Fields are missing or are not numbers.
+    Malformed,
+    TooLong,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Error::Unknown => "unknown dict command",
+            Error::Malformed => "malformed dict command",
+            Error::TooLong => "dict line is too long",
+        })
+    }
+}
+
+/// One command, its fields unescaped.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Command<'a> {
+    Hello {
+        major: u32,
+        minor: u32,
+        user: Cow<'a, [u8]>,
+        name: Cow<'a, [u8]>,
+    },
+    Lookup {
+        key: Cow<'a, [u8]>,
+        user: Option<Cow<'a, [u8]>>,
+    },
+    /// `rest` is one path and the user, in major 2 some paths.
+    Iterate {
+        flags: u32,
+        max_rows: u64,
+        rest: Vec<Cow<'a, [u8]>>,
+    },
+    Begin {
+        id: u32,
+        user: Option<Cow<'a, [u8]>>,
+    },
+    Set {
+        id: u32,
+        key: Cow<'a, [u8]>,
+        value: Cow<'a, [u8]>,
+    },
+    Unset {
+        id: u32,
+        key: Cow<'a, [u8]>,
+    },
+    Increment {
+        id: u32,
+        key: Cow<'a, [u8]>,
+        by: i64,
+    },
+    /// When the change was made, and whether values may be logged: nothing a backend is told.
+    Remark {
+        id: u32,
+    },
+    Rollback {
+        id: u32,
+    },
+    Commit {
+        id: u32,
+    },
+}
+
+/// Finds the end of the first line of `input`, of which `seen` bytes were searched in vain before.
+/// `None` until the line is whole; at most `limit` bytes may come before its end.
+pub fn line(input: &[u8], seen: usize, limit: usize) -> Result<Option<usize>, Error> {
+    match input.iter().skip(seen).position(|byte| *byte == b'\n') {
+        Some(at) if seen + at <= limit => Ok(Some(seen + at)),
+        None if input.len() <= limit => Ok(None),
+        _ => Err(Error::TooLong),
+    }
+}
+
+/// Reads a line, without its end.
+pub fn parse(line: &[u8]) -> Result<Command<'_>, Error> {
+    let (letter, rest) = line.split_first().ok_or(Error::Malformed)?;
+    let mut fields = rest.split(|byte| *byte == b'\t').map(unescape);
+    let mut field = || fields.next().ok_or(Error::Malformed);
+    match letter {
+        b'H' => {
+            let (major, minor, _type) = (number(&field()?)?, number(&field()?)?, field()?);
+            Ok(Command::Hello { major, minor, user: field()?, name: field()? })
+        }
+        b'L' => Ok(Command::Lookup { key: field()?, user: field().ok() }),
+        b'I' => {
+            let (flags, max_rows) = (number(&field()?)?, decimal(&field()?).ok_or(Error::Malformed)?);
+            let rest = vec![field()?];
+            Ok(Command::Iterate { flags, max_rows, rest: rest.into_iter().chain(fields).collect() })
+        }
+        b'B' => Ok(Command::Begin { id: number(&field()?)?, user: field().ok() }),
+        b'S' => Ok(Command::Set { id: number(&field()?)?, key: field()?, value: field()? }),
+        b'U' => Ok(Command::Unset { id: number(&field()?)?, key: field()? }),
+        b'A' => Ok(Command::Increment { id: number(&field()?)?, key: field()?, by: signed(&field()?)? }),
+        b'T' | b'V' => Ok(Command::Remark { id: number(&field()?)? }),
+        b'R' => Ok(Command::Rollback { id: number(&field()?)? }),
+        b'C' | b'D' => Ok(Command::Commit { id: number(&field()?)? }),
+        _ => Err(Error::Unknown),
+    }
+}
+
+fn number(field: &[u8]) -> Result<u32, Error> {
+    decimal(field).and_then(|number| number.try_into().ok()).ok_or(Error::Malformed)
+}
+
+fn signed(field: &[u8]) -> Result<i64, Error> {
+    std::str::from_utf8(field).ok().and_then(|text| text.parse().ok()).ok_or(Error::Malformed)
+}
+
+/// Byte 1 and one of `01tnr` stand for NUL, byte 1, tab, newline and CR (str_tabunescape).
+fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
+    if !field.contains(&1) {
+        return Cow::Borrowed(field);
+    }
+    let (mut out, mut bytes) = (Vec::with_capacity(field.len()), field.iter());
+    while let Some(&byte) = bytes.next() {
+        out.push(match byte {
+            1 => match bytes.next() {
+                Some(b'0') => 0,
+                Some(b'1') => 1,
+                Some(b't') => b'\t',
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(&other) => other,
+                None => break,
+            },
+            byte => byte,
+        });
+    }
+    Cow::Owned(out)
+}
+
+/// Appends `text` with those bytes escaped that would end a field or line.
+pub fn escape(text: &[u8], out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, 0 | 1 | b'\t' | b'\n' | b'\r')) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(match rest[at] {
+            0 => b"\x010",
+            1 => b"\x011",
+            b'\t' => b"\x01t",
+            b'\n' => b"\x01n",
+            _ => b"\x01r",
+        });
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn b(text: &str) -> Cow<'_, [u8]> {
+        Cow::Borrowed(text.as_bytes())
+    }
+
+    #[test]
+    fn every_command_is_read() {
+        let cases: &[(&[u8], Command<'_>)] = &[
+            (b"H4\t0\t0\t\tmeta", Command::Hello { major: 4, minor: 0, user: b(""), name: b("meta") }),
+            (b"H2\t2\t0\tu@x\tquota", Command::Hello { major: 2, minor: 2, user: b("u@x"), name: b("quota") }),
+            (b"Lshared/k\t", Command::Lookup { key: b("shared/k"), user: Some(b("")) }),
+            (b"Lshared/tab\x01there", Command::Lookup { key: b("shared/tab\there"), user: None }),
+            (b"I9\t0\tpriv/g/\tu", Command::Iterate { flags: 9, max_rows: 0, rest: vec![b("priv/g/"), b("u")] }),
+            (b"B1\tu\t60", Command::Begin { id: 1, user: Some(b("u")) }),
+            (b"B9", Command::Begin { id: 9, user: None }),
+            (
+                b"S1\tshared/k\ta\x011\x010\x01n\x01r",
+                Command::Set { id: 1, key: b("shared/k"), value: b("a\x01\0\n\r") },
+            ),
+            (b"S1\tshared/k\t", Command::Set { id: 1, key: b("shared/k"), value: b("") }),
+            (b"U4294967295\tk", Command::Unset { id: u32::MAX, key: b("k") }),
+            (b"A1\tk\t-7", Command::Increment { id: 1, key: b("k"), by: -7 }),
+            (b"T1\t1700000000\t1", Command::Remark { id: 1 }),
+            (b"V1\tyes", Command::Remark { id: 1 }),
+            (b"R1", Command::Rollback { id: 1 }),
+            (b"C1", Command::Commit { id: 1 }),
+            (b"D1", Command::Commit { id: 1 }),
+        ];
+        for (line, command) in cases {
+            assert_eq!(parse(line).as_ref(), Ok(command), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn malformed_lines_are_refused() {
+        let malformed: &[&[u8]] = &[
+            b"",
+            b"H",
+            b"H4\t0\t0",
+            b"Hx\t0\t0\t\tn",
+            b"I",
+            b"I0\t0",
+            b"Ix\t0\tp",
+            b"B",
+            b"Bx",
+            b"B-1",
+            b"B4294967296",
+            b"S1\tk",
+            b"S1",
+            b"U1",
+            b"A1\tk",
+            b"A1\tk\tx",
+            b"C",
+            b"Cx",
+            b"C1x",
+            b"R",
+            b"T",
+        ];
+        for line in malformed {
+            assert_eq!(parse(line), Err(Error::Malformed), "{}", line.escape_ascii());
+        }
+        assert_eq!(parse(b"GET / HTTP/1.1\r"), Err(Error::Unknown));
+        assert_eq!(parse(b"l"), Err(Error::Unknown));
+    }
+
+    #[test]
+    fn lines_are_found_at_every_split_and_bounded() {
+        let input = b"C1\nC22\n";
+        for split in 0..=input.len() {
+            let seen = line(&input[..split], 0, 10).unwrap().map_or(split, |_| 0);
+            assert_eq!(line(input, seen.min(2), 10), Ok(Some(2)));
+        }
+        assert_eq!(line(b"1234567890\n", 0, 10), Ok(Some(10)));
+        assert_eq!(line(b"1234567890", 0, 10), Ok(None));
+        assert_eq!(line(b"12345678901", 0, 10), Err(Error::TooLong));
+        assert_eq!(line(b"12345678901\n", 11, 10), Err(Error::TooLong));
+    }
+
+    #[test]
+    fn what_is_escaped_is_unescaped() {
+        let all: Vec<u8> = (0..=255).collect();
+        let mut out = Vec::new();
+        escape(&all, &mut out);
+        assert!(!out.iter().any(|byte| matches!(byte, 0 | b'\t' | b'\n' | b'\r')));
+        assert_eq!(unescape(&out), all);
+        assert_eq!(unescape(b"a\x01x\x01"), &b"ax"[..]);
+    }
+}

@@ -1,0 +1,562 @@
+//! HTTP/1.1 responses (RFC 9112), read strictly: where two readers could disagree about the end of a
+//! response, it is refused.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+const MAX_HEAD: usize = 64 * 1024; // bytes, with the status line
+const MAX_FIELDS: usize = 128; // fields of one head
+const MAX_BODY: usize = 4 * 1024 * 1024; // bytes
+const MAX_INTERIM: u32 = 100; // 1xx responses before the one that counts
+const MAX_CHUNK_LINE: usize = 1024; // bytes, with extensions
+const MAX_TRAILERS: usize = 16 * 1024; // bytes
+
+/// A whole response to one request.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Response<'a> {
+    pub status: u16,
+    /// Whether the connection may be used again.
+    pub keep: bool,
+    /// How long the server keeps an idle connection (`Keep-Alive: timeout=`), if it says so.
+    pub idle: Option<Duration>,
+    pub location: Option<Box<[u8]>>,
+    pub body: Cow<'a, [u8]>,
+}
+
+/// What is wrong with a response. The connection is of no use after that.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Error {
+    /// The status line or a field is malformed, folded, or has a bare CR.
+    Head,
+    HeadTooLong,
+    TooManyFields,
+    /// `Content-Length` is not one decimal number, or stands beside `Transfer-Encoding`.
+    Length,
+    /// `Transfer-Encoding` is anything but `chunked`, or comes with HTTP/1.0.
+    Coding,
+    BodyTooLong,
+    /// A chunk's size or end is malformed, or its line is too long.
+    Chunk,
+    Trailers,
+    /// 101, which nobody asked for, or interim responses without end.
+    Interim,
+    /// The stream ended within the response.
+    Cut,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Error::Head => "malformed response head",
+            Error::HeadTooLong => "response head is too long",
+            Error::TooManyFields => "response has too many fields",
+            Error::Length => "bad Content-Length",
+            Error::Coding => "bad Transfer-Encoding",
+            Error::BodyTooLong => "response body is too long",
+            Error::Chunk => "malformed chunk",
+            Error::Trailers => "malformed trailers",
+            Error::Interim => "unexpected interim response",
+            Error::Cut => "response is cut short",
+        })
+    }
+}
+
+/// Reads the responses of one connection, one after another.
+///
+/// Head ── head parsed ──▶ Length | Chunk… | UntilEnd ── last byte ──▶ Head
+///
+/// [`Decoder::push`] stops after each response; it does not know whether another one is owed.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    state: State,
+    /// An incomplete head, chunk line or trailer section.
+    partial: Vec<u8>,
+    body: Vec<u8>,
+    interim: u32,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Head,
+    /// So many bytes of the body are missing.
+    Length(Head, usize),
+    /// A chunk's size line is due.
+    ChunkSize(Head),
+    /// So many bytes of a chunk are missing.
+    ChunkData(Head, usize),
+    /// The line end after a chunk's data is due.
+    ChunkEnd(Head),
+    Trailers(Head),
+    /// The end of the stream ends the body.
+    UntilEnd(Head),
+}
+
+/// What of a response head is needed later.
+#[derive(Debug, Default)]
+struct Head {
+    status: u16,
+    keep: bool,
+    idle: Option<Duration>,
+    location: Option<Box<[u8]>>,
+}
+
+impl Decoder {
+    /// Takes `input` as far as it goes. Returns a response as soon as it is whole, and leaves the bytes
+    /// after it in `input`; `None` means that all was taken and more is needed.
+    pub fn push<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Response<'a>>, Error> {
+        loop {
+            match std::mem::take(&mut self.state) {
+                State::Head => match self.head(input)? {
+                    None => return Ok(None),
+                    Some(State::Head) => {} // an interim response
+                    Some(State::Length(head, 0)) => return Ok(Some(head.response(Cow::Borrowed(&[])))),
+                    Some(body) => self.state = body,
+                },
+                State::Length(head, missing) => {
+                    if self.body.is_empty()
+                        && let Some(body) = input.split_off(..missing)
+                    {
+                        return Ok(Some(head.response(Cow::Borrowed(body))));
+                    }
+                    let missing = missing - self.take_body(input, missing);
+                    if missing == 0 {
+                        return Ok(Some(self.whole(head)));
+                    }
+                    self.state = State::Length(head, missing);
+                    return Ok(None);
+                }
+                State::ChunkSize(head) => match self.line(input, MAX_CHUNK_LINE, Error::Chunk)? {
+                    None => {
+                        self.state = State::ChunkSize(head);
+                        return Ok(None);
+                    }
+                    Some(line) => self.state = chunk(&line, head, self.body.len())?,
+                },
+                State::ChunkData(head, missing) => {
+                    let missing = missing - self.take_body(input, missing);
+                    if missing > 0 {
+                        self.state = State::ChunkData(head, missing);
+                        return Ok(None);
+                    }
+                    self.state = State::ChunkEnd(head);
+                }
+                State::ChunkEnd(head) => match self.line(input, 0, Error::Chunk)? {
+                    None => {
+                        self.state = State::ChunkEnd(head);
+                        return Ok(None);
+                    }
+                    Some(_) => self.state = State::ChunkSize(head),
+                },
+                State::Trailers(head) => match self.trailers(input)? {
+                    false => {
+                        self.state = State::Trailers(head);
+                        return Ok(None);
+                    }
+                    true => return Ok(Some(self.whole(head))),
+                },
+                State::UntilEnd(head) => {
+                    self.take_body(input, MAX_BODY + 1);
+                    if self.body.len() > MAX_BODY {
+                        return Err(Error::BodyTooLong);
+                    }
+                    self.state = State::UntilEnd(head);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// The stream has ended: completes the one framing that waits for that, breaks the others.
+    /// `None` if no response had begun.
+    pub fn end(&mut self) -> Result<Option<Response<'static>>, Error> {
+        match std::mem::take(&mut self.state) {
+            State::Head if self.partial.is_empty() && self.interim == 0 => Ok(None),
+            State::UntilEnd(head) => Ok(Some(self.whole(head))),
+            _ => Err(Error::Cut),
+        }
+    }
+
+    /// True if no byte of a response has been seen since the last one was whole.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.state, State::Head) && self.partial.is_empty() && self.interim == 0
+    }
+
+    /// True while the head of the response is not complete, for the reason of a timeout.
+    pub fn in_head(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
+    /// Parses a head. In the common case it lies whole in `input` and nothing is copied.
+    fn head(&mut self, input: &mut &[u8]) -> Result<Option<State>, Error> {
+        if input.is_empty() {
+            return Ok(None);
+        }
+        if self.partial.is_empty() {
+            if let Some((next, used)) = parse_head(input)? {
+                *input = &input[used..];
+                return self.begin(next).map(Some);
+            }
+            self.partial.extend_from_slice(input);
+            *input = &[];
+            return if self.partial.len() > MAX_HEAD { Err(Error::HeadTooLong) } else { Ok(None) };
+        }
+        let before = self.partial.len();
+        self.partial.extend_from_slice(input);
+        // A head that drips in is not parsed anew with each byte, only when it may have ended.
+        let tail = &self.partial[before.saturating_sub(3)..];
+        let parsed = if tail.windows(2).any(|end| end == b"\n\n") || tail.windows(3).any(|end| end == b"\n\r\n") {
+            parse_head(&self.partial)?
+        } else {
+            None
+        };
+        match parsed {
+            Some((next, used)) => {
+                *input = &input[used - before..];
+                self.partial.clear();
+                self.begin(next).map(Some)
+            }
+            None if self.partial.len() > MAX_HEAD => Err(Error::HeadTooLong),
+            None => {
+                *input = &[];
+                plausible(&self.partial).map(|()| None)
+            }
+        }
+    }
+
+    fn begin(&mut self, next: State) -> Result<State, Error> {
+        match next {
+            State::Head if self.interim == MAX_INTERIM => Err(Error::Interim),
+            State::Head => {
+                self.interim += 1;
+                Ok(State::Head)
+            }
+            body => {
+                self.interim = 0;
+                Ok(body)
+            }
+        }
+    }
+
+    /// Moves at most `most` bytes of the body out of `input` and says how many.
+    fn take_body(&mut self, input: &mut &[u8], most: usize) -> usize {
+        let count = most.min(input.len());
+        self.body.extend_from_slice(&input[..count]);
+        *input = &input[count..];
+        count
+    }
+
+    fn whole(&mut self, head: Head) -> Response<'static> {
+        self.partial = Vec::new();
+        head.response(Cow::Owned(std::mem::take(&mut self.body)))
+    }
+
+    /// Takes a line that ends with CR LF, without that end. It may be `limit` bytes long.
+    fn line(&mut self, input: &mut &[u8], limit: usize, error: Error) -> Result<Option<Vec<u8>>, Error> {
+        let end = input.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(input.len(), |at| at + 1);
+        self.partial.extend_from_slice(&input[..taken]);
+        *input = &input[taken..];
+        if self.partial.len() > limit + 2 {
+            return Err(error);
+        }
+        if end.is_none() {
+            return Ok(None);
+        }
+        let line = std::mem::take(&mut self.partial);
+        match line.strip_suffix(b"\r\n") {
+            Some(line) if line.len() <= limit && !line.contains(&b'\r') => Ok(Some(line.to_vec())),
+            _ => Err(error),
+        }
+    }
+
+    /// Drops trailers up to and with the empty line; true when that was seen.
+    fn trailers(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
+        for (at, byte) in input.iter().enumerate() {
+            self.partial.push(*byte);
+            if self.partial.len() > MAX_TRAILERS {
+                return Err(Error::Trailers);
+            }
+            if self.partial == b"\r\n" || self.partial.ends_with(b"\r\n\r\n") {
+                *input = &input[at + 1..];
+                return check_trailers(&self.partial).map(|()| true);
+            }
+        }
+        *input = &[];
+        Ok(false)
+    }
+}
+
+impl Head {
+    fn response(self, body: Cow<'_, [u8]>) -> Response<'_> {
+        Response { status: self.status, keep: self.keep, idle: self.idle, location: self.location, body }
+    }
+}
+
+/// An incomplete head that can still become one.
+fn plausible(partial: &[u8]) -> Result<(), Error> {
+    const START: &[u8] = b"HTTP/1.";
+    let common = partial.len().min(START.len());
+    if partial[..common] == START[..common] { Ok(()) } else { Err(Error::Head) }
+}
+
+/// Parses a head: the state that follows (`State::Head` after an interim response) and its length in bytes.
+fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> {
+    plausible(bytes)?;
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let used = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
+        Ok(httparse::Status::Complete(used)) if used <= MAX_HEAD => used,
+        Ok(httparse::Status::Complete(_)) => return Err(Error::HeadTooLong),
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(Error::TooManyFields),
+        Err(_) => return Err(Error::Head),
+    };
+    let status = parsed.code.ok_or(Error::Head)?;
+    match status {
+        101 => return Err(Error::Interim),
+        100..200 => return Ok(Some((State::Head, used))),
+        _ => {}
+    }
+    let old = parsed.version == Some(0);
+    let mut head = Head { status, keep: !old, idle: None, location: None };
+    let (mut length, mut chunked) = (None, false);
+    for field in parsed.headers.iter() {
+        read_field(field.name, field.value, &mut head, &mut length, &mut chunked)?;
+    }
+    let none = matches!(status, 204 | 304); // RFC 9112, 6.3: never a body, whatever the fields say
+    let state = match (length, chunked) {
+        (Some(_), true) => return Err(Error::Length),
+        (None, true) if old => return Err(Error::Coding),
+        _ if none => State::Length(head, 0),
+        (Some(length), false) if length > MAX_BODY as u64 => return Err(Error::BodyTooLong),
+        (Some(length), false) => State::Length(head, length as usize),
+        (None, true) => State::ChunkSize(head),
+        (None, false) => State::UntilEnd(Head { keep: false, ..head }),
+    };
+    Ok(Some((state, used)))
+}
+
+fn read_field(
+    name: &str,
+    value: &[u8],
+    head: &mut Head,
+    length: &mut Option<u64>,
+    chunked: &mut bool,
+) -> Result<(), Error> {
+    // The length tells most names apart, and costs nothing.
+    match name.len() {
+        14 if name.eq_ignore_ascii_case("content-length") => {
+            let number = super::decimal(value).ok_or(Error::Length)?;
+            if length.is_some_and(|other| other != number) {
+                return Err(Error::Length);
+            }
+            *length = Some(number);
+        }
+        17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+            if *chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Error::Coding);
+            }
+            *chunked = true;
+        }
+        10 if name.eq_ignore_ascii_case("connection") => {
+            for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                if token.eq_ignore_ascii_case(b"close") {
+                    head.keep = false;
+                } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                    head.keep = true;
+                }
+            }
+        }
+        10 if name.eq_ignore_ascii_case("keep-alive") => head.idle = keep_alive(value),
+        8 if name.eq_ignore_ascii_case("location") => head.location = Some(value.into()),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// `timeout=5, max=100`: the seconds.
+fn keep_alive(value: &[u8]) -> Option<Duration> {
+    value.split(|byte| *byte == b',').find_map(|parameter| {
+        let (name, seconds) = parameter.trim_ascii().split_at_checked("timeout=".len())?;
+        let seconds = super::decimal(seconds)?.min(86_400);
+        name.eq_ignore_ascii_case(b"timeout=").then(|| Duration::from_secs(seconds))
+    })
+}
+
+/// What follows the size line of a chunk. `so_far` bytes of the body are there already.
+fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
+    let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
+    let (size, extension) = line.split_at(digits);
+    if !extension.is_empty() && !extension.trim_ascii_start().starts_with(b";") {
+        return Err(Error::Chunk);
+    }
+    let size = std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
+    match size.ok_or(Error::Chunk)? {
+        0 => Ok(State::Trailers(head)),
+        size if size > (MAX_BODY - so_far) as u64 => Err(Error::BodyTooLong),
+        size => Ok(State::ChunkData(head, size as usize)),
+    }
+}
+
+/// Trailers are dropped, but must be fields: a bare CR or LF or a folded line could hide something else.
+fn check_trailers(section: &[u8]) -> Result<(), Error> {
+    let lines = section.strip_suffix(b"\r\n").ok_or(Error::Trailers)?;
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let field = line.strip_suffix(b"\r\n").ok_or(Error::Trailers)?;
+        let name = field.split(|byte| *byte == b':').next().unwrap_or_default();
+        let whole = name.len() < field.len() && !name.is_empty();
+        if !whole || field.contains(&b'\r') || name.iter().any(|byte| !byte.is_ascii_graphic()) {
+            return Err(Error::Trailers);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of a connection, and what is read from them: `status keep body` of each response, then
+    /// the end: `…` for more to come, `.` when the stream may end here, `<` for bytes left over.
+    const CASES: &[(&[u8], &[&str])] = &[
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"a\"", &["200 keep \"a\"", "."]),
+        (b"HTTP/1.1 200 OK\r\ncontent-length:0\r\n\r\n", &["200 keep ", "."]),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnull", &["404 keep null", "."]),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnul", &["cut"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n41", &["200 close 41", "."]),
+        (b"HTTP/1.1 200\r\nContent-Length: 2\r\nConnection: x, Close\r\n\r\n41", &["200 close 41", "."]),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n41", &["200 close 41", "."]),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\n\r\n41", &["200 keep 41", "."]),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", &["200 close until the end", "."]),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", &["204 keep ", "."]),
+        (b"HTTP/1.1 304 Not Modified\r\n\r\n", &["304 keep ", "."]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n1\r\n4\r\n1;x=y\r\n1\r\n0\r\n\r\n", &["200 keep 41", "."]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n002\r\n41\r\n0\r\nA: b\r\nC:\r\n\r\n", &["200 keep 41", "."]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41\r\n0\r\n", &["cut"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41\r\n", &["cut"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n411\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\n41\n0\n\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+2\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\rx\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n", &["body"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n A: folded\r\n\r\n", &["trailers"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nno field\r\n\r\n", &["trailers"]),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n41", &["200 keep 41", "."]),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", &["cut"]),
+        (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", &["interim"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", &["200 keep 1", "404 keep ", "."]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n12345", &["200 keep 12345", "."]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 4\r\n\r\n12345", &["length"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n12345", &["length"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", &["length"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n1", &["length"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0x1\r\n\r\n1", &["length"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", &["length"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", &["length"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4194305\r\n\r\n", &["body"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", &["length"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", &["coding"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", &["coding"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n", &["coding"]),
+        (b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", &["coding"]),
+        (b"HTTP/1.1 20 OK\r\n\r\n", &["head"]),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", &["head"]),
+        (b"HTTP/1.1 2x0 OK\r\n\r\n", &["head"]),
+        (b"HTTP/2 200 OK\r\n\r\n", &["head"]),
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n", &["head"]),
+        (b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n", &["head"]),
+        (b"HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", &["head"]),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", &["head"]),
+        (b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &["head"]),
+        (b"<html>", &["head"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", &["cut"]),
+        (b"", &["."]),
+    ];
+
+    #[test]
+    fn any_split_of_the_input_gives_the_same_responses() {
+        for (input, expected) in CASES {
+            for step in 1..=input.len().max(1) {
+                assert_eq!(read(input, step), *expected, "step {step} of {}", input.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded_while_the_bytes_arrive() {
+        let head = |field: &str| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{field}\r\n");
+        let cases = [
+            (format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(MAX_HEAD)), "headtoolong"),
+            (format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(MAX_FIELDS + 1)), "toomanyfields"),
+            (format!("{}1;{}", head(""), "x".repeat(MAX_CHUNK_LINE + 1)), "chunk"),
+            (format!("{}0\r\nA: {}", head(""), "x".repeat(MAX_TRAILERS)), "trailers"),
+            (format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MAX_BODY + 1)), "body"),
+            ("HTTP/1.1 100 Continue\r\n\r\n".repeat(MAX_INTERIM as usize + 1), "interim"),
+        ];
+        for (input, expected) in cases {
+            for step in [1000, 65_536, input.len()] {
+                assert_eq!(read(input.as_bytes(), step), [expected], "step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_in_one_piece_is_not_copied() {
+        let mut input = &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n41rest"[..];
+        let response = Decoder::default().push(&mut input).unwrap().unwrap();
+        assert!(matches!(response.body, Cow::Borrowed(b"41")));
+        assert_eq!(input, b"rest");
+    }
+
+    #[test]
+    fn fields_that_matter_are_kept() {
+        let mut input =
+            &b"HTTP/1.1 308 Moved\r\nLocation: /x/\r\nKeep-Alive: max=9, timeout=5\r\nContent-Length: 0\r\n\r\n"[..];
+        let response = Decoder::default().push(&mut input).unwrap().unwrap();
+        assert_eq!(response.location.as_deref(), Some(&b"/x/"[..]));
+        assert_eq!(response.idle, Some(Duration::from_secs(5)));
+    }
+
+    /// Feeds `input` in steps of `step` bytes, then its end; says what was read in the words of `CASES`.
+    fn read(input: &[u8], step: usize) -> Vec<String> {
+        let (mut decoder, mut said) = (Decoder::default(), Vec::new());
+        for mut piece in input.chunks(step) {
+            loop {
+                match decoder.push(&mut piece) {
+                    Ok(Some(response)) => said.push(show(&response)),
+                    Ok(None) => break assert!(piece.is_empty()),
+                    Err(error) => return vec![word(error)],
+                }
+                if piece.is_empty() {
+                    break;
+                }
+            }
+        }
+        match decoder.end() {
+            Ok(Some(response)) => said.extend([show(&response), ".".into()]),
+            Ok(None) => said.push(".".into()),
+            Err(error) => return vec![word(error)],
+        }
+        said
+    }
+
+    fn show(response: &Response<'_>) -> String {
+        let keep = if response.keep { "keep" } else { "close" };
+        format!("{} {keep} {}", response.status, String::from_utf8_lossy(&response.body))
+    }
+
+    fn word(error: Error) -> String {
+        match error {
+            Error::BodyTooLong => "body".into(),
+            error => format!("{error:?}").to_lowercase(),
+        }
+    }
+}

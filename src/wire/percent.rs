@@ -1,0 +1,93 @@
+//! Percent-encoding of keys in URLs (RFC 3986, 2.1 to 2.3).
+
+/// Where in a URL a key stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Part {
+    /// `/` stays as it is: backends route on it, as they did with the Python original.
+    Path,
+    /// `/` is encoded too.
+    Query,
+}
+
+/// Per byte: 0 is encoded everywhere, 1 stays in a path, 2 stays everywhere (`unreserved`).
+const STAYS: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let c = byte as u8;
+        if c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-' | b'~') {
+            table[byte] = 2;
+        }
+        byte += 1;
+    }
+    table[b'/' as usize] = 1;
+    table
+};
+
+/// Appends `key` byte by byte: letters, digits and `_.-~` stay, the rest becomes `%XX`.
+pub fn encode(key: &[u8], part: Part, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let least = if part == Part::Path { 1 } else { 2 };
+    out.reserve(key.len() + 8);
+    for &byte in key {
+        if STAYS[usize::from(byte)] >= least {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    }
+}
+
+/// Decodes `%XX`; anything that is not two hexadecimal digits after a `%` stays as it is.
+pub fn decode(text: &str) -> Vec<u8> {
+    let (text, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    while at < text.len() {
+        match (text[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((16 * high + low) as u8);
+                at += 3;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_encoded_as_it_must_be() {
+        const CASES: &[(&[u8], &str, &str)] = &[
+            (b"alice@example.org", "alice%40example.org", "alice%40example.org"),
+            (b"a/b", "a/b", "a%2Fb"),
+            (b"%2e%2e", "%252e%252e", "%252e%252e"),
+            (b"x?y#z&w=1+2", "x%3Fy%23z%26w%3D1%2B2", "x%3Fy%23z%26w%3D1%2B2"),
+            (b"\r\n\0 \"", "%0D%0A%00%20%22", "%0D%0A%00%20%22"),
+            (b"caf\xe9", "caf%E9", "caf%E9"),
+            (b"_.-~", "_.-~", "_.-~"),
+        ];
+        for (key, path, query) in CASES {
+            for (part, expected) in [(Part::Path, path), (Part::Query, query)] {
+                let mut out = Vec::new();
+                encode(key, part, &mut out);
+                assert_eq!(std::str::from_utf8(&out), Ok(*expected));
+            }
+        }
+    }
+
+    #[test]
+    fn decoding_undoes_encoding() {
+        let all: Vec<u8> = (0..=255).collect();
+        let mut out = Vec::new();
+        encode(&all, Part::Query, &mut out);
+        assert_eq!(decode(std::str::from_utf8(&out).unwrap()), all);
+        assert_eq!(decode("%2Frun%2Fapp.sock%"), b"/run/app.sock%");
+        assert_eq!(decode("%+1%g0%"), b"%+1%g0%");
+    }
+}
