@@ -1,9 +1,53 @@
-//! Podop.
+//! Podop stands between a mail server and the HTTP service that knows the mailboxes: Postfix asks it
+//! through socketmap, Dovecot through the dict protocol, and it asks the service.
+//!
+//! The floors of the house; imports point strictly down (`tests/layers.rs` holds it so):
+//!
+//! | floor | modules | what lives there |
+//! | --- | --- | --- |
+//! | 7 | `main.rs`, `lib.rs` | arguments → [`config::Config`] → bind → run |
+//! | 6 | [`reactor`], [`ask`] | sockets and the clock; `podop query` |
+//! | 5 | [`proxy`] | the engine, without I/O: bytes and time in, actions out |
+//! | 4 | [`job`] over [`client`], [`table`] over [`backend`] | a request in flight; both sides; what is asked |
+//! | 3 | [`config`], [`query`] | the command line as plain data; the words of a request |
+//! | 2 | [`value`] | JSON in, Postfix's and Dovecot's text out |
+//! | 1 | [`wire`] | incremental codecs |
+//! | 0 | [`arena`], [`buffer`], [`timers`], [`log`], [`system`] | the standard library and libc only |
+//!
+//! One lookup: `reactor` reads → [`proxy::Proxy::received`] → [`client::Client::next`] cuts a query off →
+//! `proxy` makes a [`job::Job`], its table says [`table::Need::Http`] → [`backend::Backend::submit`] puts it
+//! on a connection → `reactor` writes; and back: read → [`backend::Backend::received`] yields the response →
+//! the table makes an [`query::Answer`] of it → [`client::Client::reply`] puts it in its place → write.
+
 pub mod arena;
+pub mod ask;
+pub mod backend;
 pub mod buffer;
+pub mod client;
+pub mod config;
+pub mod job;
 pub mod log;
+pub mod proxy;
 pub mod query;
+pub mod reactor;
 pub mod system;
+pub mod table;
 pub mod timers;
 pub mod value;
 pub mod wire;
+
+use backend::Backend;
+use config::{Mistake, Spec};
+use table::{Opened, Opening, Settings};
+
+/// Opens all tables of a command line, and collects the backends that they need.
+pub fn open(specs: &[Spec]) -> Result<(Vec<Opened>, Backend), Mistake> {
+    let mut backend = Backend::default();
+    let mut opened = Vec::new();
+    for Spec { name, kind, param, settings } in specs {
+        let opening = Opening { name, param, settings: Settings::new(settings) };
+        let table = table::open(kind, opening, &mut backend);
+        opened.push(table.map_err(|error| config::unusable(format!("table '{name}': {error}")))?);
+    }
+    Ok((opened, backend))
+}

@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn names_below_a_path_become_keys_and_rows() {
         let user = || Some(b"u".to_vec());
-        let cases: &[(&'static str, &str, Option<Vec<u8>>, &str, &str, &str)] = &[
+        let cases = [
             ("shared/", "it/", None, "a", "it/a", "shared/it/a"),
             ("shared/", "it", None, "a", "it/a", "shared/it/a"),
             ("shared/", "", None, "a", "a", "shared/a"),
@@ -179,7 +179,7 @@ mod tests {
             ("priv/", "it", user(), "", "it/u", "priv/it"),
             ("priv/", "", user(), "", "u", "priv/"),
         ];
-        for (namespace, path, user, name, key, row) in cases.iter().cloned() {
+        for (namespace, path, user, name, key, row) in cases {
             let path = Path { namespace, path: path.into(), user };
             assert_eq!((path.key(name.as_bytes()), path.row(name.as_bytes())), (key.into(), row.into()));
         }

@@ -47,7 +47,7 @@ impl Signals {
     }
 
     /// The next signal that has arrived, or `None` until there is another event.
-    pub fn next(&mut self) -> Option<Signal> {
+    pub fn take(&mut self) -> Option<Signal> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
         let size = size_of::<libc::signalfd_siginfo>();
         // SAFETY: the kernel writes whole records of this size or nothing, and any bytes make a valid one.

@@ -11,11 +11,11 @@ pub enum Value<'a> {
     /// A string, unescaped.
     Text(Cow<'a, str>),
     /// A number or a boolean, as written.
-    Scalar(&'a str),
+    Scalar(Cow<'a, str>),
     /// An array, as written.
-    Array(&'a str),
+    Array(Cow<'a, str>),
     /// An object, as written.
-    Object(&'a str),
+    Object(Cow<'a, str>),
 }
 
 /// The bytes are not one JSON document (RFC 8259).
@@ -38,31 +38,46 @@ impl<'a> Value<'a> {
         match raw.as_bytes().first() {
             Some(b'n') => Ok(Value::Null),
             Some(b'"') => text(raw.as_bytes()),
-            Some(b'[') => Ok(Value::Array(raw)),
-            Some(b'{') => Ok(Value::Object(raw)),
-            _ => Ok(Value::Scalar(raw)),
+            Some(b'[') => Ok(Value::Array(Cow::Borrowed(raw))),
+            Some(b'{') => Ok(Value::Object(Cow::Borrowed(raw))),
+            _ => Ok(Value::Scalar(Cow::Borrowed(raw))),
+        }
+    }
+
+    /// The same without ties to the bytes it was read from.
+    pub fn into_owned(self) -> Value<'static> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Text(text) => Value::Text(Cow::Owned(text.into_owned())),
+            Value::Scalar(raw) => Value::Scalar(Cow::Owned(raw.into_owned())),
+            Value::Array(raw) => Value::Array(Cow::Owned(raw.into_owned())),
+            Value::Object(raw) => Value::Object(Cow::Owned(raw.into_owned())),
         }
     }
 
     /// The part that a JSON pointer (RFC 6901) names; `Null` if there is none.
     pub fn select(self, pointer: &str) -> Result<Value<'a>, NotJson> {
-        let mut value = self;
-        for token in pointer.split('/').skip(1) {
-            let token = token.replace("~1", "/").replace("~0", "~");
-            let found = match value {
-                Value::Object(raw) => {
-                    // The last of several members of one name counts, as with most readers.
-                    Members::new().all(raw).filter(|(name, _)| *name == token).last().map(|(_, raw)| raw)
-                }
-                Value::Array(raw) => index(&token).and_then(|index| Members::new().all_items(raw).nth(index)),
-                Value::Null | Value::Text(_) | Value::Scalar(_) => None,
-            };
-            value = match found {
-                Some(raw) => Value::checked(raw)?,
-                None => return Ok(Value::Null),
-            };
+        pointer
+            .split('/')
+            .skip(1)
+            .try_fold(self, |value, token| value.child(&token.replace("~1", "/").replace("~0", "~")))
+    }
+
+    fn child(self, token: &str) -> Result<Value<'a>, NotJson> {
+        match self {
+            Value::Object(Cow::Borrowed(raw)) => {
+                // The last of several members of one name counts, as with most readers.
+                let found = Members::new().all(raw).filter(|(name, _)| name.as_ref() == token).last();
+                found.map_or(Ok(Value::Null), |(_, raw)| Value::checked(raw))
+            }
+            Value::Array(Cow::Borrowed(raw)) => {
+                let found = index(token).and_then(|index| Members::new().all_items(raw).nth(index));
+                found.map_or(Ok(Value::Null), Value::checked)
+            }
+            Value::Object(Cow::Owned(raw)) => Value::Object(Cow::Borrowed(&raw)).child(token).map(Value::into_owned),
+            Value::Array(Cow::Owned(raw)) => Value::Array(Cow::Borrowed(&raw)).child(token).map(Value::into_owned),
+            Value::Null | Value::Text(_) | Value::Scalar(_) => Ok(Value::Null),
         }
-        Ok(value)
     }
 
     /// The text for Postfix; `None` is a miss. Arrays of scalars are joined with commas.
@@ -74,8 +89,7 @@ impl<'a> Value<'a> {
                 joined.push(',');
             }
             match Value::checked(item) {
-                Ok(Value::Text(text)) => joined.push_str(&text),
-                Ok(Value::Scalar(text)) => joined.push_str(text),
+                Ok(Value::Text(text) | Value::Scalar(text)) => joined.push_str(&text),
                 _ => return Some(Cow::Owned(compact(raw))),
             }
         }
@@ -141,6 +155,12 @@ pub fn to_json(text: &[u8]) -> Option<Cow<'_, [u8]>> {
     serde_json::to_vec(text).ok().map(Cow::Owned)
 }
 
+/// Text as a JSON string; bytes that are not UTF-8 become replacement characters.
+pub fn quote(text: &[u8]) -> Vec<u8> {
+    // Serialising a string to memory does not fail.
+    serde_json::to_vec(&String::from_utf8_lossy(text)).unwrap_or_default()
+}
+
 /// A place in a checked array or object, from which its members are read one at a time. It refers to
 /// the text by position, so that text and place can be kept together.
 #[derive(Clone, Copy, Debug)]
@@ -158,6 +178,11 @@ impl Members {
     /// Before the first member.
     pub fn new() -> Self {
         Self { at: 1 }
+    }
+
+    /// Where in the text the last item ended.
+    pub fn position(&self) -> usize {
+        self.at
     }
 
     /// The next name and raw value of the object `raw`.
@@ -315,8 +340,8 @@ mod tests {
         let json = r#"[ {"mail dir": "/x", "a/b": [1, {"~": true}], "n": null, "n": 2}, "s" ]"#;
         let select = |pointer: &str| Value::parse(json.as_bytes()).unwrap().select(pointer).unwrap();
         assert_eq!(select("/0/mail dir"), Value::Text("/x".into()));
-        assert_eq!(select("/0/a~1b/1/~0"), Value::Scalar("true"));
-        assert_eq!(select("/0/n"), Value::Scalar("2"));
+        assert_eq!(select("/0/a~1b/1/~0"), Value::Scalar("true".into()));
+        assert_eq!(select("/0/n"), Value::Scalar("2".into()));
         assert_eq!(select("/1"), Value::Text("s".into()));
         for nothing in ["/2", "/00", "/-1", "/+0", "/0/x", "/1/x", "/0/mail dir/0", "/"] {
             assert_eq!(select(nothing), Value::Null, "{nothing}");

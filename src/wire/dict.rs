@@ -122,7 +122,7 @@ fn signed(field: &[u8]) -> Result<i64, Error> {
 }
 
 /// Byte 1 and one of `01tnr` stand for NUL, byte 1, tab, newline and CR (str_tabunescape).
-fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
+pub fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
     if !field.contains(&1) {
         return Cow::Borrowed(field);
     }

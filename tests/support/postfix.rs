@@ -2,15 +2,15 @@
 #![allow(dead_code)] // each test file uses a part of this one
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, Seek, Write};
+use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
@@ -83,10 +83,8 @@ virtual   unix  -  -  n  -  -  discard
 ";
 
 /// Folders of the queue that the daemons, running as user `postfix`, write to.
-const QUEUE_FOLDERS: &[&str] = &[
-    "active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "maildrop", "private", "public", "saved",
-    "trace",
-];
+const QUEUE_FOLDERS: &str =
+    "active bounce corrupt defer deferred flush hold incoming maildrop private public saved trace";
 
 /// Says whether this process is root, as the Postfix master has to be.
 pub fn is_root() -> bool {
@@ -107,17 +105,17 @@ pub fn postmap_stdin(map: &str, keys: &[u8]) -> Output {
 
 fn query(map: &str, key: &str, input: Stdio) -> Output {
     let config = tempfile::tempdir().expect("temporary folder");
-    fs::write(config.path().join("main.cf"), "compatibility_level = 3.6\n").expect("main.cf");
+    write_main_cf(config.path(), "compatibility_level = 3.6\n");
     let mut postmap = tool("postmap");
     postmap.env("MAIL_CONFIG", config.path()).args(["-q", key, map]).stdin(input);
-    run(&mut postmap)
+    postmap.output().expect("postmap")
 }
 
 /// A running Postfix whose four virtual maps are served by socketmap; dropping it ends it.
 pub struct Postfix {
     master: Child,
     port: u16,
-    folder: TempDir, // last, so that it goes after the processes
+    folder: TempDir,
 }
 
 impl Postfix {
@@ -167,18 +165,18 @@ impl Postfix {
     /// The mail that waits, as `postqueue -p` lists it.
     pub fn queue(&self) -> String {
         let output = run(tool("postqueue").arg("-c").arg(self.folder.path()).arg("-p"));
-        assert!(output.status.success(), "postqueue: {output:?}\n{}", self.log());
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn launch(socket: &Path, extra: &[(&str, &str)], chroot: &str) -> Postfix {
-        let daemons = daemon_directory();
+        // One at a time: masters share a port without complaint (SO_REUSEPORT) if both chose the same.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _guard = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..5 {
             let (folder, port) = (create_folders(), free_port());
-            write_settings(folder.path(), socket, extra);
-            let services = MASTER_CF.replace("{port}", &port.to_string());
-            fs::write(folder.path().join("master.cf"), services.replace("{chroot}", chroot)).expect("master.cf");
-            let mut postfix = Postfix { master: start_master(&daemons, &folder), port, folder };
+            write_main_cf(folder.path(), &settings(folder.path(), socket, extra));
+            write_master_cf(folder.path(), port, chroot);
+            let mut postfix = Postfix { master: start_master(folder.path()), port, folder };
             if postfix.starts() {
                 return postfix;
             }
@@ -234,26 +232,19 @@ fn is_alive(group: u32) -> bool {
     })
 }
 
-fn daemon_directory() -> PathBuf {
-    let output = run(tool("postconf").args(["-d", "-h", "daemon_directory"]));
-    assert!(output.status.success(), "postconf: {output:?}");
-    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())
-}
-
 /// Creates what `postfix start` would: everything traversable, some of it owned by `postfix`.
 fn create_folders() -> TempDir {
     let folder = tempfile::Builder::new().prefix("postfix-").tempdir().expect("temporary folder");
     let queue = folder.path().join("queue");
     let mut owned = vec![folder.path().join("data")];
-    owned.extend(QUEUE_FOLDERS.iter().map(|name| queue.join(name)));
+    owned.extend(QUEUE_FOLDERS.split_whitespace().map(|name| queue.join(name)));
     for path in [&queue, &queue.join("pid")].into_iter().chain(&owned) {
         fs::create_dir(path).expect("folder of the queue");
     }
     for path in [folder.path(), &queue] {
         fs::set_permissions(path, Permissions::from_mode(0o755)).expect("mode of a folder");
     }
-    let output = run(Command::new("chown").arg("postfix").args(&owned));
-    assert!(output.status.success(), "chown: {output:?}");
+    run(Command::new("chown").arg("postfix").args(&owned));
     folder
 }
 
@@ -263,32 +254,44 @@ fn free_port() -> u16 {
     listener.local_addr().expect("free port").port()
 }
 
-fn write_settings(folder: &Path, socket: &Path, extra: &[(&str, &str)]) {
+fn settings(folder: &Path, socket: &Path, extra: &[(&str, &str)]) -> String {
     let path = |name: &str| folder.join(name).display().to_string();
-    let mut settings: BTreeMap<&str, String> = MAIN_CF.iter().map(|&(name, value)| (name, value.to_owned())).collect();
-    settings.extend([
+    let own = [
         ("podop", format!("socketmap:unix:{}", socket.display())),
         ("queue_directory", path("queue")),
         ("data_directory", path("data")),
         ("maillog_file", path("log")),
         ("maillog_file_prefixes", path("")),
-    ]);
-    settings.extend(extra.iter().map(|&(name, value)| (name, value.to_owned())));
-    let lines = settings.iter().map(|(name, value)| format!("{name} = {value}\n"));
-    fs::write(folder.join("main.cf"), lines.collect::<String>()).expect("main.cf");
+    ];
+    let given = MAIN_CF.iter().chain(extra).map(|&(name, value)| (name, value.to_owned()));
+    let settings: BTreeMap<&str, String> = own.into_iter().chain(given).collect(); // the last one counts
+    settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect()
 }
 
-fn start_master(daemons: &Path, folder: &TempDir) -> Child {
-    File::create(folder.path().join("log")).expect("mail log");
-    Command::new(daemons.join("master"))
-        .arg("-c")
-        .arg(folder.path())
-        .args(["-e", LIFETIME])
-        // Without it, errors of the start go to syslog.
-        .env("POSTLOG_SERVICE", folder.path().join("queue/public/postlog"))
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("Postfix master")
+/// Writes main.cf with an old date: Postfix pauses at each start while the file is younger than 2 s.
+fn write_main_cf(folder: &Path, text: &str) {
+    let write = || -> io::Result<()> {
+        let mut file = File::create(folder.join("main.cf"))?;
+        file.write_all(text.as_bytes())?;
+        file.set_modified(SystemTime::UNIX_EPOCH)
+    };
+    write().expect("main.cf");
+}
+
+fn write_master_cf(folder: &Path, port: u16, chroot: &str) {
+    let services = MASTER_CF.replace("{port}", &port.to_string()).replace("{chroot}", chroot);
+    fs::write(folder.join("master.cf"), services).expect("master.cf");
+}
+
+fn start_master(folder: &Path) -> Child {
+    let daemons = run(tool("postconf").args(["-d", "-h", "daemon_directory"])).stdout;
+    let daemons = PathBuf::from(String::from_utf8_lossy(&daemons).trim_end());
+    let mut master = Command::new(daemons.join("master"));
+    master.arg("-c").arg(folder).args(["-e", LIFETIME]);
+    // Without it, errors at the start go to syslog.
+    master.env("POSTLOG_SERVICE", folder.join("queue/public/postlog"));
+    File::create(folder.join("log")).expect("mail log");
+    master.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{master:?}: {error}"))
 }
 
 fn read_log(path: &Path) -> String {
@@ -297,7 +300,7 @@ fn read_log(path: &Path) -> String {
 
 /// A tool of Postfix, which lies outside the search path of users other than root.
 fn tool(name: &str) -> Command {
-    let mut path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
     let mut command = Command::new(name);
     command.env("PATH", path);
@@ -305,7 +308,9 @@ fn tool(name: &str) -> Command {
 }
 
 fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    output
 }
 
 /// One SMTP session.

@@ -1,0 +1,145 @@
+//! Names to addresses: what is known, for how long, and when to ask again. Who asks is the reactor.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// An answer is good for so long.
+const GOOD: Duration = Duration::from_secs(30);
+
+/// A failure is good for so long.
+const BAD: Duration = Duration::from_secs(1);
+
+/// After so long without an answer the last good one has to do.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// All names of all backends, each with its port.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    names: Vec<Name>,
+}
+
+#[derive(Debug)]
+struct Name {
+    host: String,
+    port: u16,
+    addresses: Vec<SocketAddr>,
+    /// Until then what is known, good or bad, need not be asked again.
+    settled: Option<Instant>,
+    /// When the question was asked that is still open.
+    asked: Option<Instant>,
+    error: String,
+}
+
+/// What is known of a name.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Known<'a> {
+    Addresses(&'a [SocketAddr]),
+    /// Somebody has to resolve it, and tell [`Resolver::answer`].
+    Ask {
+        host: &'a str,
+        port: u16,
+    },
+    /// The answer is on its way.
+    Wait,
+    Failed(&'a str),
+}
+
+impl Resolver {
+    /// Adds a name, or finds it; the number is for the calls below.
+    pub fn add(&mut self, host: &str, port: u16) -> usize {
+        let known = self.names.iter().position(|name| name.host == host && name.port == port);
+        known.unwrap_or_else(|| {
+            let (host, error) = (host.to_owned(), String::new());
+            self.names.push(Name { host, port, addresses: Vec::new(), settled: None, asked: None, error });
+            self.names.len() - 1
+        })
+    }
+
+    /// What to do to connect to a name now.
+    pub fn look_up(&mut self, name: usize, now: Instant) -> Known<'_> {
+        let name = &mut self.names[name];
+        if name.settled.is_none_or(|until| until <= now) {
+            match name.asked {
+                None => {
+                    name.asked = Some(now);
+                    return Known::Ask { host: &name.host, port: name.port };
+                }
+                Some(asked) if name.addresses.is_empty() || now < asked + PATIENCE => return Known::Wait,
+                Some(_) => {}
+            }
+        }
+        if name.addresses.is_empty() { Known::Failed(&name.error) } else { Known::Addresses(&name.addresses) }
+    }
+
+    /// When [`Known::Wait`] turns into the last good addresses.
+    pub fn patience_ends(&self, name: usize) -> Option<Instant> {
+        let name = &self.names[name];
+        name.asked.filter(|_| !name.addresses.is_empty()).map(|asked| asked + PATIENCE)
+    }
+
+    /// Takes an answer. After a failure, or an empty list, the last good addresses stay.
+    pub fn answer(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
+        let name = &mut self.names[name];
+        name.asked = None;
+        match answer {
+            Ok(addresses) if !addresses.is_empty() => {
+                name.settled = Some(now + GOOD);
+                name.addresses = addresses;
+            }
+            failed => {
+                name.settled = Some(now + BAD);
+                name.error = failed.err().unwrap_or_else(|| "no address".to_owned());
+            }
+        }
+    }
+
+    /// The name has to be asked for again, because its addresses do not work.
+    pub fn doubt(&mut self, name: usize) {
+        self.names[name].settled = None;
+    }
+
+    /// All names have to be asked for again.
+    pub fn doubt_all(&mut self) {
+        self.names.iter_mut().for_each(|name| name.settled = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_kept_for_a_while_and_the_last_good_one_survives_a_failure() {
+        let (mut resolver, mut now) = (Resolver::default(), Instant::now());
+        let address: SocketAddr = "192.0.2.1:80".parse().unwrap();
+        let name = resolver.add("admin", 80);
+        assert_eq!(resolver.add("admin", 80), name);
+        assert_eq!(resolver.look_up(name, now), Known::Ask { host: "admin", port: 80 });
+        assert_eq!(resolver.look_up(name, now), Known::Wait);
+        resolver.answer(name, Ok(vec![address]), now);
+        assert_eq!(resolver.look_up(name, now), Known::Addresses(&[address]));
+        now += GOOD;
+        assert!(matches!(resolver.look_up(name, now), Known::Ask { .. }));
+        resolver.answer(name, Err("no such host".into()), now);
+        assert_eq!(resolver.look_up(name, now), Known::Addresses(&[address]));
+        now += BAD;
+        assert!(matches!(resolver.look_up(name, now), Known::Ask { .. }));
+        assert_eq!(resolver.look_up(name, now), Known::Wait);
+        assert_eq!(resolver.patience_ends(name), Some(now + PATIENCE));
+        now += PATIENCE;
+        assert_eq!(resolver.look_up(name, now), Known::Addresses(&[address]));
+    }
+
+    #[test]
+    fn a_failure_without_a_last_good_answer_is_told_and_asked_for_again_soon() {
+        let (mut resolver, mut now) = (Resolver::default(), Instant::now());
+        let name = resolver.add("admin", 80);
+        resolver.look_up(name, now);
+        resolver.answer(name, Ok(vec![]), now);
+        assert_eq!(resolver.look_up(name, now), Known::Failed("no address"));
+        now += BAD;
+        assert!(matches!(resolver.look_up(name, now), Known::Ask { .. }));
+        now += 10 * PATIENCE;
+        assert_eq!(resolver.look_up(name, now), Known::Wait);
+    }
+}

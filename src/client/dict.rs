@@ -1,0 +1,232 @@
+//! Dovecot: the dict protocol (dict-client.c, dict-commands.c), majors 2, 3 and 4.
+
+use super::{Event, Line, MAX_REQUEST, Mistake, Part, Reply};
+use crate::buffer::Output;
+use crate::query::{Answer, Change, Commit, Failure, Iterate, Order, Outcome, Path, Query, Write};
+use crate::wire::dict::{self, Command};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// Transactions that one client may have open.
+const MAX_TRANSACTIONS: usize = 1_000;
+
+/// What the transactions of one client may hold in all.
+const MAX_HELD: usize = 4 * 1024 * 1024; // bytes
+
+// Iteration flags (dict.h).
+const SORT_BY_KEY: u32 = 2;
+const SORT_BY_VALUE: u32 = 4;
+const NO_VALUE: u32 = 8;
+const EXACT_KEY: u32 = 16;
+
+/// What a client has told so far.
+#[derive(Debug, Default)]
+pub struct Session {
+    hello: Option<Hello>,
+    transactions: BTreeMap<u32, Transaction>,
+    held: usize,
+    /// Bytes of an incomplete line that have no end of line.
+    seen: usize,
+}
+
+#[derive(Debug)]
+struct Hello {
+    major: u32,
+    user: Vec<u8>,
+    table: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Transaction {
+    user: Vec<u8>,
+    commit: Commit,
+    /// Why it cannot be carried out.
+    refused: Option<Failure>,
+    held: usize,
+}
+
+impl Session {
+    pub fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        line: &mut Line,
+        output: &mut Output,
+    ) -> Result<Option<(Event<'a>, usize)>, Mistake> {
+        let Some(end) = dict::line(input, self.seen, MAX_REQUEST).map_err(Mistake::Dict)? else {
+            self.seen = input.len();
+            return Ok(None);
+        };
+        self.seen = 0;
+        let command = dict::parse(&input[..end]).map_err(Mistake::Dict)?;
+        self.carry_out(command, line, output).map(|event| Some((event, end + 1)))
+    }
+
+    fn carry_out<'a>(
+        &mut self,
+        command: Command<'a>,
+        line: &mut Line,
+        output: &mut Output,
+    ) -> Result<Event<'a>, Mistake> {
+        let hello = match (&self.hello, command) {
+            (None, Command::Hello { major, minor, user, name }) => {
+                if !dict::MAJORS.contains(&major) {
+                    return Err(Mistake::Version);
+                }
+                line.ids = (major, minor) >= (2, 1);
+                self.hello = Some(Hello { major, user: user.into_owned(), table: name.into_owned() });
+                return Ok(Event::Nothing);
+            }
+            (None, _) | (Some(_), Command::Hello { .. }) => return Err(Mistake::Hello),
+            (Some(hello), command) => (hello, command),
+        };
+        let (hello, command) = hello;
+        match command {
+            Command::Hello { .. } => Err(Mistake::Hello),
+            Command::Lookup { key, user } => {
+                let asked = locate(&key, &hello.user(user.as_deref())).map(|path| Query::Get(path.key(b"").into()));
+                Ok(ask(hello, asked, line, output))
+            }
+            Command::Iterate { flags, max_rows, rest } => {
+                let asked = hello.iterate(flags, max_rows, &rest).map(Query::Iterate);
+                Ok(ask(hello, asked, line, output))
+            }
+            Command::Begin { id, user } => {
+                let user = hello.user(user.as_deref());
+                self.begin(id, user).map(|()| Event::Nothing)
+            }
+            Command::Set { id, key, value } => self.write(id, &key, Change::Set(value.into_owned())),
+            Command::Unset { id, key } => self.write(id, &key, Change::Unset),
+            Command::Increment { id, key, by } => self.write(id, &key, Change::Increment(by)),
+            Command::Remark { id } if self.transactions.contains_key(&id) => Ok(Event::Nothing),
+            Command::Remark { .. } => Err(Mistake::Transaction),
+            Command::Rollback { id } => self.end(id).map(|_| Event::Nothing),
+            Command::Commit { id } => {
+                let transaction = self.end(id)?;
+                let place = line.enter();
+                let table = self.hello.as_ref().map(|hello| hello.table.clone()).unwrap_or_default();
+                match transaction.refused {
+                    None => Ok(Event::Ask { place, table: table.into(), query: Query::Commit(transaction.commit) }),
+                    Some(failure) => {
+                        reply(place, Reply::Committed(id, Outcome::Failed(failure)), line, output.end());
+                        Ok(Event::Nothing)
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, id: u32, user: Vec<u8>) -> Result<(), Mistake> {
+        if self.transactions.len() >= MAX_TRANSACTIONS || self.transactions.contains_key(&id) {
+            return Err(Mistake::Transaction);
+        }
+        let commit = Commit { id, writes: Vec::new() };
+        self.transactions.insert(id, Transaction { user, commit, ..Transaction::default() });
+        Ok(())
+    }
+
+    fn end(&mut self, id: u32) -> Result<Transaction, Mistake> {
+        let transaction = self.transactions.remove(&id).ok_or(Mistake::Transaction)?;
+        self.held -= transaction.held;
+        Ok(transaction)
+    }
+
+    /// Adds a write to its transaction. What is wrong with it is told when the transaction is committed.
+    fn write(&mut self, id: u32, key: &[u8], change: Change) -> Result<Event<'static>, Mistake> {
+        let transaction = self.transactions.get_mut(&id).ok_or(Mistake::Transaction)?;
+        let size = size_of::<Write>() + key.len() + if let Change::Set(value) = &change { value.len() } else { 0 };
+        match locate(key, &transaction.user) {
+            Err(failure) => transaction.refused = transaction.refused.take().or(Some(failure)),
+            Ok(_) if self.held + size > MAX_HELD => {
+                transaction.refused = Some(Failure::temporary(format_args!("transaction is too large")));
+            }
+            Ok(path) => {
+                self.held += size;
+                transaction.held += size;
+                transaction.commit.writes.push(Write { key: path.key(b""), change });
+            }
+        }
+        Ok(Event::Nothing)
+    }
+}
+
+impl Hello {
+    /// Whose command it is: up to major 2 that is said once for all.
+    fn user(&self, told: Option<&[u8]>) -> Vec<u8> {
+        if self.major < 3 { self.user.clone() } else { told.unwrap_or_default().to_vec() }
+    }
+
+    fn iterate(&self, flags: u32, max_rows: u64, rest: &[Cow<'_, [u8]>]) -> Result<Iterate, Failure> {
+        let (paths, user) = if self.major < 3 { (rest, None) } else { (&rest[..1], rest.get(1)) };
+        let user = self.user(user.map(|user| &user[..]));
+        let paths = paths.iter().map(|path| locate(path, &user)).collect::<Result<_, _>>()?;
+        let order = match flags {
+            _ if flags & SORT_BY_KEY != 0 => Order::ByName,
+            _ if flags & SORT_BY_VALUE != 0 => Order::ByValue,
+            _ => Order::AsListed,
+        };
+        Ok(Iterate { paths, order, no_values: flags & NO_VALUE != 0, exact: flags & EXACT_KEY != 0, max_rows })
+    }
+}
+
+/// A question in its place of the line; one that cannot be asked is answered at once.
+fn ask<'a>(hello: &Hello, asked: Result<Query<'a>, Failure>, line: &mut Line, output: &mut Output) -> Event<'a> {
+    let place = line.enter();
+    match asked {
+        Ok(query) => Event::Ask { place, table: hello.table.clone().into(), query },
+        Err(failure) => {
+            reply(place, Reply::Failed(failure), line, output.end());
+            Event::Nothing
+        }
+    }
+}
+
+/// What a key with its namespace names, for a user.
+fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
+    if let Some(path) = key.strip_prefix(b"shared/") {
+        return Ok(Path { namespace: "shared/", path: path.to_vec(), user: None });
+    }
+    match key.strip_prefix(b"priv/") {
+        Some(_) if user.is_empty() => Err(Failure::temporary(format_args!("priv/ key without a user"))),
+        Some(path) => Ok(Path { namespace: "priv/", path: path.to_vec(), user: Some(user.to_vec()) }),
+        None => Err(Failure::temporary(format_args!("key begins neither with shared/ nor with priv/"))),
+    }
+}
+
+pub fn reply(place: u64, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
+    let part = if matches!(reply, Reply::Row { .. }) { Part::More } else { Part::Last };
+    line.write(place, part, out, |out| {
+        match reply {
+            Reply::Answer(Answer::Found(value)) => match value.for_dovecot() {
+                Some(text) => {
+                    out.push(b'O');
+                    dict::escape(text.as_bytes(), out);
+                }
+                None => out.push(b'N'),
+            },
+            Reply::Answer(Answer::Miss) => out.push(b'N'),
+            Reply::Answer(Answer::Failed(failure)) | Reply::Failed(failure) => {
+                out.push(b'F');
+                out.extend_from_slice(failure.reason().as_bytes());
+            }
+            // The TAB is there even without a value: the client asserts on a row that has none.
+            Reply::Row { name, value } => {
+                out.push(b'O');
+                dict::escape(name, out);
+                out.push(b'\t');
+                dict::escape(value.as_bytes(), out);
+            }
+            Reply::End => {}
+            Reply::Committed(id, outcome) => {
+                let (letter, failure) = match outcome {
+                    Outcome::Done => ('O', None),
+                    Outcome::NotFound => ('N', None),
+                    Outcome::Failed(failure) => ('F', Some(failure)),
+                    Outcome::Uncertain(failure) => ('W', Some(failure)),
+                };
+                let reason = failure.map(|failure| format!("\t{}", failure.reason())).unwrap_or_default();
+                out.extend_from_slice(format!("{letter}{id}{reason}").as_bytes());
+            }
+        }
+        out.push(b'\n');
+    });
+}

@@ -1,0 +1,298 @@
+//! A mail server's connection: which protocol it speaks, its line of replies, and its bounds.
+
+mod dict;
+mod socketmap;
+
+use crate::buffer::{Input, Output};
+use crate::config::Mode;
+use crate::query::{Answer, Failure, Outcome, Query};
+use crate::wire;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The longest request: a netstring's payload or a dict line.
+pub const MAX_REQUEST: usize = 65_536; // bytes
+
+/// Requests of one client that may be unanswered. Nothing is read from it while it has more.
+pub const MAX_OPEN: usize = 1_000;
+
+/// Nothing is read from a client, and no rows are added, while it leaves more than this unread.
+pub const MAX_UNSENT: usize = 256 * 1024; // bytes
+
+/// A connection of a mail server.
+#[derive(Debug)]
+pub struct Client {
+    protocol: Protocol,
+    line: Line,
+    pub input: Input,
+    pub output: Output,
+    /// It has closed its sending side, and is closed once it has what it is owed.
+    pub ended: bool,
+    /// It seemed stuck, and this was its progress then.
+    pub watched: Option<u64>,
+    /// Bytes that were read from it and written to it: any change is progress.
+    pub moved: u64,
+}
+
+#[derive(Debug)]
+enum Protocol {
+    Unknown,
+    Socketmap,
+    /// Boxed, as most clients are Postfix and ten thousand of them should cost little.
+    Dict(Box<dict::Session>),
+}
+
+/// One request, or a command that is none.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Needs no answer, or was answered.
+    Nothing,
+    Ask {
+        place: u64,
+        table: Cow<'a, [u8]>,
+        query: Query<'a>,
+    },
+}
+
+/// An answer to a request, or a part of one.
+#[derive(Debug)]
+pub enum Reply<'a> {
+    Answer(Answer<'a>),
+    /// A row of an iteration; more follow.
+    Row {
+        name: &'a [u8],
+        value: &'a str,
+    },
+    /// All rows were sent.
+    End,
+    /// There will be no more rows.
+    Failed(Failure),
+    Committed(u32, Outcome),
+}
+
+/// What a client did wrong. Its connection is closed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mistake {
+    /// The first byte belongs to no protocol.
+    Protocol,
+    Netstring(wire::netstring::Error),
+    Dict(wire::dict::Error),
+    /// A dict command before HELLO, or a second HELLO.
+    Hello,
+    /// A version of the dict protocol that is not spoken.
+    Version,
+    /// An id of no transaction, or of one that is open already.
+    Transaction,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mistake::Protocol => f.write_str("neither socketmap nor dict"),
+            Mistake::Netstring(error) => error.fmt(f),
+            Mistake::Dict(error) => error.fmt(f),
+            Mistake::Hello => f.write_str("dict command before HELLO, or a second HELLO"),
+            Mistake::Version => f.write_str("unknown major version of the dict protocol"),
+            Mistake::Transaction => f.write_str("unknown or reused transaction id"),
+        }
+    }
+}
+
+impl Client {
+    pub fn new(mode: Mode) -> Self {
+        let protocol = match mode {
+            Mode::Auto => Protocol::Unknown,
+            Mode::Postfix => Protocol::Socketmap,
+            Mode::Dovecot => Protocol::Dict(Box::default()),
+        };
+        let (line, input, output) = (Line::default(), Input::default(), Output::default());
+        Self { protocol, line, input, output, ended: false, watched: None, moved: 0 }
+    }
+
+    /// Takes one request off the front of `input`, with the bytes that it took; `None` until it is whole.
+    pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<Option<(Event<'a>, usize)>, Mistake> {
+        let Some(first) = input.first() else { return Ok(None) };
+        if matches!(self.protocol, Protocol::Unknown) {
+            self.protocol = match first {
+                b'0'..=b'9' => Protocol::Socketmap,
+                b'H' => Protocol::Dict(Box::default()),
+                _ => return Err(Mistake::Protocol),
+            };
+        }
+        match &mut self.protocol {
+            Protocol::Unknown => Ok(None),
+            Protocol::Socketmap => socketmap::next(input, &mut self.line, &mut self.output),
+            Protocol::Dict(session) => session.next(input, &mut self.line, &mut self.output),
+        }
+    }
+
+    /// Puts a reply in its place. `table` is for reasons.
+    pub fn reply(&mut self, place: u64, table: &str, reply: Reply<'_>) {
+        let out = self.output.end();
+        match &self.protocol {
+            Protocol::Unknown => {}
+            Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.line, out),
+            Protocol::Dict(_) => dict::reply(place, reply, &mut self.line, out),
+        }
+    }
+
+    /// True if more requests may be read from it.
+    pub fn may_ask(&self) -> bool {
+        self.line.open < MAX_OPEN && !self.is_full()
+    }
+
+    /// True if rows of an iteration in this place would be written, and not heaped up.
+    pub fn may_stream(&self, place: u64) -> bool {
+        !self.is_full() && (self.line.ids || self.line.first == place)
+    }
+
+    fn is_full(&self) -> bool {
+        self.output.unsent().len() + self.line.early_bytes >= MAX_UNSENT
+    }
+
+    /// How many requests wait for their answers.
+    pub fn open(&self) -> usize {
+        self.line.open
+    }
+
+    /// True if it has got all that it is owed.
+    pub fn is_served(&self) -> bool {
+        self.line.open == 0 && self.output.is_empty()
+    }
+
+    /// True if it has sent a part of a request, or has not read a reply.
+    pub fn is_stuck(&self) -> bool {
+        !self.output.is_empty() || (!self.input.is_empty() && self.may_ask())
+    }
+}
+
+/// Keeps replies in the order of the requests, or marks those that overtake others with async ids.
+#[derive(Debug, Default)]
+struct Line {
+    /// The place of the next request.
+    next: u64,
+    /// The oldest place whose reply was not begun in order. With ids: all before it have one.
+    first: u64,
+    /// Requests that wait for an answer.
+    open: usize,
+    /// Replies that must wait for others, without ids.
+    early: BTreeMap<u64, Vec<u8>>,
+    early_bytes: usize,
+    /// Async ids may be used (dict protocol 2.1 and later).
+    ids: bool,
+}
+
+/// Whether a reply is followed by more for the same request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    More,
+    Last,
+}
+
+impl Line {
+    /// A place for the reply to a new request.
+    fn enter(&mut self) -> u64 {
+        self.next += 1;
+        self.open += 1;
+        self.next - 1
+    }
+
+    /// Writes a reply, at once or when its turn comes.
+    fn write(&mut self, place: u64, part: Part, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
+        if part == Part::Last {
+            self.open -= 1;
+        }
+        if self.ids {
+            self.identify(place, part, out);
+            encode(out);
+        } else if place == self.first {
+            encode(out);
+            if part == Part::Last {
+                self.first += 1;
+                self.catch_up(out);
+            }
+        } else {
+            debug_assert_eq!(part, Part::Last, "rows are streamed only when it is their turn");
+            let mut bytes = Vec::new();
+            encode(&mut bytes);
+            self.early_bytes += bytes.len();
+            self.early.insert(place, bytes);
+        }
+    }
+
+    fn catch_up(&mut self, out: &mut Vec<u8>) {
+        while let Some(bytes) = self.early.remove(&self.first) {
+            self.early_bytes -= bytes.len();
+            out.extend_from_slice(&bytes);
+            self.first += 1;
+        }
+    }
+
+    /// A reply that comes in order and at once needs no id. Otherwise every request before it that has
+    /// none gets one first, as the client counts them off in the order of its commands.
+    fn identify(&mut self, place: u64, part: Part, out: &mut Vec<u8>) {
+        if place == self.first && part == Part::Last {
+            self.first += 1;
+            return;
+        }
+        while self.first <= place {
+            out.extend_from_slice(format!("*{}\n", id(self.first)).as_bytes());
+            self.first += 1;
+        }
+        out.extend_from_slice(format!("+{}\t", id(place)).as_bytes());
+    }
+}
+
+/// The async id of a place: a 32-bit number, and never zero.
+fn id(place: u64) -> u64 {
+    place % u64::from(u32::MAX) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(ids: bool) -> Line {
+        let mut line = Line { ids, ..Line::default() };
+        (0..4).for_each(|place| assert_eq!(line.enter(), place));
+        line
+    }
+
+    fn written(line: &mut Line, replies: &[(u64, &str)]) -> String {
+        let mut out = Vec::new();
+        for (place, text) in replies {
+            let part = if text.ends_with('…') { Part::More } else { Part::Last };
+            line.write(*place, part, &mut out, |out| out.extend_from_slice(format!("{text}\n").as_bytes()));
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn replies_keep_the_order_of_the_requests() {
+        let mut line = line(false);
+        assert_eq!(written(&mut line, &[(2, "c"), (1, "b")]), "");
+        assert_eq!(line.early_bytes, 4);
+        assert_eq!(written(&mut line, &[(0, "a…"), (0, "a")]), "a…\na\nb\nc\n");
+        assert_eq!(written(&mut line, &[(3, "d")]), "d\n");
+        assert_eq!((line.open, line.early_bytes), (0, 0));
+    }
+
+    #[test]
+    fn replies_that_overtake_others_carry_ids_and_the_rest_does_not() {
+        let mut line = line(true);
+        assert_eq!(written(&mut line, &[(0, "a"), (2, "c"), (1, "b"), (3, "d")]), "a\n*2\n*3\n+3\tc\n+2\tb\nd\n");
+    }
+
+    #[test]
+    fn rows_carry_ids_so_that_others_may_come_between() {
+        let mut line = line(true);
+        let replies = [(0, "r1…"), (1, "b"), (0, "r2…"), (0, "")];
+        assert_eq!(written(&mut line, &replies), "*1\n+1\tr1…\nb\n+1\tr2…\n+1\t\n");
+    }
+
+    #[test]
+    fn ids_are_never_zero() {
+        assert_eq!((id(0), id(u64::from(u32::MAX) - 1), id(u64::from(u32::MAX))), (1, u64::from(u32::MAX), 1));
+    }
+}

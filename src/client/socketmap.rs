@@ -1,0 +1,94 @@
+//! Postfix: `NAME SPACE KEY` in a netstring, and the five reply words (socketmap_table(5), dict_sockmap.c).
+
+use super::{Event, Line, MAX_REQUEST, Mistake, Part, Reply};
+use crate::buffer::Output;
+use crate::query::{Answer, Failure, FailureKind, Query};
+use crate::wire::netstring;
+
+/// The longest reply that Postfix takes, with its word (`socketmap_max_reply_size`).
+const MAX_REPLY: usize = 100_000; // bytes
+
+pub fn next<'a>(input: &'a [u8], line: &mut Line, output: &mut Output) -> Result<Option<(Event<'a>, usize)>, Mistake> {
+    let Some((request, used)) = netstring::decode(input, MAX_REQUEST).map_err(Mistake::Netstring)? else {
+        return Ok(None);
+    };
+    let place = line.enter();
+    let event = match request.iter().position(|byte| *byte == b' ') {
+        Some(at) => {
+            let (table, key) = (&request[..at], &request[at + 1..]);
+            Event::Ask { place, table: table.into(), query: Query::Get(key.into()) }
+        }
+        None => {
+            let failure =
+                Failure::new(FailureKind::Permanent, format_args!("request without a space after the map name"));
+            line.write(place, Part::Last, output.end(), |out| encode(&failure, out));
+            Event::Nothing
+        }
+    };
+    Ok(Some((event, used)))
+}
+
+pub fn reply(place: u64, table: &str, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
+    // Only lookups are ever asked.
+    let Reply::Answer(answer) = reply else { return };
+    line.write(place, Part::Last, out, |out| match &answer {
+        Answer::Miss => miss(out),
+        Answer::Failed(failure) => encode(failure, out),
+        Answer::Found(value) => match value.for_postfix() {
+            None => miss(out),
+            Some(text) => match unfit(&text) {
+                None => netstring::encode(&[b"OK ", text.as_bytes()], out),
+                Some(why) => encode(&Failure::temporary(format_args!("{table}: {why}")), out),
+            },
+        },
+    });
+}
+
+fn miss(out: &mut Vec<u8>) {
+    netstring::encode(&[b"NOTFOUND "], out);
+}
+
+/// Why Postfix would not take a text as it is.
+fn unfit(text: &str) -> Option<&'static str> {
+    if text.len() + "OK ".len() > MAX_REPLY {
+        Some("the value is longer than Postfix takes (100000 bytes)")
+    } else if text.contains('\0') {
+        Some("the value has a NUL, where Postfix would cut it")
+    } else {
+        None
+    }
+}
+
+fn encode(failure: &Failure, out: &mut Vec<u8>) {
+    let word: &[u8] = match failure.kind {
+        FailureKind::Temporary => b"TEMP ",
+        FailureKind::Timeout => b"TIMEOUT ",
+        FailureKind::Permanent => b"PERM ",
+    };
+    netstring::encode(&[word, failure.reason().as_bytes()], out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Value;
+
+    fn encoded(text: &str) -> Vec<u8> {
+        let (mut line, mut out) = (Line::default(), Vec::new());
+        let place = line.enter();
+        reply(place, "alias", Reply::Answer(Answer::Found(Value::Text(text.into()))), &mut line, &mut out);
+        out
+    }
+
+    #[test]
+    fn values_that_postfix_would_cut_or_refuse_are_temporary_failures() {
+        assert_eq!(encoded("x@y"), b"6:OK x@y,");
+        assert_eq!(encoded(""), b"3:OK ,");
+        assert!(encoded(&"x".repeat(MAX_REPLY - 3)).starts_with(b"100000:OK x"));
+        assert!(
+            encoded(&"x".repeat(MAX_REPLY - 2))
+                .ends_with(b":TEMP alias: the value is longer than Postfix takes (100000 bytes),")
+        );
+        assert!(encoded("a\0b").ends_with(b":TEMP alias: the value has a NUL, where Postfix would cut it,"));
+    }
+}

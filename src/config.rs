@@ -1,0 +1,557 @@
+//! The command line as plain data. Every mistake is one line that names the flag and what it wants.
+
+use crate::system;
+use pico_args::Arguments;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What `--help` says.
+pub const HELP: &str = "\
+Lets Postfix (socketmap) and Dovecot (dict) look things up in an HTTP service.
+
+  podop --socket PATH [--mode MODE] --name NAME --type TYPE --param PARAM ... [options]
+  podop query [--mode postfix|dovecot] [--user USER] SOCKET TABLE KEY
+
+Listeners:
+  --socket PATH          unix socket to listen on, or inet:HOST:PORT; repeatable
+  --mode MODE            postfix, dovecot or auto (default): once for all, or once per socket
+  --socket-mode 0660     rights of the unix sockets
+  --socket-owner USER    their owner, by name or number
+  --socket-group GROUP   their group, by name or number
+
+Tables, one per triple:
+  --name NAME            name that the mail server asks for
+  --type TYPE            url or file
+  --param PARAM          http://HOST/PATH/§ where § or {} is the key (several URLs are replicas),
+                         or the path of a JSON file
+  --option NAME:KEY=VALUE
+                         setting of one table, or of all with the name *
+
+Other:
+  --timeout SECONDS      whole life of a request, default 20
+  -v, -vv, --verbose     log more
+  --check                check everything, report, exit
+  @FILE                  further arguments from a file, one per line
+  --version, --help
+";
+
+/// Exit codes (sysexits.h).
+pub const EX_USAGE: u8 = 64;
+pub const EX_NOHOST: u8 = 68;
+pub const EX_OSERR: u8 = 71;
+pub const EX_CANTCREAT: u8 = 73;
+pub const EX_TEMPFAIL: u8 = 75;
+pub const EX_NOPERM: u8 = 77;
+pub const EX_CONFIG: u8 = 78;
+
+const FLAGS: &[&str] = &["--check", "--help", "--verbose", "--version"];
+const VALUE_FLAGS: &[&str] = &[
+    "--mode",
+    "--name",
+    "--option",
+    "--param",
+    "--socket",
+    "--socket-group",
+    "--socket-mode",
+    "--socket-owner",
+    "--timeout",
+    "--type",
+    "--user",
+];
+
+/// Flags of the Python original, whose shortened forms mean what they meant there.
+const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--socket", "--type", "--verbose"];
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Command {
+    Run(Config),
+    Check(Config),
+    Query(Ask),
+    Help,
+    Version,
+}
+
+/// How to serve.
+#[derive(Debug)]
+pub struct Config {
+    pub listeners: Vec<(Endpoint, Mode)>,
+    pub rights: Rights,
+    pub tables: Vec<Spec>,
+    pub timeout: Duration,
+    /// How many `-v` there were.
+    pub verbosity: usize,
+}
+
+/// One lookup from the command line.
+#[derive(Debug)]
+pub struct Ask {
+    pub socket: Endpoint,
+    pub dovecot: bool,
+    pub user: Option<String>,
+    pub table: String,
+    pub key: String,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Endpoint {
+    Unix(PathBuf),
+    /// Host and port.
+    Inet(String),
+}
+
+/// The protocol of a listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// The first byte decides: a digit is socketmap, `H` is dict.
+    Auto,
+    Postfix,
+    Dovecot,
+}
+
+/// Rights of the unix sockets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rights {
+    pub mode: u32,
+    pub owner: Option<u32>,
+    pub group: Option<u32>,
+}
+
+/// A table to be opened.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Spec {
+    pub name: String,
+    pub kind: String,
+    pub param: String,
+    pub settings: Vec<Setting>,
+}
+
+/// One `--option` of a table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Setting {
+    pub key: String,
+    pub value: String,
+    /// Given for all tables.
+    pub general: bool,
+}
+
+/// Something wrong with the command line: an exit code and a line.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Mistake {
+    pub code: u8,
+    pub line: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+fn usage(line: impl Into<String>) -> Mistake {
+    Mistake { code: EX_USAGE, line: line.into() }
+}
+
+/// A mistake in what a flag says, while the command line itself is well-formed.
+pub fn unusable(line: impl Into<String>) -> Mistake {
+    Mistake { code: EX_CONFIG, line: line.into() }
+}
+
+/// Reads the arguments that follow the program's name.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistake> {
+    let mut args = Arguments::from_vec(expand(args)?);
+    if args.contains("--help") {
+        return Ok(Command::Help);
+    }
+    if args.contains("--version") {
+        return Ok(Command::Version);
+    }
+    let mut verbosity = 0;
+    while args.contains(["-v", "--verbose"]) {
+        verbosity += 1;
+    }
+    let modes = all(&mut args, "--mode")?.iter().map(|mode| parse_mode(mode)).collect::<Result<Vec<_>, _>>()?;
+    if is_query(&args) {
+        return query(args, &modes);
+    }
+    let check = args.contains("--check");
+    let endpoints: Vec<Endpoint> =
+        all(&mut args, "--socket")?.iter().map(|text| endpoint(text)).collect::<Result<_, _>>()?;
+    let config = Config {
+        listeners: pair(endpoints, &modes)?,
+        rights: rights(&mut args)?,
+        tables: tables(&mut args)?,
+        timeout: match one(&mut args, "--timeout")? {
+            None => Duration::from_secs(20),
+            Some(text) => {
+                seconds(&text).ok_or_else(|| usage(format!("--timeout wants seconds above 0, not '{text}'")))?
+            }
+        },
+        verbosity,
+    };
+    finish(args)?;
+    Ok(if check { Command::Check(config) } else { Command::Run(config) })
+}
+
+/// Puts the lines of `@FILE` in its place, and writes shortened flags in full, as the Python original
+/// took them.
+fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Mistake> {
+    let (mut out, mut value) = (Vec::new(), false);
+    for arg in args {
+        match arg.to_str().filter(|_| !value) {
+            Some(text) if text.starts_with('@') => {
+                let path = &text[1..];
+                let lines = std::fs::read_to_string(path).map_err(|error| unusable(format!("@{path}: {error}")))?;
+                let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+                for line in lines {
+                    let (line, takes) = if value { (line.to_owned(), false) } else { complete(line) };
+                    value = takes;
+                    out.push(line.into());
+                }
+            }
+            Some(text) => {
+                let (text, takes) = complete(text);
+                value = takes;
+                out.push(text.into());
+            }
+            None => {
+                value = false;
+                out.push(arg);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A flag in full, and whether the next argument is its value.
+fn complete(arg: &str) -> (String, bool) {
+    let (flag, value) = match arg.split_once('=') {
+        Some((flag, value)) => (flag, Some(value)),
+        None => (arg, None),
+    };
+    let only = |known: &mut dyn Iterator<Item = &&'static str>| {
+        let mut known = known.filter(|known| flag.len() > 2 && known.starts_with(flag));
+        known.next().copied().filter(|_| known.next().is_none())
+    };
+    let all = &mut FLAGS.iter().chain(VALUE_FLAGS);
+    let exact = all.clone().find(|known| **known == flag).copied();
+    let flag = exact.or_else(|| only(&mut ORIGINAL_FLAGS.iter())).or_else(|| only(all)).unwrap_or(flag);
+    let takes = value.is_none() && VALUE_FLAGS.contains(&flag);
+    (value.map_or(flag.to_owned(), |value| format!("{flag}={value}")), takes)
+}
+
+fn is_query(args: &Arguments) -> bool {
+    args.clone().subcommand().is_ok_and(|command| command.as_deref() == Some("query"))
+}
+
+fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, Mistake> {
+    let user = one(&mut args, "--user")?;
+    let _ = args.subcommand();
+    let mut words = Vec::new();
+    while let Ok(word) = args.free_from_str::<String>() {
+        words.push(word);
+    }
+    finish(args)?;
+    let [socket, table, key] = <[String; 3]>::try_from(words)
+        .map_err(|words| usage(format!("query wants SOCKET TABLE KEY, not {} words", words.len())))?;
+    let dovecot = match modes {
+        [] | [Mode::Postfix] => user.is_some(),
+        [Mode::Dovecot] => true,
+        _ => return Err(usage("--mode of a query wants postfix or dovecot, once")),
+    };
+    Ok(Command::Query(Ask { socket: endpoint(&socket)?, dovecot, user, table, key }))
+}
+
+fn finish(args: Arguments) -> Result<(), Mistake> {
+    match args.finish().first() {
+        Some(arg) => Err(usage(format!("'{}' is not an argument, see --help", arg.to_string_lossy()))),
+        None => Ok(()),
+    }
+}
+
+fn all(args: &mut Arguments, flag: &'static str) -> Result<Vec<String>, Mistake> {
+    args.values_from_str(flag).map_err(|error| match error {
+        pico_args::Error::NonUtf8Argument => usage(format!("{flag} wants UTF-8")),
+        _ => usage(format!("{flag} wants a value")),
+    })
+}
+
+fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, Mistake> {
+    let mut values = all(args, flag)?;
+    match values.len() {
+        0 | 1 => Ok(values.pop()),
+        _ => Err(usage(format!("{flag} is given more than once"))),
+    }
+}
+
+fn parse_mode(text: &str) -> Result<Mode, Mistake> {
+    match text {
+        "postfix" => Ok(Mode::Postfix),
+        "dovecot" => Ok(Mode::Dovecot),
+        "auto" => Ok(Mode::Auto),
+        other => Err(usage(format!("--mode wants postfix, dovecot or auto, not '{other}'"))),
+    }
+}
+
+/// `inet:HOST:PORT`, or a path.
+fn endpoint(text: &str) -> Result<Endpoint, Mistake> {
+    let Some(address) = text.strip_prefix("inet:") else {
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        return match path {
+            "" => Err(usage("--socket wants a path or inet:HOST:PORT")),
+            path => Ok(Endpoint::Unix(path.into())),
+        };
+    };
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Endpoint::Inet(address.to_owned())),
+        _ => Err(usage(format!("--socket wants inet:HOST:PORT, not '{text}'"))),
+    }
+}
+
+fn pair(endpoints: Vec<Endpoint>, modes: &[Mode]) -> Result<Vec<(Endpoint, Mode)>, Mistake> {
+    if endpoints.is_empty() {
+        return Err(usage("--socket is required: where to listen"));
+    }
+    for (at, endpoint) in endpoints.iter().enumerate() {
+        if endpoints[..at].contains(endpoint) {
+            return Err(unusable(format!("--socket {endpoint} is given twice")));
+        }
+    }
+    let mode = |at: usize| match modes {
+        [] => Ok(Mode::Auto),
+        [only] => Ok(*only),
+        modes if modes.len() == endpoints.len() => Ok(modes[at]),
+        _ => Err(usage("--mode is given once for all, or once per --socket")),
+    };
+    let modes = (0..endpoints.len()).map(mode).collect::<Result<Vec<_>, _>>()?;
+    Ok(endpoints.into_iter().zip(modes).collect())
+}
+
+fn rights(args: &mut Arguments) -> Result<Rights, Mistake> {
+    let mode = one(args, "--socket-mode")?;
+    let mode = match mode.as_deref() {
+        None => 0o660,
+        Some(text) => u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777 && !text.starts_with('+'))
+            .ok_or_else(|| usage(format!("--socket-mode wants an octal number up to 0777, not '{text}'")))?,
+    };
+    let owner = number(one(args, "--socket-owner")?, "--socket-owner", system::user_id)?;
+    let group = number(one(args, "--socket-group")?, "--socket-group", system::group_id)?;
+    Ok(Rights { mode, owner, group })
+}
+
+fn number(name: Option<String>, flag: &str, find: fn(&str) -> Option<u32>) -> Result<Option<u32>, Mistake> {
+    let Some(name) = name else { return Ok(None) };
+    find(&name).map(Some).ok_or_else(|| unusable(format!("{flag}: there is no '{name}'")))
+}
+
+fn tables(args: &mut Arguments) -> Result<Vec<Spec>, Mistake> {
+    let (names, kinds, params) = (all(args, "--name")?, all(args, "--type")?, all(args, "--param")?);
+    let counts = [names.len(), kinds.len(), params.len()];
+    if counts.iter().any(|count| *count != counts[0]) {
+        let [names, kinds, params] = counts;
+        return Err(usage(format!(
+            "--name, --type and --param belong together: there are {names} names, {kinds} types, {params} params"
+        )));
+    }
+    if let Some(name) = names.iter().find(|name| name.is_empty() || name.contains(char::is_whitespace)) {
+        return Err(unusable(format!("--name '{name}' wants a name without spaces")));
+    }
+    let mut specs: Vec<Spec> = Vec::new();
+    for ((name, kind), param) in names.into_iter().zip(kinds).zip(params) {
+        if specs.iter().any(|spec| spec.name == name) {
+            return Err(unusable(format!("--name '{name}' is given twice")));
+        }
+        specs.push(Spec { name, kind, param, settings: Vec::new() });
+    }
+    for option in all(args, "--option")? {
+        give(&option, &mut specs)?;
+    }
+    Ok(specs)
+}
+
+/// Gives a setting to the tables that it is meant for. The value may be a secret and is not repeated.
+fn give(option: &str, specs: &mut [Spec]) -> Result<(), Mistake> {
+    let parts =
+        option.split_once(':').and_then(|(name, rest)| rest.split_once('=').map(|(key, value)| (name, key, value)));
+    let (name, key, value) = parts.ok_or_else(|| usage("--option wants NAME:KEY=VALUE"))?;
+    let general = name == "*";
+    let mut given = general;
+    for spec in specs.iter_mut().filter(|spec| general || spec.name == name) {
+        spec.settings.push(Setting { key: key.to_owned(), value: value.to_owned(), general });
+        given = true;
+    }
+    if given { Ok(()) } else { Err(unusable(format!("--option {name}:{key}: there is no table '{name}'"))) }
+}
+
+/// A time in seconds, above zero and at most a day; fractions are allowed.
+pub fn seconds(text: &str) -> Option<Duration> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let seconds: f64 = text.parse().ok().filter(|_| plain)?;
+    (seconds > 0.0 && seconds <= 86_400.0).then(|| Duration::from_secs_f64(seconds))
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Unix(path) => path.display().fmt(f),
+            Endpoint::Inet(address) => write!(f, "inet:{address}"),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Auto => "auto",
+            Mode::Postfix => "postfix",
+            Mode::Dovecot => "dovecot",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(args: &[&str]) -> Config {
+        match parse(args.iter().map(OsString::from)) {
+            Ok(Command::Run(config)) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_command_line_of_the_python_original_works() {
+        let config = run(&[
+            "--socket",
+            "/run/podop.socket",
+            "--mode",
+            "dovecot",
+            "--name",
+            "quota",
+            "--type",
+            "url",
+            "--param",
+            "http://admin/quota/§",
+            "--name",
+            "auth",
+            "--type",
+            "url",
+            "--param",
+            "http://admin/auth/§",
+        ]);
+        assert_eq!(config.listeners, [(Endpoint::Unix("/run/podop.socket".into()), Mode::Dovecot)]);
+        let tables: Vec<_> = config.tables.iter().map(|spec| (&spec.name[..], &spec.param[..])).collect();
+        assert_eq!(tables, [("quota", "http://admin/quota/§"), ("auth", "http://admin/auth/§")]);
+        assert_eq!(config.timeout, Duration::from_secs(20));
+    }
+
+    #[test]
+    fn flags_may_be_shortened_and_joined_with_their_values() {
+        let config = run(&["--sock=/s", "--na=a", "--ty", "file", "--par=/a=b", "-vv", "--verb", "--timeout=0.5"]);
+        assert_eq!((config.verbosity, config.timeout), (3, Duration::from_millis(500)));
+        assert_eq!(config.listeners[0].0, Endpoint::Unix("/s".into()));
+        assert_eq!(config.tables[0].param, "/a=b");
+    }
+
+    #[test]
+    fn modes_are_given_once_or_once_per_socket() {
+        let modes = |args: &[&str]| run(args).listeners.iter().map(|(_, mode)| *mode).collect::<Vec<_>>();
+        assert_eq!(modes(&["--socket", "/a", "--socket", "inet:[::1]:99"]), [Mode::Auto; 2]);
+        assert_eq!(modes(&["--socket", "/a", "--socket", "/b", "--mode", "postfix"]), [Mode::Postfix; 2]);
+        let both = ["--mode", "postfix", "--socket", "/a", "--mode", "dovecot", "--socket", "/b"];
+        assert_eq!(modes(&both), [Mode::Postfix, Mode::Dovecot]);
+    }
+
+    #[test]
+    fn settings_go_to_their_tables() {
+        let mut args = vec!["--socket", "/s"];
+        for name in ["a", "b"] {
+            args.extend(["--name", name, "--type", "url", "--param", "http://h/§"]);
+        }
+        args.extend(["--option", "a:header=X: y=z:1", "--option", "*:timeout=3"]);
+        let config = run(&args);
+        let setting = |key: &str, value: &str, general| Setting { key: key.into(), value: value.into(), general };
+        assert_eq!(config.tables[0].settings, [setting("header", "X: y=z:1", false), setting("timeout", "3", true)]);
+        assert_eq!(config.tables[1].settings, [setting("timeout", "3", true)]);
+    }
+
+    #[test]
+    fn further_arguments_come_from_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("args");
+        std::fs::write(&path, "# tables\n--name\nalias\n\n  --type=url\n--param\n@http://h/§ http://i/§\n--sock\n")
+            .unwrap();
+        let config = run(&[&format!("@{}", path.display()), "@/s"]);
+        assert_eq!(config.tables[0].param, "@http://h/§ http://i/§");
+        assert_eq!(config.listeners[0].0, Endpoint::Unix("@/s".into()));
+    }
+
+    #[test]
+    fn a_query_has_three_words() {
+        let ask = |args: &[&str]| match parse(args.iter().map(OsString::from)) {
+            Ok(Command::Query(ask)) => (ask.socket.to_string(), ask.dovecot, ask.user, ask.table, ask.key),
+            other => panic!("{other:?}"),
+        };
+        let expected =
+            |dovecot, user: Option<&str>| ("/s".into(), dovecot, user.map(str::to_owned), "t".into(), "k k".into());
+        assert_eq!(ask(&["query", "/s", "t", "k k"]), expected(false, None));
+        assert_eq!(ask(&["query", "--mode", "dovecot", "--user", "u", "/s", "t", "k k"]), expected(true, Some("u")));
+        assert_eq!(ask(&["query", "/s", "t", "k k", "--user=u"]), expected(true, Some("u")));
+    }
+
+    #[test]
+    fn seconds_are_positive_and_finite() {
+        assert_eq!(seconds("0.25"), Some(Duration::from_millis(250)));
+        for wrong in ["", "0", "-1", "nan", "inf", "1e3", "+1", "1s", "86401", "."] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_has_one_line_and_the_right_code() {
+        let table = ["--socket", "/s", "--name", "a", "--type", "url", "--param", "http://h/§"];
+        let with = |more: &[&'static str]| [&table[..], more].concat();
+        let cases: &[(Vec<&str>, u8, &str)] = &[
+            (vec![], 64, "--socket is required"),
+            (vec!["--socket"], 64, "--socket wants a value"),
+            (vec!["--socket", ""], 64, "--socket wants a path"),
+            (vec!["--socket", "inet:localhost"], 64, "--socket wants inet:HOST:PORT"),
+            (vec!["--socket", "inet::99"], 64, "--socket wants inet:HOST:PORT"),
+            (vec!["--socket", "inet:h:99999"], 64, "--socket wants inet:HOST:PORT"),
+            (vec!["--socket", "/s", "--socket", "/s"], 78, "--socket /s is given twice"),
+            (with(&["--mode", "exim"]), 64, "--mode wants postfix, dovecot or auto, not 'exim'"),
+            (with(&["--mode", "auto", "--mode", "auto"]), 64, "--mode is given once for all, or once per --socket"),
+            (with(&["--name", "b"]), 64, "there are 2 names, 1 types, 1 params"),
+            (with(&["--name", "a", "--type", "url", "--param", "x"]), 78, "--name 'a' is given twice"),
+            (with(&["--name", "b c", "--type", "url", "--param", "x"]), 78, "--name 'b c' wants a name without spaces"),
+            (with(&["--timeout", "soon"]), 64, "--timeout wants seconds above 0, not 'soon'"),
+            (with(&["--timeout", "0"]), 64, "--timeout wants seconds above 0, not '0'"),
+            (with(&["--timeout", "1", "--timeout", "2"]), 64, "--timeout is given more than once"),
+            (with(&["--socket-mode", "0888"]), 64, "--socket-mode wants an octal number"),
+            (with(&["--socket-mode", "1777"]), 64, "--socket-mode wants an octal number"),
+            (with(&["--socket-owner", "no such user"]), 78, "--socket-owner: there is no 'no such user'"),
+            (with(&["--socket-group", "no such group"]), 78, "--socket-group: there is no 'no such group'"),
+            (with(&["--option", "timeout=3"]), 64, "--option wants NAME:KEY=VALUE"),
+            (with(&["--option", "a:timeout"]), 64, "--option wants NAME:KEY=VALUE"),
+            (with(&["--option", "b:timeout=3"]), 78, "--option b:timeout: there is no table 'b'"),
+            (with(&["--socket-", "x"]), 64, "'--socket-' is not an argument"),
+            (with(&["--bogus"]), 64, "'--bogus' is not an argument"),
+            (with(&["stray"]), 64, "'stray' is not an argument"),
+            (vec!["@/no/such/file"], 78, "@/no/such/file: No such file"),
+            (vec!["query", "/s", "t"], 64, "query wants SOCKET TABLE KEY, not 2 words"),
+            (vec!["query", "/s", "t", "k", "x"], 64, "query wants SOCKET TABLE KEY, not 4 words"),
+            (vec!["query", "--mode", "auto", "/s", "t", "k"], 64, "--mode of a query wants postfix or dovecot"),
+        ];
+        for (args, code, line) in cases {
+            let mistake = parse(args.iter().map(OsString::from)).unwrap_err();
+            assert!(mistake.code == *code && mistake.line.contains(line), "{args:?}: {mistake:?}");
+            assert!(!mistake.line.contains('\n'), "{args:?}: {mistake:?}");
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! The engine, without I/O: bytes and time in, bytes and actions out.
+
+use crate::arena::{Arena, Key};
+use crate::backend::{self, Address, Backend, Done, Exchange, Fault};
+use crate::client::{Client, Event, Reply};
+use crate::config::Mode;
+use crate::job::{Commitment, Iteration, Job, Step, Work};
+use crate::log::{self, Escaped, Repeats};
+use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
+use crate::table::{Need, Opened, Question};
+use crate::timers::Timers;
+use std::collections::{HashMap, VecDeque};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// A client that has sent half a request, or leaves its reply unread, is closed after so long without
+/// any progress: Postfix's own limit for both. One that is merely idle never is.
+const STALL: Duration = Duration::from_secs(100);
+
+/// Names a connection of either side.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Peer {
+    Client(Key),
+    Backend(Key),
+}
+
+/// What the reactor has to do.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Make a connection, and tell [`Proxy::connected`] or [`Proxy::ended`].
+    Connect(Key, Address),
+    /// Write [`Proxy::output`], and tell [`Proxy::sent`].
+    Flush(Peer),
+    /// Read again: [`Proxy::wants_input`] is true once more.
+    Resume(Peer),
+    /// Close a connection that the engine knows no more.
+    Close(Peer),
+    /// Resolve a host, and tell [`Proxy::resolved`] under this number.
+    Resolve { name: usize, host: String, port: u16 },
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// The peer sends no more, but may still read.
+    Sending,
+    /// The connection is gone, for this reason if it is known.
+    Gone(Option<ErrorKind>),
+}
+
+/// What may become due.
+#[derive(Debug)]
+enum Due {
+    Job(Key),
+    /// A client is looked at that seemed stuck, with how much it had sent and read by then.
+    Stuck(Key),
+}
+
+/// Everything between the sockets.
+pub struct Proxy {
+    clients: Arena<Client>,
+    jobs: Arena<Job>,
+    /// Iterations, which have to be driven when their clients have room again.
+    streams: Vec<Key>,
+    tables: Vec<Opened>,
+    names: HashMap<Vec<u8>, usize>,
+    backend: Backend,
+    timers: Timers<Due>,
+    actions: VecDeque<Action>,
+    /// Clients that may be read from again.
+    resumed: Vec<Key>,
+    faults: Repeats,
+    timeout: Duration,
+    /// Some client left that had lookups on their way.
+    left: bool,
+    stopping: bool,
+}
+
+impl Proxy {
+    /// `timeout` is the life of a request to a table that has none of its own.
+    pub fn new(tables: Vec<Opened>, backend: Backend, timeout: Duration) -> Self {
+        let names = tables.iter().enumerate().map(|(at, table)| (table.name.clone().into_bytes(), at)).collect();
+        Self {
+            clients: Arena::default(),
+            jobs: Arena::default(),
+            streams: Vec::new(),
+            tables,
+            names,
+            backend,
+            timers: Timers::default(),
+            actions: VecDeque::new(),
+            resumed: Vec::new(),
+            faults: Repeats::default(),
+            timeout,
+            left: false,
+            stopping: false,
+        }
+    }
+
+    /// A mail server has connected.
+    pub fn accepted(&mut self, mode: Mode) -> Peer {
+        Peer::Client(self.clients.insert(Client::new(mode)))
+    }
+
+    /// A connection to a backend is there.
+    pub fn connected(&mut self, key: Key, now: Instant) {
+        self.backend.connected(key, now);
+    }
+
+    /// Takes the answer to [`Action::Resolve`].
+    pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
+        self.backend.resolved(name, answer, now);
+    }
+
+    /// True if bytes of this peer may be read.
+    pub fn wants_input(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Client(key) => {
+                self.clients.get(key).is_some_and(|client| client.may_ask() && !client.ended) && !self.stopping
+            }
+            Peer::Backend(_) => true,
+        }
+    }
+
+    /// Bytes have arrived.
+    pub fn received(&mut self, peer: Peer, bytes: &[u8], now: Instant) {
+        match peer {
+            Peer::Client(key) => self.client_sent(key, bytes, now),
+            Peer::Backend(key) => {
+                let mut input = bytes;
+                while !input.is_empty() {
+                    if let Some(done) = self.backend.received(key, &mut input, now) {
+                        self.finish(done, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection has ended, on the whole or on the peer's side.
+    pub fn ended(&mut self, peer: Peer, end: End, now: Instant) {
+        match (peer, end) {
+            (Peer::Client(key), End::Sending) => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.ended = true;
+                }
+                self.dismiss(key);
+            }
+            (Peer::Client(key), End::Gone(_)) => self.remove(key),
+            (Peer::Backend(key), end) => {
+                let cause = if let End::Gone(cause) = end { cause } else { None };
+                if let Some(done) = self.backend.ended(key, cause, now) {
+                    self.finish(done, now);
+                }
+            }
+        }
+    }
+
+    /// True if a connection must be read from before it is written to.
+    pub fn needs_check(&self, peer: Peer) -> bool {
+        matches!(peer, Peer::Backend(key) if self.backend.needs_check(key))
+    }
+
+    /// What is to be written to a peer.
+    pub fn output(&self, peer: Peer) -> &[u8] {
+        match peer {
+            Peer::Client(key) => self.clients.get(key).map_or(&[], |client| client.output.unsent()),
+            Peer::Backend(key) => self.backend.output(key),
+        }
+    }
+
+    /// The kernel took `count` bytes of [`Proxy::output`]; fewer than all means that it is full.
+    pub fn sent(&mut self, peer: Peer, count: usize, now: Instant) {
+        match peer {
+            Peer::Backend(key) => self.backend.sent(key, count),
+            Peer::Client(key) => {
+                let Some(client) = self.clients.get_mut(key) else { return };
+                let paused = !client.may_ask();
+                client.output.advance(count);
+                client.moved += count as u64;
+                if !client.output.is_empty() {
+                    return self.watch(key, now);
+                }
+                if paused || !self.streams.is_empty() {
+                    self.resumed.push(key);
+                } else if client.ended {
+                    self.dismiss(key);
+                }
+            }
+        }
+    }
+
+    /// Lets due deadlines fire, and decides what follows from what has happened. Call it before
+    /// [`Proxy::next_action`], and again after the actions, until there are none.
+    pub fn settle(&mut self, now: Instant) {
+        self.fire(now);
+        if std::mem::take(&mut self.left) {
+            self.sweep();
+        }
+        loop {
+            self.backend.tick(now);
+            let mut quiet = true;
+            while let Some(done) = self.backend.next_failed() {
+                self.finish(done, now);
+                quiet = false;
+            }
+            while let Some(key) = self.resumed.pop() {
+                self.resume(key, now);
+                quiet = false;
+            }
+            if quiet {
+                break;
+            }
+        }
+        self.faults.expire(now);
+    }
+
+    /// Forgets the lookups of clients that left, as far as no backend was asked yet.
+    fn sweep(&mut self) {
+        let (jobs, clients, mut gone) = (&self.jobs, &self.clients, Vec::new());
+        self.backend.sweep(|key| {
+            let job = jobs.get(key);
+            let wanted = job.is_some_and(|job| job.is_commit() || clients.contains(job.client));
+            if !wanted {
+                gone.push(key);
+            }
+            wanted
+        });
+        for key in gone {
+            self.jobs.remove(key);
+        }
+    }
+
+    /// Goes on with a client that has room again: with rows, with what was read already, with reading.
+    fn resume(&mut self, key: Key, now: Instant) {
+        self.stream(key, now);
+        if self.stopping || !self.clients.get(key).is_some_and(Client::may_ask) {
+            return;
+        }
+        self.client_sent(key, &[], now);
+        self.actions.push_back(Action::Resume(Peer::Client(key)));
+        if self.clients.get(key).is_some_and(|client| client.ended) {
+            self.dismiss(key);
+        }
+    }
+
+    /// The next thing to do; call [`Proxy::settle`] first.
+    pub fn next_action(&mut self) -> Option<Action> {
+        let action = self.actions.pop_front();
+        action.or_else(|| {
+            Some(match self.backend.next_action()? {
+                backend::Action::Connect(key, address) => Action::Connect(key, address),
+                backend::Action::Flush(key) => Action::Flush(Peer::Backend(key)),
+                backend::Action::Close(key) => Action::Close(Peer::Backend(key)),
+                backend::Action::Resolve { name, host, port } => Action::Resolve { name, host, port },
+            })
+        })
+    }
+
+    /// When [`Proxy::settle`] has something to do though nothing happens.
+    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let (jobs, clients) = (&self.jobs, &self.clients);
+        let timers = self.timers.next(|due| is_alive(due, jobs, clients));
+        [timers, self.backend.deadline(now), self.faults.deadline()].into_iter().flatten().min()
+    }
+
+    /// Reads files again, and resolves names again.
+    pub fn reload(&mut self) {
+        self.tables.iter_mut().for_each(|opened| opened.table.reload());
+        self.backend.reload();
+    }
+
+    /// Takes no more requests. What is in flight is answered.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// True if nothing is in flight and every reply was taken.
+    pub fn is_drained(&self) -> bool {
+        let wanted = |job: &Job| job.is_commit() || self.clients.contains(job.client);
+        !self.jobs.iter().any(|(_, job)| wanted(job)) && self.clients.iter().all(|(_, client)| client.output.is_empty())
+    }
+
+    /// Writes the state to the log.
+    pub fn dump(&self) {
+        let waiting: usize = self.clients.iter().map(|(_, client)| client.open()).sum();
+        log::warn(format_args!("state clients={} requests={waiting} jobs={}", self.clients.len(), self.jobs.len()));
+        self.backend.dump();
+    }
+
+    fn client_sent(&mut self, key: Key, bytes: &[u8], now: Instant) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        client.moved += bytes.len() as u64;
+        let joined = client.input.join(bytes);
+        let mut used = 0;
+        while let Some(client) = self.clients.get_mut(key).filter(|client| client.may_ask()) {
+            let quiet = client.output.is_empty();
+            match client.next(&joined.bytes()[used..]) {
+                Ok(None) => break,
+                Ok(Some((event, count))) => {
+                    used += count;
+                    if quiet && !client.output.is_empty() {
+                        self.actions.push_back(Action::Flush(Peer::Client(key)));
+                    }
+                    if let Event::Ask { place, table, query } = event {
+                        self.start(key, place, &table, query, now);
+                    }
+                }
+                Err(mistake) => {
+                    log::warn(format_args!("client-error cause=\"{mistake}\""));
+                    return self.remove(key);
+                }
+            }
+        }
+        let Some(client) = self.clients.get_mut(key) else { return };
+        client.input.keep(joined, used);
+        if client.is_stuck() {
+            self.watch(key, now);
+        }
+    }
+
+    /// Begins a request.
+    fn start(&mut self, client: Key, place: u64, table: &[u8], query: Query<'_>, now: Instant) {
+        let Some(&at) = self.names.get(table) else {
+            let name = String::from_utf8_lossy(table);
+            let failure = Failure::temporary(format_args!("no such table: {name}"));
+            self.faults.warn(&format!("unknown-table name={}", Escaped(table)), now);
+            let reply = match query {
+                Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
+                Query::Iterate(_) => Reply::Failed(failure),
+                Query::Commit(commit) => Reply::Committed(commit.id, Outcome::Failed(failure)),
+            };
+            return self.reply(client, place, None, reply);
+        };
+        let Opened { name, timeout, table } = &mut self.tables[at];
+        let timeout = timeout.unwrap_or(self.timeout);
+        let deadline = now + timeout;
+        let job = |work| Job { client, place, table: at, deadline, work };
+        match query {
+            Query::Get(asked) => match table.ask(Question::Get(&asked), now) {
+                Need::Http(request) => {
+                    let key = self.jobs.insert(job(Work::Get));
+                    self.timers.add(now, timeout, Due::Job(key));
+                    self.backend.submit(Exchange::new(key, 0, deadline, request), now);
+                }
+                Need::Nothing(answer) => {
+                    log_answer(name, &answer, Some(&asked));
+                    respond(&mut self.clients, &mut self.actions, client, place, name, Reply::Answer(answer));
+                }
+            },
+            Query::Iterate(iterate) => {
+                let key = self.jobs.insert(job(Work::Iterate(Box::new(Iteration::new(iterate)))));
+                self.timers.add(now, timeout, Due::Job(key));
+                self.streams.push(key);
+                self.iterate(key, now);
+            }
+            Query::Commit(commit) => {
+                let key = self.jobs.insert(job(Work::Commit(Box::new(Commitment::new(commit)))));
+                self.timers.add(now, timeout, Due::Job(key));
+                self.commit(key, now);
+            }
+        }
+    }
+
+    /// Takes an iteration as far as it goes.
+    fn iterate(&mut self, key: Key, now: Instant) {
+        while let Some(Job { client, place, table: at, deadline, work: Work::Iterate(iteration) }) =
+            self.jobs.get_mut(key)
+        {
+            let (client, place, at, deadline) = (*client, *place, *at, *deadline);
+            let Some(room) = self.clients.get(client).map(|client| client.may_stream(place)) else {
+                self.jobs.remove(key);
+                return;
+            };
+            let opened = &mut self.tables[at];
+            let (part, need) = match iteration.next(room) {
+                Step::Wait => return,
+                Step::End => return self.end(key, Reply::End),
+                Step::Fail(why) => {
+                    let failure = Failure::temporary(format_args!("{}: {why}", opened.name));
+                    return self.end(key, Reply::Failed(failure));
+                }
+                Step::Row { name, value } => {
+                    let reply = Reply::Row { name: &name, value: &value };
+                    respond(&mut self.clients, &mut self.actions, client, place, &opened.name, reply);
+                    continue;
+                }
+                Step::List(path) => (0, opened.table.ask(Question::List(&path), now)),
+                Step::Get(part, name) => (part, opened.table.ask(Question::Get(&name), now)),
+            };
+            match need {
+                Need::Http(request) => self.backend.submit(Exchange::new(key, part, deadline, request), now),
+                Need::Nothing(answer) => {
+                    if let Err(failure) = iteration.answered(part, answer) {
+                        return self.end(key, Reply::Failed(failure));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries out the next write of a commit.
+    fn commit(&mut self, key: Key, now: Instant) {
+        let Some(Job { table, deadline, work: Work::Commit(commitment), .. }) = self.jobs.get_mut(key) else { return };
+        let Some(write) = commitment.next() else {
+            let id = commitment.id();
+            return self.end(key, Reply::Committed(id, Outcome::Done));
+        };
+        match self.tables[*table].table.ask(Question::Write(write), now) {
+            Need::Http(request) => self.backend.submit(Exchange::new(key, 0, *deadline, request), now),
+            Need::Nothing(answer) => {
+                let failure = match answer {
+                    Answer::Failed(failure) => failure,
+                    Answer::Found(_) | Answer::Miss => Failure::temporary(format_args!("table cannot be written")),
+                };
+                let id = commitment.id();
+                if let Some(outcome) = commitment.answered(Err(failure), true) {
+                    self.end(key, Reply::Committed(id, outcome));
+                }
+            }
+        }
+    }
+
+    /// Takes the end of an exchange to the job that asked.
+    fn finish(&mut self, done: Done<'_>, now: Instant) {
+        let Done { exchange, result, sent } = done;
+        let Some(job) = self.jobs.get_mut(exchange.job) else { return };
+        let opened = &self.tables[job.table];
+        let label = self.backend.label(&exchange);
+        let failed = |kind, cause: &dyn std::fmt::Display, faults: &mut Repeats| {
+            faults.warn(&format!("fault table={} origin={label} cause=\"{cause}\"", opened.name), now);
+            Failure::new(kind, format_args!("{}: {label} {cause}", opened.name))
+        };
+        let response = result.map_err(|fault| {
+            let late = matches!(fault, Fault::Timeout(_));
+            failed(if late { FailureKind::Timeout } else { FailureKind::Temporary }, &fault, &mut self.faults)
+        });
+        if let Work::Commit(commitment) = &mut job.work {
+            let (told, certain) = match (response, commitment.next()) {
+                (Ok(response), Some(write)) => {
+                    let told = opened.table.told(write, &response);
+                    (told.map_err(|why| failed(FailureKind::Temporary, &why, &mut self.faults)), true)
+                }
+                (Ok(_), None) => return,
+                (Err(failure), _) => (Err(failure), !sent),
+            };
+            let id = commitment.id();
+            return match commitment.answered(told, certain) {
+                Some(outcome) => self.end(exchange.job, Reply::Committed(id, outcome)),
+                None => self.commit(exchange.job, now),
+            };
+        }
+        let list = matches!(&job.work, Work::Iterate(iteration) if iteration.is_listing());
+        let answer = match response.map(|response| opened.table.tell(list, response)) {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(why)) => Answer::Failed(failed(FailureKind::Temporary, &why, &mut self.faults)),
+            Err(failure) => Answer::Failed(failure),
+        };
+        log_answer(&opened.name, &answer, Some(&exchange.request.key));
+        if let Work::Iterate(iteration) = &mut job.work {
+            return match iteration.answered(exchange.part, answer) {
+                Ok(()) => self.iterate(exchange.job, now),
+                Err(failure) => self.end(exchange.job, Reply::Failed(failure)),
+            };
+        }
+        self.end(exchange.job, Reply::Answer(answer));
+    }
+
+    /// Ends a job with its last reply.
+    fn end(&mut self, key: Key, reply: Reply<'_>) {
+        let Some(job) = self.jobs.remove(key) else { return };
+        if matches!(job.work, Work::Iterate(_)) {
+            self.streams.retain(|other| *other != key);
+        }
+        self.reply(job.client, job.place, Some(job.table), reply);
+    }
+
+    fn reply(&mut self, key: Key, place: u64, table: Option<usize>, reply: Reply<'_>) {
+        let name = table.map_or("", |at| &self.tables[at].name);
+        let Some(client) = self.clients.get(key) else { return };
+        let paused = !client.may_ask();
+        respond(&mut self.clients, &mut self.actions, key, place, name, reply);
+        let turn = self.clients.get(key).is_some_and(|client| paused && client.may_ask());
+        // An iteration may be next in line now; what was not read goes on being read.
+        if turn || !self.streams.is_empty() {
+            self.resumed.push(key);
+        }
+    }
+
+    /// Drives the iterations of a client that has room again.
+    fn stream(&mut self, client: Key, now: Instant) {
+        for key in self.streams_of(client) {
+            self.iterate(key, now);
+        }
+    }
+
+    fn streams_of(&self, client: Key) -> Vec<Key> {
+        let of = |key: &Key| self.jobs.get(*key).is_some_and(|job| job.client == client);
+        self.streams.iter().copied().filter(of).collect()
+    }
+
+    /// Ends what is due: requests whose time is over, and clients that make no progress.
+    fn fire(&mut self, now: Instant) {
+        let mut late = Vec::new();
+        loop {
+            let (jobs, clients) = (&self.jobs, &self.clients);
+            match self.timers.due(now, |due| is_alive(due, jobs, clients)) {
+                None => break,
+                Some(Due::Job(key)) => late.push(key),
+                Some(Due::Stuck(key)) => self.check_stuck(key, now),
+            }
+        }
+        if late.is_empty() {
+            return;
+        }
+        self.backend.expire(now);
+        while let Some(done) = self.backend.next_failed() {
+            self.finish(done, now);
+        }
+        for key in late {
+            self.time_out(key);
+        }
+    }
+
+    /// Ends a request that was late without waiting for a backend.
+    fn time_out(&mut self, key: Key) {
+        let Some(job) = self.jobs.get(key) else { return };
+        let reason = format_args!("{}: not done in time", self.tables[job.table].name);
+        let failure = Failure::new(FailureKind::Timeout, reason);
+        let reply = match &job.work {
+            Work::Get => Reply::Answer(Answer::Failed(failure)),
+            Work::Iterate(_) => Reply::Failed(failure),
+            Work::Commit(commitment) => Reply::Committed(commitment.id(), Outcome::Uncertain(failure)),
+        };
+        self.end(key, reply);
+    }
+
+    /// Looks at a client again after a while, once, unless that is planned already.
+    fn watch(&mut self, key: Key, now: Instant) {
+        if let Some(client) = self.clients.get_mut(key).filter(|client| client.watched.is_none()) {
+            client.watched = Some(client.moved);
+            self.timers.add(now, STALL, Due::Stuck(key));
+        }
+    }
+
+    fn check_stuck(&mut self, key: Key, now: Instant) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let before = client.watched.take();
+        if !client.is_stuck() {
+            return;
+        }
+        if before == Some(client.moved) {
+            log::warn(format_args!("client-stuck unread={}", client.output.unsent().len()));
+            return self.remove(key);
+        }
+        self.watch(key, now);
+    }
+
+    /// Closes a client that has ended its side and has got all that it is owed.
+    fn dismiss(&mut self, key: Key) {
+        if self.clients.get(key).is_some_and(Client::is_served) {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        let Some(client) = self.clients.remove(key) else { return };
+        self.actions.push_back(Action::Close(Peer::Client(key)));
+        if client.open() > 0 {
+            self.left = true;
+            // Iterations end here; lookups end with their answers, and commits go on.
+            for one in self.streams_of(key) {
+                self.jobs.remove(one);
+                self.streams.retain(|other| *other != one);
+            }
+        }
+    }
+}
+
+/// Puts a reply into a client's output, and has it flushed if nothing was waiting there.
+fn respond(
+    clients: &mut Arena<Client>,
+    actions: &mut VecDeque<Action>,
+    key: Key,
+    place: u64,
+    table: &str,
+    reply: Reply<'_>,
+) {
+    let Some(client) = clients.get_mut(key) else { return };
+    let quiet = client.output.is_empty();
+    client.reply(place, table, reply);
+    if quiet && !client.output.is_empty() {
+        actions.push_back(Action::Flush(Peer::Client(key)));
+    }
+}
+
+fn log_answer(table: &str, answer: &Answer<'_>, key: Option<&[u8]>) {
+    if !log::shows(log::Level::Debug) {
+        return;
+    }
+    let word = match answer {
+        Answer::Found(_) => "found",
+        Answer::Miss => "miss",
+        Answer::Failed(_) => "failed",
+    };
+    log::debug(format_args!("lookup table={table} key={} result={word}", Escaped(key.unwrap_or_default())));
+}
+
+fn is_alive(due: &Due, jobs: &Arena<Job>, clients: &Arena<Client>) -> bool {
+    match due {
+        Due::Job(key) => jobs.contains(*key),
+        Due::Stuck(key) => clients.contains(*key),
+    }
+}

@@ -1,0 +1,640 @@
+//! The reactor: owns the sockets, reads the clock, and decides nothing.
+
+use crate::arena::{AGES, Key};
+use crate::backend::Address;
+use crate::client::MAX_OPEN;
+use crate::config::{Endpoint, Mode, Rights};
+use crate::log;
+use crate::proxy::{Action, End, Peer, Proxy};
+use crate::system::{self, Signal, Signals};
+use mio::event::{Event, Source};
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Connections that may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// Bytes read at once: a request or an answer almost always fits.
+const CHUNK: usize = 64 * 1024;
+
+/// A busy connection gives way to the others after so many reads.
+const READS: usize = 4;
+
+/// So many connections are accepted before others get their turn.
+const ACCEPTS: usize = 64;
+
+/// When descriptors have run out, accepting is tried again after so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const SIGNALS: Token = Token(usize::MAX);
+const RESOLVED: Token = Token(usize::MAX - 1);
+const LISTENERS: usize = usize::MAX - 1_000_000;
+const BACKEND: usize = (AGES as usize) << 32;
+
+/// A socket that is listened on. The file of a unix socket goes with it.
+pub struct Listener {
+    socket: ListenSocket,
+    mode: Mode,
+    _file: Option<SocketFile>,
+}
+
+/// The file of a unix socket, by path, device and inode: removed when this is dropped, if it is still ours.
+struct SocketFile(PathBuf, u64, u64);
+
+enum ListenSocket {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Listens. The rights are set before anybody can connect. A socket file that nobody serves any
+    /// more is replaced; a living one, and a file that is no socket, are left alone.
+    pub fn bind(endpoint: &Endpoint, mode: Mode, rights: Rights) -> io::Result<Listener> {
+        match endpoint {
+            Endpoint::Inet(address) => {
+                let address = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
+                let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&address.into())?;
+                socket.listen(BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                let socket = ListenSocket::Tcp(TcpListener::from_std(socket.into()));
+                Ok(Listener { socket, mode, _file: None })
+            }
+            Endpoint::Unix(path) => {
+                let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+                let address = SockAddr::unix(path)?;
+                make_way(path)?;
+                socket.bind(&address)?;
+                let of = fs::symlink_metadata(path)?;
+                let file = SocketFile(path.clone(), of.dev(), of.ino());
+                fs::set_permissions(path, fs::Permissions::from_mode(rights.mode))?;
+                if rights.owner.is_some() || rights.group.is_some() {
+                    std::os::unix::fs::chown(path, rights.owner, rights.group)?;
+                }
+                socket.listen(BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                let socket = ListenSocket::Unix(UnixListener::from_std(OwnedFd::from(socket).into()));
+                Ok(Listener { socket, mode, _file: Some(file) })
+            }
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<Socket> {
+        match &mut self.socket {
+            ListenSocket::Unix(listener) => listener.accept().map(|(stream, _)| Socket::Unix(stream)),
+            ListenSocket::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                let _ = stream.set_nodelay(true); // only slower without
+                Ok(Socket::Tcp(stream))
+            }
+        }
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match &mut self.socket {
+            ListenSocket::Unix(listener) => listener,
+            ListenSocket::Tcp(listener) => listener,
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let SocketFile(path, device, inode) = self;
+        if fs::symlink_metadata(&*path).is_ok_and(|of| (of.dev(), of.ino()) == (*device, *inode)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Removes a socket file that a dead process left.
+fn make_way(path: &Path) -> io::Result<()> {
+    let of = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        of => of?,
+    };
+    if !of.file_type().is_socket() {
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "the file is there and is no socket"));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another process serves this socket")),
+    }
+}
+
+enum Socket {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Socket {
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Socket::Unix(stream) => stream,
+            Socket::Tcp(stream) => stream,
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Unix(stream) => stream.read(into),
+            Socket::Tcp(stream) => stream.read(into),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Unix(stream) => stream.write(bytes),
+            Socket::Tcp(stream) => stream.write(bytes),
+        }
+    }
+
+    /// What became of a connection attempt: `None` while it goes on.
+    fn outcome(&self) -> Option<io::Result<()>> {
+        match self {
+            Socket::Unix(_) => Some(Ok(())),
+            Socket::Tcp(stream) => match stream.take_error() {
+                Ok(None) => match stream.peer_addr() {
+                    Ok(_) => Some(Ok(())),
+                    Err(error) if error.kind() == ErrorKind::NotConnected => None,
+                    Err(error) => Some(Err(error)),
+                },
+                Ok(Some(error)) | Err(error) => Some(Err(error)),
+            },
+        }
+    }
+}
+
+/// A socket with what the last events said of it. Edges are told only once, so they are kept here.
+struct Io {
+    age: u32,
+    socket: Socket,
+    readable: bool,
+    writable: bool,
+    /// The peer sends no more; what it has sent is still to be read.
+    half_closed: bool,
+    /// The connection is closed in both directions.
+    gone: bool,
+    connecting: bool,
+    /// Told of writability. A unix socket becomes writable with each reply that its peer reads, so
+    /// that is only asked for while it is full.
+    hears_writable: bool,
+}
+
+/// Sockets by the keys of the engine.
+#[derive(Default)]
+struct Sockets {
+    slots: Vec<Option<Io>>,
+}
+
+impl Sockets {
+    fn get(&mut self, key: Key) -> Option<&mut Io> {
+        self.slots.get_mut(key.index as usize)?.as_mut().filter(|io| io.age == key.age)
+    }
+
+    fn put(&mut self, key: Key, io: Io) {
+        let index = key.index as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(io);
+    }
+
+    /// Closes a socket; closing takes it out of the poll as well.
+    fn drop(&mut self, key: Key) {
+        if self.get(key).is_some() {
+            self.slots[key.index as usize] = None;
+        }
+    }
+}
+
+/// A host to resolve, and what came of it.
+type Question = (usize, String, u16);
+type Resolved = (usize, Result<Vec<SocketAddr>, String>);
+
+/// The loop around an engine.
+pub struct Reactor {
+    proxy: Proxy,
+    poll: Poll,
+    listeners: Vec<Listener>,
+    clients: Sockets,
+    backends: Sockets,
+    signals: Signals,
+    questions: mpsc::Sender<Question>,
+    answers: mpsc::Receiver<Resolved>,
+    chunk: Box<[u8]>,
+    /// Sockets that have more to read but had to give way.
+    again: Vec<Peer>,
+    /// Listeners that have more to accept, and from when on.
+    waiting: Vec<(usize, Instant)>,
+    now: Instant,
+    /// When what is in flight has to be done, once a stop was asked for.
+    stop: Option<Instant>,
+    patience: Duration,
+}
+
+impl Reactor {
+    /// `patience` is how long a stop waits for what is in flight.
+    pub fn new(
+        proxy: Proxy,
+        mut listeners: Vec<Listener>,
+        signals: Signals,
+        patience: Duration,
+    ) -> io::Result<Reactor> {
+        let poll = Poll::new()?;
+        for (at, listener) in listeners.iter_mut().enumerate() {
+            poll.registry().register(listener.source(), Token(LISTENERS + at), Interest::READABLE)?;
+        }
+        poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        let (questions, answers) = resolver(Waker::new(poll.registry(), RESOLVED)?)?;
+        Ok(Reactor {
+            proxy,
+            poll,
+            listeners,
+            clients: Sockets::default(),
+            backends: Sockets::default(),
+            signals,
+            questions,
+            answers,
+            chunk: vec![0; CHUNK].into_boxed_slice(),
+            again: Vec::new(),
+            waiting: Vec::new(),
+            now: Instant::now(),
+            stop: None,
+            patience,
+        })
+    }
+
+    /// Serves until a signal says to stop and what is in flight is done, or its time is over.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(MAX_OPEN);
+        loop {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            self.now = Instant::now();
+            for event in &events {
+                self.event(event);
+            }
+            for peer in std::mem::take(&mut self.again) {
+                self.read(peer);
+            }
+            self.accept_waiting();
+            self.act();
+            if self.stop.is_some_and(|until| self.proxy.is_drained() || until <= self.now) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let accept = self.waiting.iter().map(|(_, at)| *at).min();
+        let next = [self.proxy.deadline(self.now), self.stop, accept].into_iter().flatten().min();
+        // The kernel counts whole milliseconds; rounding up avoids a turn in which nothing is due yet.
+        next.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event.token() {
+            SIGNALS => self.signal(),
+            RESOLVED => {
+                while let Ok((name, answer)) = self.answers.try_recv() {
+                    self.proxy.resolved(name, answer, self.now);
+                }
+            }
+            Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
+            token => self.socket_event(peer(token), event),
+        }
+    }
+
+    fn socket_event(&mut self, peer: Peer, event: &Event) {
+        let Some(io) = self.io(peer) else { return }; // closed earlier in this turn
+        io.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        io.writable |= event.is_writable() || event.is_error();
+        io.half_closed |= event.is_read_closed();
+        io.gone |= event.is_write_closed();
+        if io.connecting {
+            return self.connect_event(peer);
+        }
+        if event.is_writable() {
+            self.flush(peer);
+        }
+        self.read(peer);
+    }
+
+    fn connect_event(&mut self, peer: Peer) {
+        let (now, Peer::Backend(key)) = (self.now, peer) else { return };
+        let Some(io) = self.backends.get(key) else { return };
+        match io.socket.outcome() {
+            None => {}
+            Some(Ok(())) => {
+                io.connecting = false;
+                self.proxy.connected(key, now);
+            }
+            Some(Err(error)) => self.proxy.ended(peer, End::Gone(Some(error.kind())), now),
+        }
+    }
+
+    fn io(&mut self, peer: Peer) -> Option<&mut Io> {
+        match peer {
+            Peer::Client(key) => self.clients.get(key),
+            Peer::Backend(key) => self.backends.get(key),
+        }
+    }
+
+    /// Reads what there is. A read that returned less than it could is not followed by another, unless
+    /// the peer has closed: that edge is not told again.
+    fn read(&mut self, peer: Peer) {
+        for _ in 0..READS {
+            if !self.proxy.wants_input(peer) {
+                return self.refuse(peer);
+            }
+            let sockets = if let Peer::Client(_) = peer { &mut self.clients } else { &mut self.backends };
+            let (Peer::Client(key) | Peer::Backend(key)) = peer;
+            let Some(io) = sockets.get(key).filter(|io| io.readable && !io.connecting) else { return };
+            match io.socket.read(&mut self.chunk) {
+                Ok(0) => {
+                    io.readable = false;
+                    let end = if io.gone { End::Gone(None) } else { End::Sending };
+                    return self.proxy.ended(peer, end, self.now);
+                }
+                Ok(count) => {
+                    io.readable = count == CHUNK || io.half_closed;
+                    self.proxy.received(peer, &self.chunk[..count], self.now);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => io.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now),
+            }
+        }
+        if self.io(peer).is_some_and(|io| io.readable) {
+            self.again.push(peer);
+        }
+    }
+
+    /// Nothing more is read from this peer now; but if it is gone altogether that has to be told.
+    fn refuse(&mut self, peer: Peer) {
+        if self.io(peer).is_some_and(|io| io.gone) {
+            self.proxy.ended(peer, End::Gone(None), self.now);
+        }
+    }
+
+    /// Carries out what the engine wants until it wants nothing more.
+    fn act(&mut self) {
+        loop {
+            self.proxy.settle(self.now);
+            let Some(mut action) = self.proxy.next_action() else { return };
+            loop {
+                self.carry_out(action);
+                match self.proxy.next_action() {
+                    Some(next) => action = next,
+                    None => break,
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Flush(peer) => self.flush(peer),
+            Action::Resume(peer) => self.read(peer),
+            Action::Connect(key, address) => self.connect(key, &address),
+            Action::Close(Peer::Client(key)) => self.clients.drop(key),
+            Action::Close(Peer::Backend(key)) => self.backends.drop(key),
+            Action::Resolve { name, host, port } => {
+                if self.questions.send((name, host, port)).is_err() {
+                    self.proxy.resolved(name, Err("the resolver has ended".to_owned()), self.now);
+                }
+            }
+        }
+    }
+
+    /// Writes as much as the kernel takes. What it does not take waits for a writable edge.
+    fn flush(&mut self, peer: Peer) {
+        if self.proxy.needs_check(peer) {
+            if let Some(io) = self.io(peer) {
+                io.readable = true;
+            }
+            self.read(peer);
+        }
+        let (Peer::Client(key) | Peer::Backend(key)) = peer;
+        let sockets = if let Peer::Client(_) = peer { &mut self.clients } else { &mut self.backends };
+        let Some(io) = sockets.get(key) else { return };
+        while io.writable && !io.connecting {
+            let output = self.proxy.output(peer);
+            if output.is_empty() {
+                break;
+            }
+            match io.socket.write(output) {
+                Ok(count) => {
+                    // Less than all means that the kernel is full; the edge comes when it is not.
+                    io.writable = count == output.len();
+                    self.proxy.sent(peer, count, self.now);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => io.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now),
+            }
+        }
+        let full = !io.writable;
+        if full != io.hears_writable && matches!(io.socket, Socket::Unix(_)) {
+            let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            io.hears_writable = full;
+            if let Err(error) = self.poll.registry().reregister(io.socket.source(), token(peer), interest) {
+                self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now);
+            }
+        }
+    }
+
+    fn connect(&mut self, key: Key, address: &Address) {
+        let peer = Peer::Backend(key);
+        let socket = match address {
+            Address::Tcp(address) => TcpStream::connect(*address).map(|stream| {
+                let _ = stream.set_nodelay(true); // only slower without
+                Socket::Tcp(stream)
+            }),
+            Address::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
+        };
+        let tcp = matches!(address, Address::Tcp(_));
+        let added = socket.and_then(|socket| self.add(peer, socket, tcp));
+        match added {
+            Err(error) => self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now),
+            Ok(()) if tcp => {} // an event tells
+            Ok(()) => self.proxy.connected(key, self.now),
+        }
+    }
+
+    /// Registers a socket once for all. A TCP socket is told of both directions: it becomes writable
+    /// only after it was full.
+    fn add(&mut self, peer: Peer, mut socket: Socket, connecting: bool) -> io::Result<()> {
+        let tcp = matches!(socket, Socket::Tcp(_));
+        let interest = if tcp { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        self.poll.registry().register(socket.source(), token(peer), interest)?;
+        let (Peer::Client(key) | Peer::Backend(key)) = peer;
+        let io = Io {
+            age: key.age,
+            socket,
+            readable: false,
+            writable: true,
+            half_closed: false,
+            gone: false,
+            connecting,
+            hears_writable: tcp,
+        };
+        match peer {
+            Peer::Client(key) => self.clients.put(key, io),
+            Peer::Backend(key) => self.backends.put(key, io),
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, at: usize) {
+        for _ in 0..ACCEPTS {
+            let Some(listener) = self.listeners.get_mut(at) else { return };
+            match listener.accept() {
+                Ok(socket) => {
+                    let peer = self.proxy.accepted(listener.mode);
+                    if let Err(error) = self.add(peer, socket, false) {
+                        self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(error) => {
+                    // Mostly no descriptors left. The edge is not told again, so time has to.
+                    log::warn(format_args!("accept-paused cause=\"{error}\""));
+                    return self.waiting.push((at, self.now + ACCEPT_PAUSE));
+                }
+            }
+        }
+        self.waiting.push((at, self.now));
+    }
+
+    fn accept_waiting(&mut self) {
+        for (at, from) in std::mem::take(&mut self.waiting) {
+            if from <= self.now {
+                self.accept(at);
+            } else {
+                self.waiting.push((at, from));
+            }
+        }
+    }
+
+    fn signal(&mut self) {
+        while let Some(signal) = self.signals.take() {
+            match signal {
+                Signal::Stop if self.stop.is_some() => {
+                    log::warn(format_args!("stop now=yes"));
+                    self.stop = Some(self.now);
+                }
+                Signal::Stop => {
+                    log::info(format_args!("stop"));
+                    self.listeners.clear();
+                    self.waiting.clear();
+                    self.proxy.stop();
+                    self.stop = Some(self.now + self.patience);
+                }
+                Signal::Reload => {
+                    log::info(format_args!("reload"));
+                    self.proxy.reload();
+                }
+                Signal::Dump => self.proxy.dump(),
+            }
+        }
+    }
+}
+
+/// Starts the thread that resolves names, as getaddrinfo(3) blocks.
+fn resolver(waker: Waker) -> io::Result<(mpsc::Sender<Question>, mpsc::Receiver<Resolved>)> {
+    let (questions, asked) = mpsc::channel::<Question>();
+    let (answered, answers) = mpsc::channel();
+    std::thread::Builder::new().name("resolver".to_owned()).stack_size(256 * 1024).spawn(move || {
+        for (name, host, port) in asked {
+            let answer = (host.as_str(), port).to_socket_addrs();
+            let answer = answer.map(Iterator::collect).map_err(|error| error.to_string());
+            if answered.send((name, answer)).is_err() || waker.wake().is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok((questions, answers))
+}
+
+/// The token of a connection: one bit for the side, the age and the index of its key.
+fn token(peer: Peer) -> Token {
+    let (key, side) = match peer {
+        Peer::Client(key) => (key, 0),
+        Peer::Backend(key) => (key, BACKEND),
+    };
+    Token(side | (key.age as usize) << 32 | key.index as usize)
+}
+
+fn peer(token: Token) -> Peer {
+    let key = Key { index: token.0 as u32, age: (token.0 >> 32) as u32 % AGES };
+    if token.0 & BACKEND == 0 { Peer::Client(key) } else { Peer::Backend(key) }
+}
+
+/// Raises the descriptor limit, and says what it is.
+pub fn descriptors() -> u64 {
+    system::raise_descriptor_limit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_its_peer() {
+        let key = Key { index: 7, age: AGES - 1 };
+        for one in [Peer::Client(key), Peer::Backend(key), Peer::Backend(Key { index: 0, age: 0 })] {
+            assert_eq!(peer(token(one)), one);
+            assert!(token(one).0 < LISTENERS);
+        }
+    }
+
+    #[test]
+    fn only_a_dead_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let rights = Rights { mode: 0o640, owner: None, group: None };
+        let bind = || Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, rights);
+        let kind = |result: io::Result<Listener>| result.err().map(|error| error.kind());
+
+        fs::write(&path, "a file").unwrap();
+        assert_eq!(kind(bind()), Some(ErrorKind::AlreadyExists));
+        fs::remove_file(&path).unwrap();
+
+        let living = bind().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(kind(bind()), Some(ErrorKind::AddrInUse));
+        drop(living);
+        assert!(!path.exists());
+
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let ours = bind().unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists(), "somebody else's socket was removed");
+        drop(other);
+    }
+}

@@ -1,0 +1,198 @@
+//! The file table: a JSON object of key to value, held in memory.
+
+use super::{Need, Opened, Opening, Question, Table};
+use crate::backend::Backend;
+use crate::log;
+use crate::query::{Answer, Failure, Path};
+use crate::value::{self, Members, Value};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+/// The file is looked at so often, and only when there is a question.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub fn open(opening: Opening<'_>, _: &mut Backend) -> Result<Opened, String> {
+    let mut settings = opening.settings;
+    let timeout = settings.seconds("timeout")?;
+    settings.finish()?;
+    let path = PathBuf::from(opening.param);
+    let (stamp, content) = read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let table = File { name: opening.name.to_owned(), path, stamp, looked: None, content, list: String::new() };
+    Ok(Opened { name: opening.name.to_owned(), timeout, table: Box::new(table) })
+}
+
+struct File {
+    name: String,
+    path: PathBuf,
+    stamp: Stamp,
+    looked: Option<Instant>,
+    content: Content,
+    /// The last list that was asked for.
+    list: String,
+}
+
+/// What shows that a file has changed.
+type Stamp = (SystemTime, u64);
+
+struct Content {
+    text: String,
+    /// Where in the text the raw value of each key stands.
+    values: BTreeMap<String, Range<usize>>,
+}
+
+impl Table for File {
+    fn ask(&mut self, question: Question<'_>, now: Instant) -> Need<'_> {
+        if self.looked.is_none_or(|at| at + LOOK <= now) {
+            self.looked = Some(now);
+            self.look();
+        }
+        Need::Nothing(match question {
+            Question::Get(key) => self.get(key),
+            Question::List(path) => {
+                self.list = self.content.list(path);
+                Answer::Found(Value::Object(Cow::Borrowed(&self.list)))
+            }
+            Question::Write(_) => Answer::Failed(Failure::temporary(format_args!("{}: table is read-only", self.name))),
+        })
+    }
+
+    fn reload(&mut self) {
+        self.stamp.1 = u64::MAX; // no file is that long
+        self.look();
+    }
+}
+
+impl File {
+    fn get(&self, key: &[u8]) -> Answer<'_> {
+        let range = std::str::from_utf8(key).ok().and_then(|key| self.content.values.get(key));
+        match range.map(|range| value::member(&self.content.text[range.clone()])) {
+            None | Some(Ok(Value::Null)) => Answer::Miss,
+            Some(Ok(value)) => Answer::Found(value),
+            Some(Err(_)) => {
+                Answer::Failed(Failure::temporary(format_args!("{}: the value is not valid JSON", self.name)))
+            }
+        }
+    }
+
+    /// Reads the file again if it has changed. While it cannot be read the old content stays.
+    fn look(&mut self) {
+        if std::fs::metadata(&self.path).is_ok_and(|of| of.modified().is_ok_and(|at| self.stamp == (at, of.len()))) {
+            return;
+        }
+        match read(&self.path) {
+            Ok((stamp, content)) => {
+                log::info(format_args!("file-read table={} keys={}", self.name, content.values.len()));
+                (self.stamp, self.content) = (stamp, content);
+            }
+            Err(error) => log::warn(format_args!("file-unreadable table={} cause=\"{error}\"", self.name)),
+        }
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<(Stamp, Content), String> {
+    let of = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    let stamp = (of.modified().map_err(|error| error.to_string())?, of.len());
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Ok((stamp, Content::new(&text)?))
+}
+
+impl Content {
+    fn new(text: &str) -> Result<Self, String> {
+        let Ok(Value::Object(raw)) = Value::parse(text.as_bytes()) else {
+            return Err("not a JSON object of key to value".to_owned());
+        };
+        let (mut members, mut values) = (Members::new(), BTreeMap::new());
+        while let Some((name, value)) = members.next(&raw) {
+            let end = members.position();
+            values.insert(name.into_owned(), end - value.len()..end);
+        }
+        Ok(Self { text: raw.into_owned(), values })
+    }
+
+    /// What lies below a path, as a JSON object of relative name to value. Keys of a user end with it.
+    fn list(&self, path: &Path) -> String {
+        let mut prefix = path.path.clone();
+        if !prefix.is_empty() && !prefix.ends_with(b"/") {
+            prefix.push(b'/');
+        }
+        let suffix = path.user.as_ref().map(|user| [b"/", &user[..]].concat()).unwrap_or_default();
+        let mut rows = Vec::new();
+        if let Ok(start) = std::str::from_utf8(&prefix) {
+            for (key, range) in self.values.range(start.to_owned()..) {
+                let Some(rest) = key.strip_prefix(start) else { break };
+                if let Some(name) = rest.as_bytes().strip_suffix(&suffix[..]).filter(|name| !name.is_empty()) {
+                    let name = String::from_utf8_lossy(&value::quote(name)).into_owned();
+                    rows.push(format!("{name}:{}", &self.text[range.clone()]));
+                }
+            }
+        }
+        format!("{{{}}}", rows.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Opening, Settings};
+    use super::*;
+
+    fn table(path: &std::path::Path) -> Result<Opened, String> {
+        let param = path.to_str().unwrap();
+        open(Opening { name: "test", param, settings: Settings::default() }, &mut Backend::default())
+    }
+
+    fn get(table: &mut Opened, key: &str, now: Instant) -> Option<String> {
+        match table.table.ask(Question::Get(key.as_bytes()), now) {
+            Need::Nothing(Answer::Found(value)) => value.for_postfix().map(|text| text.into_owned()),
+            Need::Nothing(Answer::Miss) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn keys_are_found_and_changes_are_seen_at_the_latest_after_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.json");
+        std::fs::write(&path, r#"{"a@x": "b@x", "n": null, "q\"": [1, 2]}"#).unwrap();
+        let (mut opened, now) = (table(&path).unwrap(), Instant::now());
+        assert_eq!(get(&mut opened, "a@x", now).as_deref(), Some("b@x"));
+        assert_eq!(get(&mut opened, "q\"", now).as_deref(), Some("1,2"));
+        assert_eq!(get(&mut opened, "n", now), None);
+        assert_eq!(get(&mut opened, "none", now), None);
+        std::fs::write(&path, r#"{"a@x": "changed@x"}"#).unwrap();
+        assert_eq!(get(&mut opened, "a@x", now).as_deref(), Some("b@x"));
+        assert_eq!(get(&mut opened, "a@x", now + LOOK).as_deref(), Some("changed@x"));
+        std::fs::write(&path, r#"{"a@x": half"#).unwrap();
+        assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("changed@x"));
+        std::fs::write(&path, r#"{"a@x": "again"}"#).unwrap();
+        opened.table.reload();
+        assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("again"));
+    }
+
+    #[test]
+    fn a_file_that_is_no_object_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.json");
+        assert!(table(&path).is_err_and(|error| error.contains("No such file")));
+        for wrong in ["", "[]", "1", "{", "{\"a\": 1}}"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(table(&path).is_err_and(|error| error.contains("not a JSON object")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_path_lists_what_is_below_it() {
+        let content = Content::new(r#"{"it/a": 1, "it/b/u": 2, "it/c\"/v": 3, "item": 4}"#).unwrap();
+        let list = |path: &str, user: Option<&str>| {
+            let user = user.map(|user| user.as_bytes().to_vec());
+            content.list(&Path { namespace: "shared/", path: path.into(), user })
+        };
+        assert_eq!(list("it/", None), r#"{"a":1,"b/u":2,"c\"/v":3}"#);
+        assert_eq!(list("it", None), list("it/", None));
+        assert_eq!(list("it/", Some("u")), r#"{"b":2}"#);
+        assert_eq!(list("none/", None), "{}");
+        assert_eq!(list("", None), r#"{"it/a":1,"it/b/u":2,"it/c\"/v":3,"item":4}"#);
+    }
+}

@@ -1,0 +1,172 @@
+//! Tables: each says what it needs to answer a question, and is told what came.
+
+mod file;
+mod url;
+
+use crate::backend::{Backend, Request};
+use crate::config::{self, Setting};
+use crate::query::{Answer, Path, Write};
+use crate::wire::http::Response;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A source of answers.
+pub trait Table {
+    /// Answers a question, or says which request would.
+    fn ask(&mut self, question: Question<'_>, now: Instant) -> Need<'_>;
+
+    /// Makes an answer of the response to a [`Question::Get`] or [`Question::List`]; `list` tells them apart.
+    fn tell<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, Complaint> {
+        let _ = list;
+        Err(Complaint::Status(response.status))
+    }
+
+    /// Tells what the response to a [`Question::Write`] means for its write.
+    fn told(&self, write: &Write, response: &Response<'_>) -> Result<Written, Complaint> {
+        let _ = write;
+        Err(Complaint::Status(response.status))
+    }
+
+    /// Reads again what was read from files.
+    fn reload(&mut self) {}
+}
+
+/// What a table can be asked.
+#[derive(Debug)]
+pub enum Question<'a> {
+    Get(&'a [u8]),
+    /// The names below a path, with or without their values.
+    List(&'a Path),
+    Write(&'a Write),
+}
+
+/// What a table needs to answer.
+#[derive(Debug)]
+pub enum Need<'a> {
+    Nothing(Answer<'a>),
+    Http(Request),
+}
+
+/// How a write ended that was answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Written {
+    Done,
+    /// There is no value to increment.
+    NotFound,
+}
+
+/// What is wrong with a response. `Display` completes a sentence that begins with the backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Complaint {
+    Status(u16),
+    NotJson,
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Complaint::Status(status) => write!(f, "answered {status}"),
+            Complaint::NotJson => f.write_str("answered 200 without JSON"),
+        }
+    }
+}
+
+/// A table of the command line, open.
+pub struct Opened {
+    pub name: String,
+    /// The life of a request, if not that of all tables.
+    pub timeout: Option<Duration>,
+    pub table: Box<dyn Table>,
+}
+
+/// What a table is opened with.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    pub name: &'a str,
+    pub param: &'a str,
+    pub settings: Settings<'a>,
+}
+
+/// Opens a table, or says what is wrong with its parameter or settings.
+pub type Open = fn(Opening<'_>, &mut Backend) -> Result<Opened, String>;
+
+/// The table types of the command line. A new type is a new file and one line here.
+pub const TYPES: &[(&str, Open)] = &[("file", file::open), ("url", url::open)];
+
+/// Opens a table of a type in [`TYPES`].
+pub fn open(kind: &str, opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, String> {
+    match TYPES.iter().find(|(name, _)| *name == kind) {
+        Some((_, open)) => open(opening, backend),
+        None => {
+            let known: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
+            Err(format!("type '{kind}' is unknown, it is one of: {}", known.join(", ")))
+        }
+    }
+}
+
+/// The settings of one table, as `--option` gave them. Each is taken by the table that knows it; what
+/// is left is a mistake, unless it was meant for all tables.
+#[derive(Debug, Default)]
+pub struct Settings<'a> {
+    left: Vec<&'a Setting>,
+}
+
+impl<'a> Settings<'a> {
+    pub fn new(settings: &'a [Setting]) -> Self {
+        Self { left: settings.iter().collect() }
+    }
+
+    /// The values of a setting that may be given several times.
+    pub fn all(&mut self, key: &str) -> Vec<&'a str> {
+        let values = self.left.iter().filter(|one| one.key == key).map(|one| &one.value[..]).collect();
+        self.left.retain(|one| one.key != key);
+        values
+    }
+
+    /// The value of a setting: the last one given, where one for the table beats one for all.
+    pub fn one(&mut self, key: &str) -> Option<&'a str> {
+        let of = |general| self.left.iter().rfind(|one| one.key == key && one.general == general);
+        let value = of(false).or_else(|| of(true)).map(|one| &one.value[..]);
+        self.left.retain(|one| one.key != key);
+        value
+    }
+
+    /// A setting that is a time in seconds, above zero; fractions are allowed.
+    pub fn seconds(&mut self, key: &str) -> Result<Option<Duration>, String> {
+        self.one(key)
+            .map(|text| config::seconds(text).ok_or_else(|| format!("{key}={text}: not a time in seconds")))
+            .transpose()
+    }
+
+    /// Complains of what nobody took.
+    pub fn finish(self) -> Result<(), String> {
+        match self.left.iter().find(|one| !one.general) {
+            Some(one) => Err(format!("setting '{}' is unknown", one.key)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_a_table_beat_those_of_all_and_unknown_ones_are_told() {
+        let setting = |key: &str, value: &str, general| Setting { key: key.into(), value: value.into(), general };
+        let given = [
+            setting("timeout", "1", false),
+            setting("timeout", "2.5", true),
+            setting("header", "A: b", true),
+            setting("header", "C: d", false),
+            setting("other", "x", true),
+        ];
+        let mut settings = Settings::new(&given);
+        assert_eq!(settings.seconds("timeout"), Ok(Some(Duration::from_secs(1))));
+        assert_eq!(settings.all("header"), ["A: b", "C: d"]);
+        assert_eq!(settings.finish(), Ok(()));
+        let given = [setting("other", "x", false)];
+        let unknown = Settings::new(&given);
+        assert_eq!(unknown.finish(), Err("setting 'other' is unknown".into()));
+    }
+}
