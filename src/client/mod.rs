@@ -181,6 +181,8 @@ struct Line {
     early_bytes: usize,
     /// Async ids may be used (dict protocol 2.1 and later).
     ids: bool,
+    /// Open requests that have an async id.
+    identified: usize,
 }
 
 /// Whether a reply is followed by more for the same request.
@@ -229,18 +231,23 @@ impl Line {
         }
     }
 
-    /// A reply that comes in order and at once needs no id. Otherwise every request before it that has
-    /// none gets one first, as the client counts them off in the order of its commands.
+    /// A reply to the oldest of all open requests needs no id: that is what the client takes a bare reply
+    /// for, whether it has an id or not (`dict_conn_input_line` in dict-client.c). Before any other reply,
+    /// every request up to its own gets an id, as the client counts them off in the order of its commands.
     fn identify(&mut self, place: u64, part: Part, out: &mut Vec<u8>) {
-        if place == self.first && part == Part::Last {
+        if place == self.first && self.identified == 0 && part == Part::Last {
             self.first += 1;
             return;
         }
         while self.first <= place {
             out.extend_from_slice(format!("*{}\n", id(self.first)).as_bytes());
             self.first += 1;
+            self.identified += 1;
         }
         out.extend_from_slice(format!("+{}\t", id(place)).as_bytes());
+        if part == Part::Last {
+            self.identified -= 1;
+        }
     }
 }
 
@@ -285,10 +292,19 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_reply_is_taken_for_the_oldest_open_request_even_if_that_has_an_id() {
+        let mut line = line(true);
+        assert_eq!(
+            written(&mut line, &[(1, "b"), (2, "c"), (0, "a"), (3, "d")]),
+            "*1\n*2\n+2\tb\n*3\n+3\tc\n+1\ta\nd\n"
+        );
+    }
+
+    #[test]
     fn rows_carry_ids_so_that_others_may_come_between() {
         let mut line = line(true);
         let replies = [(0, "r1…"), (1, "b"), (0, "r2…"), (0, "")];
-        assert_eq!(written(&mut line, &replies), "*1\n+1\tr1…\nb\n+1\tr2…\n+1\t\n");
+        assert_eq!(written(&mut line, &replies), "*1\n+1\tr1…\n*2\n+2\tb\n+1\tr2…\n+1\t\n");
     }
 
     #[test]

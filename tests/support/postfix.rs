@@ -1,5 +1,4 @@
 //! A private, real Postfix for tests: own settings, queue, log and port, gone when dropped.
-#![allow(dead_code)] // each test file uses a part of this one
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};

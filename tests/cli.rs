@@ -1,0 +1,112 @@
+//! The program as a user starts it: exit codes, lines on stderr, socket files, signals.
+
+mod support;
+
+use support::podop::{Podop, run};
+
+#[test]
+fn it_answers_from_a_file_and_ends_on_sigterm() {
+    let mut podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
+    assert_eq!(podop.lookup("test", "alice@example.org"), "OK alice@example.org");
+    assert_eq!(podop.lookup("test", "alias@example.org"), "OK alice@example.org,bob@example.net");
+    assert_eq!(podop.lookup("test", "nobody@example.org"), "NOTFOUND ");
+    podop.signal(libc::SIGTERM);
+    assert_eq!(podop.wait().code(), Some(0));
+    assert!(!podop.socket().exists());
+}
+
+#[test]
+fn mistakes_end_the_start_with_one_line_and_a_code() {
+    let table = |kind: &str, param: &str| {
+        ["--socket", "/nonexistent/s", "--name", "t", "--type", kind, "--param", param].map(str::to_owned).to_vec()
+    };
+    let with = |mut args: Vec<String>, option: &str| {
+        args.extend(["--option".to_owned(), option.to_owned()]);
+        args
+    };
+    let cases = [
+        (vec![], 64, "--socket is required"),
+        (table("urls", "http://h/§"), 78, "table 't': type 'urls' is unknown, it is one of: file, url"),
+        (table("url", "http://h/"), 78, "table 't': the URL has no '§' or '{}' where the key belongs"),
+        (table("url", "https://u:secret@h/§"), 78, "table 't': https:// is not supported"),
+        (table("url", "h/§"), 78, "table 't': not a URL"),
+        (table("url", ""), 78, "table 't': wants 1 to 64 URLs"),
+        (table("file", "/no/such/file"), 78, "table 't': /no/such/file: No such file"),
+        (table("file", "Cargo.toml"), 78, "table 't': Cargo.toml: not a JSON object"),
+        (with(table("url", "http://h/§"), "t:colour=red"), 78, "table 't': setting 'colour' is unknown"),
+        (with(table("url", "http://h/§"), "t:cache=60"), 78, "table 't': setting 'cache' is unknown"),
+        (with(table("url", "http://h/§"), "t:timeout=x"), 78, "table 't': timeout=x: not a time in seconds"),
+        (table("url", "http://h/§"), 73, "--socket /nonexistent/s: No such file"),
+    ];
+    for (args, code, line) in cases {
+        let output = run(&args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(stderr.starts_with("podop: ") && stderr.contains(line), "{args:?}: {stderr}");
+        assert!(stderr.matches('\n').count() == 1 && !stderr.contains("secret"), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_socket_that_is_served_or_no_socket_is_left_alone() {
+    let args = ["--name", "test", "--type", "file", "--param", "tests/data/test.json"];
+    let podop = Podop::start(&args);
+    let output = run(&[&["--socket", podop.socket().to_str().unwrap()], &args[..]].concat());
+    assert_eq!(output.status.code(), Some(73));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another process serves this socket"));
+    assert_eq!(podop.lookup("test", "example.org"), "OK example.org");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    let output = run(&[&["--socket", file.to_str().unwrap()], &args[..]].concat());
+    assert_eq!(output.status.code(), Some(73));
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+}
+
+#[test]
+fn a_socket_left_by_a_killed_process_is_replaced() {
+    let mut podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
+    podop.signal(libc::SIGKILL);
+    podop.wait();
+    assert!(podop.socket().exists());
+    podop.restart();
+    assert_eq!(podop.lookup("test", "example.org"), "OK example.org");
+}
+
+#[test]
+fn query_tells_value_none_and_failure_apart() {
+    let podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
+    let socket = podop.socket().to_str().unwrap();
+    let query = |args: &[&str]| {
+        let output = run(&[&["query"], args].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(query(&[socket, "test", "example.org"]), (Some(0), "example.org\n".into(), "".into()));
+    assert_eq!(query(&[socket, "test", "none"]), (Some(1), "".into(), "".into()));
+    let failure = (Some(75), "".into(), "podop: TEMP no such table: none\n".into());
+    assert_eq!(query(&[socket, "none", "x"]), failure);
+    let list = (Some(0), "[\"alice@example.org\",\"bob@example.net\"]\n".into(), "".into());
+    assert_eq!(query(&["--mode", "dovecot", socket, "test", "alias@example.org"]), list);
+    let missing = query(&["/nonexistent/s", "test", "x"]);
+    assert_eq!((missing.0, missing.1.as_str()), (Some(75), ""));
+    assert!(missing.2.starts_with("podop: /nonexistent/s: No such file"));
+}
+
+#[test]
+fn check_reports_tables_and_backends() {
+    let args = ["--check", "--socket", "/s", "--name", "t", "--type", "url", "--param"];
+    let good = run(&[&args[..], &["http://127.0.0.1:9/§ http+unix://%2Frun%2Fapp.sock/§"]].concat());
+    assert_eq!(good.status.code(), Some(0));
+    let report = String::from_utf8(good.stdout).unwrap();
+    for line in [
+        "socket /s mode auto",
+        "table t is usable",
+        "backend 127.0.0.1:9 is 127.0.0.1:9",
+        "backend unix:/run/app.sock is the socket /run/app.sock",
+    ] {
+        assert!(report.lines().any(|one| one == line), "{report}");
+    }
+    let bad = run(&[&args[..], &["http://no-such-host.invalid/§"]].concat());
+    assert_eq!(bad.status.code(), Some(68));
+    assert!(String::from_utf8(bad.stdout).unwrap().contains("backend no-such-host.invalid has no address"));
+}

@@ -1,0 +1,200 @@
+//! A scripted HTTP backend on a port of loopback: a function answers each request with the bytes to send.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A request as the backend sees it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// Path and query, as they came.
+    pub target: String,
+    /// The whole head, as it came.
+    pub head: String,
+    pub body: Vec<u8>,
+    /// How many requests came on this connection before.
+    pub nth: usize,
+}
+
+/// What the backend does then.
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub delay: Duration,
+    pub bytes: Vec<u8>,
+    pub then: Then,
+}
+
+/// What follows the answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Then {
+    Keep,
+    Close,
+    /// Close with RST.
+    Reset,
+    /// Never answer, nor close.
+    Hang,
+}
+
+type Answer = dyn Fn(&Request) -> Script + Send + Sync;
+
+/// A backend; it ends when this is dropped.
+pub struct Backend {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    answer: Box<Answer>,
+    stopping: AtomicBool,
+    requests: Mutex<Vec<Request>>,
+    accepted: AtomicU64,
+    open: Mutex<HashMap<u64, TcpStream>>,
+}
+
+impl Backend {
+    pub fn start(answer: impl Fn(&Request) -> Script + Send + Sync + 'static) -> Backend {
+        Self::listen("127.0.0.1:0".parse().expect("an address"), Box::new(answer))
+    }
+
+    /// A backend on a given address, for one that comes back.
+    pub fn start_at(address: SocketAddr, answer: impl Fn(&Request) -> Script + Send + Sync + 'static) -> Backend {
+        Self::listen(address, Box::new(answer))
+    }
+
+    fn listen(address: SocketAddr, answer: Box<Answer>) -> Backend {
+        let listener = TcpListener::bind(address).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shared = Arc::new(Shared {
+            answer,
+            stopping: AtomicBool::new(false),
+            requests: Mutex::default(),
+            accepted: AtomicU64::new(0),
+            open: Mutex::default(),
+        });
+        let thread = shared.clone();
+        std::thread::spawn(move || accept(&listener, &thread));
+        Backend { address, shared }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://HOST:PORT` followed by `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().expect("no panic").clone()
+    }
+
+    /// How many connections there were.
+    pub fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Sends bytes that nobody asked for on every open connection.
+    pub fn blurt(&self, bytes: &[u8]) {
+        for stream in self.shared.open.lock().expect("no panic").values_mut() {
+            let _ = stream.write_all(bytes);
+        }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address); // wakes the accepting thread
+        for stream in self.shared.open.lock().expect("no panic").values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// A whole response.
+pub fn response(status: u16, body: &str) -> Script {
+    let head = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n", body.len());
+    raw((head + body).into_bytes(), Then::Keep)
+}
+
+/// Bytes as they are.
+pub fn raw(bytes: impl Into<Vec<u8>>, then: Then) -> Script {
+    Script { delay: Duration::ZERO, bytes: bytes.into(), then }
+}
+
+impl Script {
+    pub fn after(mut self, delay: Duration) -> Script {
+        self.delay = delay;
+        self
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        if shared.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let (Ok(stream), number) = (stream, shared.accepted.fetch_add(1, Ordering::SeqCst)) else { continue };
+        let _ = stream.set_nodelay(true);
+        shared.open.lock().expect("no panic").insert(number, stream.try_clone().expect("a descriptor"));
+        let shared = shared.clone();
+        std::thread::spawn(move || {
+            serve(stream, &shared);
+            shared.open.lock().expect("no panic").remove(&number);
+        });
+    }
+}
+
+fn serve(mut stream: TcpStream, shared: &Shared) {
+    let (mut held, mut nth) = (Vec::new(), 0);
+    while let Some(request) = read(&mut stream, &mut held, nth) {
+        shared.requests.lock().expect("no panic").push(request.clone());
+        let script = (shared.answer)(&request);
+        std::thread::sleep(script.delay);
+        if script.then != Then::Hang && stream.write_all(&script.bytes).is_err() {
+            return;
+        }
+        match script.then {
+            Then::Keep => nth += 1,
+            Then::Close => return drop(stream.shutdown(Shutdown::Both)),
+            Then::Reset => return reset(&stream),
+            Then::Hang => {
+                let _ = stream.read(&mut [0; 1]); // until the client gives up
+                return;
+            }
+        }
+    }
+}
+
+/// Closing sends RST from now on, once the last descriptor of the connection is closed.
+fn reset(stream: &TcpStream) {
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+fn read(stream: &mut TcpStream, held: &mut Vec<u8>, nth: usize) -> Option<Request> {
+    let mut chunk = [0; 65_536];
+    loop {
+        if let Some(end) = held.windows(4).position(|end| end == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&held[..end + 4]).into_owned();
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+            let length: usize = length.map_or(0, |length| length.trim().parse().expect("a length"));
+            if held.len() >= end + 4 + length {
+                let body = held[end + 4..end + 4 + length].to_vec();
+                held.drain(..end + 4 + length);
+                let mut words = head.split(' ').map(str::to_owned);
+                let (method, target) = (words.next()?, words.next()?);
+                return Some(Request { method, target, head, body, nth });
+            }
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => held.extend_from_slice(&chunk[..count]),
+        }
+    }
+}
