@@ -174,7 +174,10 @@ struct Origin {
 #[derive(Debug)]
 struct Place {
     address: Address,
+    /// Until when others are preferred, because it could not be reached.
     aside: Option<Instant>,
+    /// It could not be reached since the last time that any address could, or that all could not.
+    failed: bool,
 }
 
 impl Backend {
@@ -247,6 +250,7 @@ impl Backend {
         if let Some(at) = origin.addresses.iter().position(|place| place.address == connection.address) {
             origin.preferred = at;
             origin.addresses[at].aside = None;
+            origin.addresses.iter_mut().for_each(|place| place.failed = false);
         }
         self.feed(key, now);
     }
@@ -386,10 +390,12 @@ impl Backend {
         origin.connecting.retain(|(other, _)| *other != key);
         if let Some(place) = origin.addresses.iter_mut().find(|place| place.address == connection.address) {
             place.aside = Some(now + ASIDE);
+            place.failed = true;
         }
-        if !origin.is_aside(now) || !origin.connecting.is_empty() {
+        if origin.addresses.iter().any(|place| !place.failed) || !origin.connecting.is_empty() {
             return; // another address is next, or on its way
         }
+        origin.addresses.iter_mut().for_each(|place| place.failed = false);
         log::info(format_args!("unreachable origin={} cause=\"{fault}\"", origin.label));
         if let Some(name) = origin.name {
             self.resolver.doubt(name);
@@ -562,7 +568,7 @@ impl Origin {
             target,
             pool,
             name,
-            addresses: address.map(|address| Place { address, aside: None }).into_iter().collect(),
+            addresses: address.map(|address| Place { address, aside: None, failed: false }).into_iter().collect(),
             preferred: 0,
             open: 0,
             idle: VecDeque::new(),
@@ -608,21 +614,19 @@ impl Origin {
         self.addresses = addresses
             .iter()
             .map(|address| Address::Tcp(*address))
-            .map(|address| Place { aside: aside(&address), address })
+            .map(|address| Place { aside: aside(&address), address, failed: false })
             .collect();
         self.preferred = 0;
     }
 
-    /// The address to try now: the one that worked last, else the first in order that is not set aside.
-    fn next_address(&mut self, now: Instant) -> Address {
-        if self.is_aside(now) && self.connecting.is_empty() {
-            // A new round: all of them get another chance.
-            self.addresses.iter_mut().for_each(|place| place.aside = None);
-        }
-        let works = |place: &Place| place.aside.is_none_or(|until| until <= now);
-        let preferred = self.addresses.get(self.preferred).filter(|place| works(place));
-        let place = preferred.or_else(|| self.addresses.iter().find(|place| works(place)));
-        place.unwrap_or(&self.addresses[0]).address.clone()
+    /// The address to try now, of those that did not just fail: the one that worked last, else the first
+    /// in order that is not set aside, else the one that has been set aside for longest.
+    fn next_address(&self, now: Instant) -> Address {
+        let works = |place: &&Place| !place.failed && place.aside.is_none_or(|until| until <= now);
+        let preferred = self.addresses.get(self.preferred).filter(works);
+        let place = preferred.or_else(|| self.addresses.iter().find(works));
+        let longest = || self.addresses.iter().filter(|place| !place.failed).min_by_key(|place| place.aside);
+        place.or_else(longest).unwrap_or(&self.addresses[0]).address.clone()
     }
 
     /// True if all addresses are set aside.

@@ -235,8 +235,8 @@ impl Line {
     /// for, whether it has an id or not (`dict_conn_input_line` in dict-client.c). Before any other reply,
     /// every request up to its own gets an id, as the client counts them off in the order of its commands.
     fn identify(&mut self, place: u64, part: Part, out: &mut Vec<u8>) {
-        if place == self.first && self.identified == 0 && part == Part::Last {
-            self.first += 1;
+        if place == self.first && self.identified == 0 {
+            self.first += u64::from(part == Part::Last);
             return;
         }
         while self.first <= place {
@@ -301,10 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn rows_carry_ids_so_that_others_may_come_between() {
+    fn rows_carry_ids_as_soon_as_others_come_between() {
         let mut line = line(true);
         let replies = [(0, "r1…"), (1, "b"), (0, "r2…"), (0, "")];
-        assert_eq!(written(&mut line, &replies), "*1\n+1\tr1…\n*2\n+2\tb\n+1\tr2…\n+1\t\n");
+        assert_eq!(written(&mut line, &replies), "r1…\n*1\n*2\n+2\tb\n+1\tr2…\n+1\t\n");
     }
 
     #[test]

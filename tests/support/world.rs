@@ -1,1 +1,247 @@
-//! The engine in memory.
+//! The engine in memory: sockets are vectors, time is a number, and the test plays kernel, mail servers
+//! and backends.
+
+use podop::arena::Key;
+use podop::backend::Address;
+use podop::config::{self, Command, Mode};
+use podop::proxy::{Action, End, Peer, Proxy};
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MS: Duration = Duration::from_millis(1);
+
+/// An engine and everything around it.
+pub struct World {
+    pub proxy: Proxy,
+    pub now: Instant,
+    /// What each peer was sent and the test has not taken yet. A peer that was closed is not in here.
+    wires: BTreeMap<Peer, Wire>,
+    /// Connections that the engine wants, not yet made.
+    pub connecting: VecDeque<(Key, Address)>,
+    /// Names that the engine wants resolved.
+    pub resolving: VecDeque<(usize, String)>,
+    /// Peers that the engine closed.
+    pub closed: Vec<Peer>,
+}
+
+#[derive(Default)]
+struct Wire {
+    /// From the engine to the peer.
+    output: Vec<u8>,
+    /// From the peer to the engine, which does not want it yet.
+    input: VecDeque<u8>,
+    /// The peer reads nothing.
+    blocked: bool,
+}
+
+impl World {
+    /// An engine with the tables of this command line; `--socket` is added.
+    pub fn new(args: &[&str]) -> World {
+        let args = args.iter().chain(&["--socket", "/s"]).map(OsString::from);
+        let Ok(Command::Run(config)) = config::parse(args) else { panic!("a command line that runs") };
+        let (tables, backend) = podop::open(&config.tables).unwrap_or_else(|mistake| panic!("{mistake}"));
+        World {
+            proxy: Proxy::new(tables, backend, config.timeout),
+            now: Instant::now(),
+            wires: BTreeMap::new(),
+            connecting: VecDeque::new(),
+            resolving: VecDeque::new(),
+            closed: Vec::new(),
+        }
+    }
+
+    /// One URL table `alias` at `http://192.0.2.1/a/§`, with further arguments.
+    pub fn with_alias(args: &[&str]) -> World {
+        let table = ["--name", "alias", "--type", "url", "--param", "http://192.0.2.1/a/§"];
+        World::new(&[&table[..], args].concat())
+    }
+
+    /// A mail server connects.
+    pub fn client(&mut self, mode: Mode) -> Peer {
+        let peer = self.proxy.accepted(mode);
+        self.wires.insert(peer, Wire::default());
+        peer
+    }
+
+    /// A Postfix that asks for a key.
+    pub fn lookup(&mut self, key: &str) -> Peer {
+        let client = self.client(Mode::Postfix);
+        self.ask(client, key);
+        client
+    }
+
+    /// A request for a key of `alias`.
+    pub fn ask(&mut self, client: Peer, key: &str) {
+        let mut request = Vec::new();
+        podop::wire::netstring::encode(&[b"alias ", key.as_bytes()], &mut request);
+        self.send(client, &request);
+    }
+
+    /// Bytes from a peer, as far as the engine wants them.
+    pub fn send(&mut self, peer: Peer, bytes: &[u8]) {
+        if let Some(wire) = self.wires.get_mut(&peer) {
+            wire.input.extend(bytes);
+        }
+        self.feed(peer);
+        self.settle();
+    }
+
+    fn feed(&mut self, peer: Peer) {
+        while self.proxy.wants_input(peer) {
+            let Some(wire) = self.wires.get_mut(&peer).filter(|wire| !wire.input.is_empty()) else { return };
+            let count = wire.input.len().min(65_536);
+            let chunk: Vec<u8> = wire.input.drain(..count).collect();
+            self.proxy.received(peer, &chunk, self.now);
+        }
+    }
+
+    /// The peer closes its sending side, or altogether.
+    pub fn end(&mut self, peer: Peer, end: End) {
+        if end != End::Sending || matches!(peer, Peer::Backend(_)) {
+            self.wires.remove(&peer);
+        }
+        self.proxy.ended(peer, end, self.now);
+        self.settle();
+    }
+
+    /// Takes what a peer was sent since the last call.
+    pub fn taken(&mut self, peer: Peer) -> String {
+        let output = self.wires.get_mut(&peer).map(|wire| std::mem::take(&mut wire.output)).unwrap_or_default();
+        String::from_utf8_lossy(&output).into_owned()
+    }
+
+    /// From now on a peer reads nothing, or reads again.
+    pub fn block(&mut self, peer: Peer, blocked: bool) {
+        if let Some(wire) = self.wires.get_mut(&peer) {
+            wire.blocked = blocked;
+        }
+        self.flush(peer);
+        self.settle();
+    }
+
+    /// Makes the next connection that the engine wants.
+    pub fn accept(&mut self) -> Peer {
+        let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
+        let peer = Peer::Backend(key);
+        self.wires.insert(peer, Wire::default());
+        self.proxy.connected(key, self.now);
+        self.settle();
+        peer
+    }
+
+    /// Refuses the next connection that the engine wants.
+    pub fn refuse(&mut self) {
+        let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
+        self.proxy.ended(Peer::Backend(key), End::Gone(Some(ErrorKind::ConnectionRefused)), self.now);
+        self.settle();
+    }
+
+    /// Answers the oldest open name.
+    pub fn resolve(&mut self, addresses: Result<&[&str], &str>) {
+        let (name, _) = self.resolving.pop_front().expect("the engine wants an address");
+        let parse = |list: &[&str]| list.iter().map(|one| one.parse().expect("an address")).collect();
+        self.proxy.resolved(name, addresses.map(parse).map_err(str::to_owned), self.now);
+        self.settle();
+    }
+
+    /// The key of the request that a backend connection has got: the rest of its path.
+    pub fn asked(&mut self, peer: Peer) -> String {
+        let request = self.taken(peer);
+        assert!(request.matches("\r\n\r\n").count() <= 1, "one request at a time: {request}");
+        let target = request.split(' ').nth(1).unwrap_or_default();
+        target.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// A whole response with a JSON string.
+    pub fn respond(&mut self, peer: Peer, text: &str) {
+        self.send(peer, &response(200, &format!("\"{text}\"")));
+    }
+
+    /// Plays all backends until nothing is asked any more: accepts every connection and answers every
+    /// request (method, target, body) with these bytes, or by closing for `None`.
+    pub fn serve(&mut self, mut answer: impl FnMut(&str, &str, &str) -> Option<Vec<u8>>) {
+        loop {
+            while !self.connecting.is_empty() {
+                self.accept();
+            }
+            let asked = |(peer, wire): (&Peer, &Wire)| {
+                (matches!(peer, Peer::Backend(_)) && !wire.output.is_empty()).then_some(*peer)
+            };
+            let Some(peer) = self.wires.iter().find_map(asked) else { return };
+            let request = self.taken(peer);
+            let (head, body) = request.split_once("\r\n\r\n").expect("a whole request");
+            let mut words = head.split(' ');
+            match answer(words.next().unwrap_or_default(), words.next().unwrap_or_default(), body) {
+                Some(bytes) => self.send(peer, &bytes),
+                None => self.end(peer, End::Sending),
+            }
+        }
+    }
+
+    /// True while a peer is connected, as far as the engine has closed nothing.
+    pub fn is_open(&self, peer: Peer) -> bool {
+        self.wires.contains_key(&peer)
+    }
+
+    /// Lets time pass, all at once.
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.settle();
+    }
+
+    /// Lets time pass as the reactor does, from deadline to deadline.
+    pub fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut turns = 0;
+        while let Some(next) = self.proxy.deadline(self.now).filter(|next| *next <= end) {
+            turns = if next > self.now { 0 } else { turns + 1 };
+            assert!(turns < 100, "the engine wakes up again and again for nothing");
+            self.now = self.now.max(next);
+            self.settle();
+        }
+        self.now = end;
+        self.settle();
+    }
+
+    /// Carries out what the engine wants.
+    pub fn settle(&mut self) {
+        loop {
+            self.proxy.settle(self.now);
+            let mut quiet = true;
+            while let Some(action) = self.proxy.next_action() {
+                quiet = false;
+                match action {
+                    Action::Connect(key, address) => self.connecting.push_back((key, address)),
+                    Action::Flush(peer) => self.flush(peer),
+                    Action::Resume(peer) => self.feed(peer),
+                    Action::Resolve { name, host, .. } => self.resolving.push_back((name, host)),
+                    Action::Close(peer) => {
+                        self.wires.remove(&peer);
+                        self.connecting.retain(|(key, _)| Peer::Backend(*key) != peer);
+                        self.closed.push(peer);
+                    }
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn flush(&mut self, peer: Peer) {
+        let Some(wire) = self.wires.get_mut(&peer).filter(|wire| !wire.blocked) else { return };
+        let output = self.proxy.output(peer).to_vec();
+        if !output.is_empty() {
+            wire.output.extend_from_slice(&output);
+            self.proxy.sent(peer, output.len(), self.now);
+        }
+    }
+}
+
+/// The bytes of a response.
+pub fn response(status: u16, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}

@@ -1,0 +1,547 @@
+//! The engine in memory: deadlines, connections and retries, with a scripted backend and time as a number.
+
+mod support;
+
+use podop::backend::{Address, MAX_WAITING};
+use podop::client::{MAX_OPEN, MAX_UNSENT};
+use podop::config::Mode;
+use podop::proxy::{End, Peer};
+use std::io::ErrorKind;
+use support::world::{MS, SECOND, World, response};
+
+const GONE: End = End::Gone(None);
+
+#[test]
+fn a_lookup_goes_to_the_backend_and_back() {
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("a@x");
+    let backend = world.accept();
+    let request = world.taken(backend);
+    assert!(
+        request.starts_with("GET /a/a%40x HTTP/1.1\r\nHost: 192.0.2.1\r\nAccept: application/json\r\n"),
+        "{request}"
+    );
+    world.respond(backend, "b@x");
+    assert_eq!(world.taken(client), "6:OK b@x,");
+    assert!(world.is_open(backend) && world.is_open(client));
+}
+
+#[test]
+fn a_connection_is_used_again_and_the_last_one_first() {
+    let mut world = World::with_alias(&[]);
+    let clients = [world.lookup("1"), world.lookup("2")];
+    let backends = [world.accept(), world.accept()];
+    for (at, backend) in backends.into_iter().enumerate() {
+        world.asked(backend);
+        world.respond(backend, "v");
+        assert_eq!(world.taken(clients[at]), "4:OK v,");
+        world.pass(MS);
+    }
+    world.lookup("3");
+    assert_eq!(world.asked(backends[1]), "3");
+    assert_eq!(world.asked(backends[0]), "");
+    assert!(world.connecting.is_empty());
+}
+
+#[test]
+fn an_idle_connection_is_closed_before_the_backend_would() {
+    let mut world = World::with_alias(&[]);
+    let backend = served(&mut world);
+    world.wait(1499 * MS);
+    assert!(world.is_open(backend));
+    world.wait(MS);
+    assert!(!world.is_open(backend));
+    assert_eq!(world.proxy.deadline(world.now), None, "nothing is left to wake up for");
+
+    let mut world = World::with_alias(&["--option", "alias:keepalive=10"]);
+    world.lookup("1");
+    let backend = world.accept();
+    world.send(backend, b"HTTP/1.1 404 No\r\nKeep-Alive: timeout=1\r\nContent-Length: 0\r\n\r\n");
+    world.wait(500 * MS);
+    assert!(!world.is_open(backend), "half of what the backend grants is over");
+}
+
+#[test]
+fn the_deadline_holds_in_each_phase_and_names_it() {
+    // Waiting for an address.
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin:81/§"]);
+    let client = world.lookup("a");
+    assert_eq!(world.resolving.len(), 1);
+    world.wait(20 * SECOND);
+    assert_eq!(reply(&mut world, client), "TIMEOUT alias: admin:81 was not resolved in time");
+
+    // Connecting: each address gets three seconds.
+    let mut world = World::with_alias(&["--timeout", "2"]);
+    let client = world.lookup("a");
+    world.wait(2 * SECOND);
+    assert_eq!(reply(&mut world, client), "TIMEOUT alias: 192.0.2.1 did not accept a connection in time");
+
+    // Waiting for a connection that others use.
+    let mut world = World::with_alias(&["--option", "alias:connections=1"]);
+    let busy = world.lookup("a");
+    let backend = world.accept();
+    world.wait(SECOND);
+    let client = world.lookup("b");
+    world.wait(19 * SECOND);
+    assert_eq!(reply(&mut world, busy), "TIMEOUT alias: 192.0.2.1 did not answer in time");
+    assert!(!world.is_open(backend), "a late answer would be taken for the next one");
+    assert_eq!(world.asked(world.connecting.front().map(|(key, _)| Peer::Backend(*key)).unwrap()), "");
+    world.wait(SECOND);
+    let reason = reply(&mut world, client);
+    assert!(reason.starts_with("TIMEOUT alias: 192.0.2.1 did not accept"), "{reason}");
+
+    // The body: bytes that drip in do not prolong anything.
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("a");
+    let backend = world.accept();
+    world.send(backend, b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n\"");
+    for _ in 0..20 {
+        world.wait(SECOND - MS);
+        world.send(backend, b"x");
+    }
+    world.wait(20 * MS);
+    assert_eq!(reply(&mut world, client), "TIMEOUT alias: 192.0.2.1 did not complete its answer in time");
+    assert!(!world.is_open(backend));
+}
+
+#[test]
+fn a_table_may_have_a_deadline_of_its_own() {
+    let mut world = World::with_alias(&["--option", "alias:timeout=0.5"]);
+    let client = world.lookup("a");
+    world.accept();
+    world.wait(499 * MS);
+    assert_eq!(world.taken(client), "");
+    world.wait(MS);
+    assert!(reply(&mut world, client).starts_with("TIMEOUT alias: "));
+}
+
+#[test]
+fn an_answer_after_the_deadline_goes_nowhere() {
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("slow");
+    let backend = world.accept();
+    world.wait(20 * SECOND);
+    assert!(reply(&mut world, client).starts_with("TIMEOUT"));
+    world.proxy.received(backend, &response(200, "\"late\""), world.now);
+    world.settle();
+    assert_eq!(world.taken(client), "");
+    world.ask(client, "next");
+    let backend = world.accept();
+    assert_eq!(world.asked(backend), "next");
+    world.respond(backend, "own");
+    assert_eq!(world.taken(client), "6:OK own,");
+}
+
+#[test]
+fn a_stale_connection_costs_nothing_but_a_new_one() {
+    for end in [End::Sending, End::Gone(Some(ErrorKind::ConnectionReset)), End::Gone(Some(ErrorKind::BrokenPipe))] {
+        let mut world = World::with_alias(&[]);
+        let stale = served(&mut world);
+        let client = world.lookup("a");
+        assert_eq!(world.asked(stale), "a");
+        world.end(stale, end);
+        assert_eq!(world.taken(client), "", "asked again on a new connection");
+        let fresh = world.accept();
+        assert_eq!(world.asked(fresh), "a");
+        world.respond(fresh, "v");
+        assert_eq!(world.taken(client), "4:OK v,");
+    }
+}
+
+#[test]
+fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_the_first_byte() {
+    // A connection that carried no answer yet is not stale, it is broken.
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("a");
+    let backend = world.accept();
+    world.end(backend, End::Sending);
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 closed the connection without an answer");
+
+    // The second time it is the backend's fault.
+    let mut world = World::with_alias(&[]);
+    let (first, second) = two_idle(&mut world);
+    let client = world.lookup("a");
+    assert_eq!(world.asked(second), "a");
+    world.end(second, End::Sending);
+    assert_eq!(world.asked(first), "", "another used connection may be stale as well");
+    let fresh = world.accept();
+    world.end(fresh, End::Gone(Some(ErrorKind::ConnectionReset)));
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 broke the connection: connection reset");
+
+    // A byte of the answer has come: whatever it meant, it is no stale connection.
+    let mut world = World::with_alias(&[]);
+    let stale = served(&mut world);
+    let client = world.lookup("a");
+    world.send(stale, b"HTTP/1.1 404 Not");
+    world.end(stale, End::Sending);
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 sent nonsense: response is cut short");
+}
+
+#[test]
+fn bytes_that_nobody_asked_for_close_the_connection_and_answer_nothing() {
+    let not_found = response(404, "null");
+    // On an idle connection.
+    let mut world = World::with_alias(&[]);
+    let idle = served(&mut world);
+    world.send(idle, &not_found);
+    assert!(!world.is_open(idle));
+    // After an answer, in the same piece.
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("a");
+    let backend = world.accept();
+    world.send(backend, &[response(200, "\"v\""), not_found.clone()].concat());
+    assert_eq!(world.taken(client), "4:OK v,");
+    assert!(!world.is_open(backend));
+    // Before the request has left.
+    let mut world = World::with_alias(&[]);
+    let idle = served(&mut world);
+    world.block(idle, true);
+    let client = world.lookup("a");
+    world.send(idle, &not_found);
+    assert!(!world.is_open(idle));
+    assert_eq!(world.taken(client), "");
+    let fresh = world.accept();
+    assert_eq!(world.asked(fresh), "a");
+    world.respond(fresh, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+}
+
+#[test]
+fn a_client_that_left_ends_its_lookups() {
+    let mut world = World::with_alias(&["--option", "alias:connections=1"]);
+    let first = world.lookup("1");
+    let second = world.lookup("2");
+    let third = world.lookup("3");
+    let backend = world.accept();
+    assert_eq!(world.asked(backend), "1");
+    world.end(first, GONE);
+    world.end(second, GONE);
+    world.respond(backend, "v1");
+    assert_eq!(world.asked(backend), "3", "what nobody waits for is not asked");
+    world.respond(backend, "v3");
+    assert_eq!(world.taken(third), "5:OK v3,");
+    assert!(world.proxy.is_drained());
+}
+
+#[test]
+fn a_client_that_closed_its_side_gets_what_it_is_owed() {
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("a");
+    world.end(client, End::Sending);
+    assert!(world.is_open(client));
+    let backend = world.accept();
+    world.block(client, true);
+    world.respond(backend, "v");
+    assert!(world.is_open(client));
+    let closed = world.closed.len();
+    world.block(client, false);
+    assert_eq!(world.closed[closed..], [client]);
+}
+
+#[test]
+fn an_idle_client_is_never_closed_but_one_that_is_stuck_is() {
+    let mut world = World::with_alias(&[]);
+    let idle = world.client(Mode::Auto);
+    let half = world.client(Mode::Postfix);
+    world.send(half, b"100:alias a");
+    let file = ["--name", "alias", "--type", "file", "--param", "tests/data/test.json"];
+    world.wait(99 * SECOND);
+    assert!(world.is_open(half));
+    world.wait(SECOND);
+    assert!(!world.is_open(half));
+    world.wait(100_000 * SECOND);
+    assert!(world.is_open(idle));
+
+    let mut world = World::new(&file);
+    let client = world.client(Mode::Postfix);
+    world.block(client, true);
+    world.ask(client, "example.org");
+    // In memory nobody tells that the kernel took nothing; a reactor does.
+    world.proxy.sent(client, 0, world.now);
+    world.wait(100 * SECOND);
+    assert!(!world.is_open(client));
+}
+
+#[test]
+fn redirects_are_followed_five_times_and_not_elsewhere() {
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("a");
+    let backend = world.accept();
+    let redirect = |to: &str| format!("HTTP/1.1 308 Moved\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+    for hop in 0..5 {
+        world.taken(backend);
+        world.send(backend, redirect(&format!("/hop/{hop}?x")).as_bytes());
+    }
+    assert!(world.taken(backend).starts_with("GET /hop/4?x HTTP/1.1\r\nHost: 192.0.2.1\r\n"));
+    world.send(backend, redirect("/hop/5").as_bytes());
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 answered 308 too often");
+
+    for (location, reason) in [
+        ("http://192.0.2.2/a/a", "answered 308 to another origin"),
+        ("https://192.0.2.1/a/a", "answered 308 to another origin"),
+        ("", "answered 308 without a usable location"),
+    ] {
+        world.ask(client, "b");
+        world.send(backend, redirect(location).as_bytes());
+        assert_eq!(reply(&mut world, client), format!("TEMP alias: 192.0.2.1 {reason}"));
+    }
+}
+
+#[test]
+fn only_so_many_lookups_wait_for_one_origin() {
+    let mut world = World::with_alias(&["--option", "alias:connections=1"]);
+    let first = world.lookup("busy");
+    let backend = world.accept();
+    let mut clients = Vec::new();
+    for at in 0..MAX_WAITING {
+        if at % (MAX_OPEN - 1) == 0 {
+            clients.push(world.client(Mode::Postfix));
+        }
+        world.ask(*clients.last().unwrap(), "x");
+    }
+    let last = world.lookup("too many");
+    assert_eq!(reply(&mut world, last), "TEMP alias: 192.0.2.1 is overloaded: 10000 requests are waiting");
+    world.respond(backend, "v");
+    assert_eq!(world.taken(first), "4:OK v,");
+    let one_more = world.lookup("fits");
+    assert_eq!(world.taken(one_more), "");
+}
+
+#[test]
+fn a_client_with_too_much_open_or_unread_is_not_read() {
+    let mut world = World::with_alias(&["--option", "alias:connections=1"]);
+    let client = world.client(Mode::Postfix);
+    let requests: Vec<u8> = (0..MAX_OPEN + 500).flat_map(|at| format!("10:alias {at:04},").into_bytes()).collect();
+    world.send(client, &requests);
+    assert!(!world.proxy.wants_input(client));
+    let backend = world.accept();
+    let mut replies = String::new();
+    for at in 0..MAX_OPEN + 500 {
+        assert_eq!(world.asked(backend), format!("{at:04}"));
+        world.respond(backend, &format!("v{at}"));
+        replies += &world.taken(client);
+    }
+    let expected: String = (0..MAX_OPEN + 500).map(|at| format!("{}:OK v{at},", 4 + at.to_string().len())).collect();
+    assert_eq!(replies, expected);
+
+    let big = "x".repeat(90_000);
+    world.block(client, true);
+    let mut sent = 0;
+    while world.proxy.wants_input(client) {
+        world.ask(client, "big");
+        world.asked(backend);
+        world.respond(backend, &big);
+        sent += 1;
+    }
+    assert_eq!(sent, MAX_UNSENT.div_ceil(90_000));
+    world.ask(client, "later");
+    assert_eq!(world.asked(backend), "");
+    world.block(client, false);
+    assert_eq!(world.asked(backend), "later");
+}
+
+#[test]
+fn every_address_is_tried_and_a_dead_one_is_set_aside() {
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
+    let client = world.lookup("a");
+    world.resolve(Ok(&["192.0.2.1:80", "192.0.2.2:80"]));
+    assert_eq!(address(&world), "192.0.2.1:80");
+    world.refuse();
+    assert_eq!(address(&world), "192.0.2.2:80");
+    let backend = world.accept();
+    world.send(backend, b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1");
+    assert_eq!(world.taken(client), "4:OK 1,");
+    world.lookup("b");
+    assert_eq!(address(&world), "192.0.2.2:80", "the address that worked is tried first");
+    world.refuse();
+    assert_eq!(address(&world), "192.0.2.1:80", "one that was set aside is better than none");
+    world.refuse();
+    let client = world.lookup("c");
+    world.resolve(Ok(&["192.0.2.1:80", "192.0.2.2:80"]));
+    world.refuse();
+    world.refuse();
+    assert_eq!(reply(&mut world, client), "TEMP alias: admin refused the connection");
+    assert!(world.connecting.is_empty());
+}
+
+#[test]
+fn a_black_hole_costs_three_seconds_and_the_next_address_answers() {
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
+    let client = world.lookup("a");
+    world.resolve(Ok(&["192.0.2.1:80", "192.0.2.2:80"]));
+    world.wait(3 * SECOND);
+    assert_eq!(address(&world), "192.0.2.2:80");
+    let backend = world.accept();
+    world.respond(backend, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+}
+
+#[test]
+fn a_backend_that_refuses_is_a_fault_at_once_and_asked_again_by_the_next_lookup() {
+    let mut world = World::with_alias(&[]);
+    for _ in 0..3 {
+        let client = world.lookup("a");
+        world.refuse();
+        assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 refused the connection");
+        assert!(world.connecting.is_empty());
+    }
+    let client = world.lookup("a");
+    let backend = world.accept();
+    world.respond(backend, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+}
+
+#[test]
+fn a_name_without_an_address_is_a_fault_and_resolved_anew() {
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
+    let client = world.lookup("a");
+    world.resolve(Err("Name or service not known"));
+    assert_eq!(reply(&mut world, client), "TEMP alias: admin has no address: Name or service not known");
+    world.wait(SECOND);
+    let client = world.lookup("a");
+    world.resolve(Ok(&["192.0.2.1:80"]));
+    let backend = world.accept();
+    world.respond(backend, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+}
+
+#[test]
+fn a_moved_backend_is_found_under_its_new_address() {
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
+    world.lookup("a");
+    world.resolve(Ok(&["192.0.2.1:80"]));
+    let backend = world.accept();
+    world.respond(backend, "v");
+    world.end(backend, End::Sending);
+    let client = world.lookup("b");
+    world.refuse();
+    assert!(reply(&mut world, client).starts_with("TEMP"));
+    let client = world.lookup("c");
+    world.resolve(Ok(&["192.0.2.9:80"]));
+    assert_eq!(address(&world), "192.0.2.9:80");
+    let backend = world.accept();
+    world.respond(backend, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+}
+
+#[test]
+fn replicas_share_the_lookups_and_one_that_cannot_be_reached_is_passed_over() {
+    let urls = "http://192.0.2.1/one/§ http://u:p@192.0.2.2/two/§";
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls]);
+    let clients = [world.lookup("a"), world.lookup("b")];
+    let backends = [world.accept(), world.accept()];
+    let requests = backends.map(|backend| world.taken(backend));
+    assert!(requests[0].starts_with("GET /one/a ") && requests[1].starts_with("GET /two/b "), "{requests:?}");
+    assert!(requests[1].contains("Authorization: Basic dTpw\r\n") && !requests[0].contains("Authorization"));
+    for backend in backends {
+        world.respond(backend, "v");
+        world.end(backend, End::Sending);
+    }
+    assert_eq!(clients.map(|client| world.taken(client)), ["4:OK v,", "4:OK v,"]);
+    let client = world.lookup("c");
+    assert_eq!(address(&world), "192.0.2.1:80");
+    world.refuse();
+    assert_eq!(address(&world), "192.0.2.2:80");
+    let backend = world.accept();
+    assert!(world.taken(backend).starts_with("GET /two/c "));
+    world.respond(backend, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+    world.end(backend, End::Sending);
+    let client = world.lookup("d");
+    assert_eq!(address(&world), "192.0.2.2:80", "the dead one is set aside");
+    world.refuse();
+    world.refuse();
+    assert!(reply(&mut world, client).ends_with("refused the connection"));
+}
+
+#[test]
+fn the_pool_grows_by_need() {
+    let mut world = World::with_alias(&[]);
+    let first = world.lookup("0");
+    let backend = world.accept();
+    let clients: Vec<Peer> = (1..50).map(|at| world.lookup(&at.to_string())).collect();
+    assert!(world.connecting.is_empty(), "a fast backend needs no second connection");
+    world.asked(backend);
+    world.respond(backend, "v");
+    assert_eq!(world.taken(first), "4:OK v,");
+    assert_eq!(world.asked(backend), "1");
+    world.wait(5 * MS);
+    assert_eq!(world.connecting.len(), 48, "a slow one gets as many as there are lookups");
+    let backends: Vec<Peer> = (0..48).map(|_| world.accept()).collect();
+    for backend in backends {
+        let key = world.asked(backend);
+        world.respond(backend, &key);
+    }
+    for (at, client) in clients.into_iter().enumerate().skip(1) {
+        assert_eq!(world.taken(client), format!("{}:OK {},", 3 + (at + 1).to_string().len(), at + 1));
+    }
+}
+
+#[test]
+fn a_stop_answers_what_is_in_flight_and_takes_nothing_new() {
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("a");
+    let backend = world.accept();
+    world.proxy.stop();
+    assert!(!world.proxy.is_drained() && !world.proxy.wants_input(client));
+    world.respond(backend, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+    assert!(world.proxy.is_drained());
+}
+
+#[test]
+fn a_client_that_breaks_the_protocol_is_closed_and_others_are_not() {
+    for garbage in ["x", "01:a,", "99999999:", "7:alias a;", "GET / HTTP/1.1\r\n\r\n"] {
+        let mut world = World::with_alias(&[]);
+        let innocent = world.lookup("a");
+        let client = world.client(Mode::Postfix);
+        world.send(client, garbage.as_bytes());
+        assert!(!world.is_open(client), "{garbage}");
+        let backend = world.accept();
+        world.respond(backend, "v");
+        assert_eq!(world.taken(innocent), "4:OK v,");
+    }
+    let mut world = World::with_alias(&[]);
+    let client = world.client(Mode::Auto);
+    world.send(client, b"nonsense");
+    assert!(!world.is_open(client));
+    let client = world.client(Mode::Postfix);
+    world.send(client, b"5:alias,9:none none,");
+    assert_eq!(world.taken(client), "47:PERM request without a space after the map name,24:TEMP no such table: none,");
+}
+
+/// A used connection, idle now.
+fn served(world: &mut World) -> Peer {
+    let client = world.lookup("first");
+    let backend = world.accept();
+    world.asked(backend);
+    world.respond(backend, "v");
+    world.end(client, GONE);
+    backend
+}
+
+fn two_idle(world: &mut World) -> (Peer, Peer) {
+    world.lookup("1");
+    world.lookup("2");
+    let backends = [world.accept(), world.accept()];
+    for backend in backends {
+        world.asked(backend);
+        world.respond(backend, "v");
+    }
+    (backends[0], backends[1])
+}
+
+/// The payload of the one reply that a client has got.
+fn reply(world: &mut World, client: Peer) -> String {
+    let text = world.taken(client);
+    let payload = text.split_once(':').and_then(|(_, rest)| rest.strip_suffix(',')).unwrap_or(&text);
+    payload.to_owned()
+}
+
+/// Where the engine wants to connect to next.
+fn address(world: &World) -> String {
+    match world.connecting.front() {
+        Some((_, Address::Tcp(address))) => address.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
