@@ -125,12 +125,16 @@ fn ask_postfix(requests: &[Vec<u8>], replies: &[Vec<u8>], sent: &[u8], split: us
     let tables: Vec<&str> = tables.into_iter().map(|table| std::str::from_utf8(table).expect("a name")).collect();
     let mut world = world(&tables);
     let client = world.client(Mode::Auto);
-    let (mut got, mut script) = (Vec::new(), replies.iter());
+    let mut script: Vec<(&Vec<u8>, &Vec<u8>)> = requests.iter().zip(replies).collect();
+    let mut got = Vec::new();
     for piece in sent.chunks(split.min(sent.len())) {
         world.send(client, piece);
         let mut silent = false;
-        world.serve(|_, _, _| {
-            let reply = script.next().expect("a request for each reply");
+        world.serve(|_, target, _| {
+            // Requests in flight together come in any order.
+            let asked = podop::wire::percent::decode(&target[1..].replacen('/', "%20", 1));
+            let at = script.iter().position(|(request, _)| **request == asked).expect("a recorded request");
+            let (_, reply) = script.remove(at);
             silent = reply.starts_with(b"TIMEOUT");
             Some(if silent { Vec::new() } else { from_reply(reply) })
         });
