@@ -15,18 +15,21 @@ fn postfix_gets_every_reply_that_a_correct_server_could_give() {
     let mut compared = 0;
     for file in ["3.7-postmap", "3.10-postmap", "3.7-limits", "3.7-smtp", "3.7-mailu", "3.7-chroot"] {
         for dialogue in dialogues(&format!("postfix-{file}.txt")) {
-            let requests = frames(&dialogue.sent);
-            let replies = frames(&dialogue.answered);
-            let named = requests.iter().all(|request| !name(request).is_empty());
-            if requests.len() != replies.len() || !replies.iter().all(|reply| is_possible(reply)) || !named {
-                continue; // what only a broken server sends, or a map without a name
+            let (requests, replies) = (frames(&dialogue.sent), frames(&dialogue.answered));
+            if requests.len() != replies.len() {
+                continue; // malformed on purpose
             }
+            let pairs = requests.into_iter().zip(replies);
+            let fit = |(request, reply): &(Vec<u8>, Vec<u8>)| !name(request).is_empty() && is_possible(reply);
+            let (requests, replies): (Vec<_>, Vec<_>) = pairs.filter(fit).unzip();
+            let mut sent = Vec::new();
+            requests.iter().for_each(|request| podop::wire::netstring::encode(&[request], &mut sent));
             for split in SPLITS {
-                let got = ask_postfix(&requests, &replies, &dialogue.sent, split);
+                let got = ask_postfix(&requests, &replies, &sent, split);
                 for (got, recorded) in got.iter().zip(&replies) {
-                    assert_eq!(word(got), word(recorded), "{file}: {}", dialogue.sent.escape_ascii());
+                    assert_eq!(word(got), word(recorded), "{file}: {}", sent.escape_ascii());
                     if !matches!(word(recorded), "TEMP" | "TIMEOUT") {
-                        assert_eq!(got, recorded, "{file}: {}", dialogue.sent.escape_ascii());
+                        assert_eq!(got, recorded, "{file}: {}", sent.escape_ascii());
                     }
                 }
                 assert_eq!(got.len(), replies.len());
@@ -127,7 +130,7 @@ fn ask_postfix(requests: &[Vec<u8>], replies: &[Vec<u8>], sent: &[u8], split: us
     let client = world.client(Mode::Auto);
     let mut script: Vec<(&Vec<u8>, &Vec<u8>)> = requests.iter().zip(replies).collect();
     let mut got = Vec::new();
-    for piece in sent.chunks(split.min(sent.len())) {
+    for piece in sent.chunks(split.min(sent.len().max(1))) {
         world.send(client, piece);
         let mut silent = false;
         world.serve(|_, target, _| {
@@ -274,7 +277,7 @@ fn ask_dovecot(script: &Script, sent: &[u8], split: usize) -> String {
     let mut world = world(&script.tables.iter().map(String::as_str).collect::<Vec<_>>());
     let client = world.client(Mode::Auto);
     let (mut got, mut answers) = (String::new(), VecDeque::from(script.answers.clone()));
-    for piece in sent.chunks(split.min(sent.len())) {
+    for piece in sent.chunks(split.min(sent.len().max(1))) {
         world.send(client, piece);
         world.serve(|method, _, _| {
             while matches!(answers.front(), Some(Answer::Written(0))) {
