@@ -1,0 +1,432 @@
+//! The dict protocol in memory: versions, order, commits and their honest outcomes, iterations and bounds.
+
+mod support;
+
+use podop::client::MAX_UNSENT;
+use podop::config::Mode;
+use podop::proxy::{End, Peer};
+use std::io::ErrorKind;
+use support::world::{SECOND, World, response};
+
+const HELLO: &str = "H4\t0\t0\t\tmeta\n";
+const GONE: End = End::Gone(None);
+
+#[test]
+fn keys_belong_to_their_namespace_and_user() {
+    let cases = [
+        ("H4\t0\t0\t\tmeta\nLshared/a/b\t\n", "/m/a/b"),
+        ("H4\t0\t0\t\tmeta\nLshared/a\tu@x\n", "/m/a"),
+        ("H4\t0\t0\t\tmeta\nLpriv/a\tu@x\n", "/m/a/u%40x"),
+        ("H3\t2\t0\tignored\tmeta\nLpriv/a\tu@x\n", "/m/a/u%40x"),
+        ("H2\t2\t0\tu@x\tmeta\nLpriv/a\n", "/m/a/u%40x"),
+        ("H2\t0\t0\tu@x\tmeta\nLshared/a\n", "/m/a"),
+        ("H4\t0\t0\t\tmeta\nLshared/t\x01tn\x01n\x011\t\n", "/m/t%09n%0A%01"),
+        ("H4\t0\t0\t\tmeta\nI0\t0\tshared/it/\t\n", "/m/it/"),
+        ("H4\t0\t0\t\tmeta\nI0\t0\tpriv/it/\tu@x\n", "/m/it/u%40x"),
+        ("H4\t0\t0\t\tmeta\nI16\t0\tshared/it/a\t\n", "/m/it/a"),
+        ("H2\t2\t0\tu\tmeta\nI0\t0\tpriv/it\n", "/m/it/u"),
+    ];
+    for (bytes, target) in cases {
+        let mut world = meta(&[]);
+        let client = world.client(Mode::Auto);
+        world.send(client, bytes.as_bytes());
+        let backend = world.accept();
+        assert_eq!(world.taken(backend).split(' ').nth(1), Some(target), "{bytes:?}");
+    }
+    for (bytes, reply) in [
+        ("Lpriv/a\t\n", "Fpriv/ key without a user\n"),
+        ("Lpriv/a\n", "Fpriv/ key without a user\n"),
+        ("Lother/a\tu\n", "Fkey begins neither with shared/ nor with priv/\n"),
+        ("I0\t0\tother/\tu\n", "Fkey begins neither with shared/ nor with priv/\n"),
+        ("B1\t\nS1\tpriv/a\t1\nC1\n", "F1\tpriv/ key without a user\n"),
+        ("B1\t\nS1\tshared/a\t1\nS1\tother/a\t1\nC1\n", "F1\tkey begins neither with shared/ nor with priv/\n"),
+    ] {
+        assert_eq!(spoken(&mut meta(&[]), bytes), reply, "{bytes:?}");
+    }
+}
+
+#[test]
+fn answers_are_escaped_and_json_is_compact() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    for (body, reply) in [
+        (r#""tab\t nl\n cr\r one\u0001 nul\u0000 end""#, "Otab\x01t nl\x01n cr\x01r one\x011 nul\x010 end\n"),
+        (r#"{"a": 1.50, "b": "x\ty"}"#, "O{\"a\":1.50,\"b\":\"x\\ty\"}\n"),
+        ("[1, 2]", "O[1,2]\n"),
+        ("[]", "O[]\n"),
+        ("41", "O41\n"),
+        ("\"\"", "O\n"),
+        ("null", "N\n"),
+    ] {
+        world.send(client, b"Lshared/k\t\n");
+        world.serve(|_, _, _| Some(response(200, body)));
+        assert_eq!(world.taken(client), reply);
+    }
+    world.send(client, b"Lshared/k\t\n");
+    world.serve(|_, _, _| Some(response(500, "")));
+    assert_eq!(world.taken(client), "Fmeta: 192.0.2.1 answered 500\n");
+}
+
+#[test]
+fn lookups_do_not_wait_for_each_other_where_the_version_has_async_ids() {
+    for (hello, asynchronous) in [("H2\t0", false), ("H2\t1", true), ("H2\t2", true), ("H3\t2", true), ("H4\t0", true)]
+    {
+        let mut world = meta(&[]);
+        let client = world.client(Mode::Dovecot);
+        let lookups: String = (0..3).map(|at| format!("Lshared/{at}\tu\n")).collect();
+        world.send(client, format!("{hello}\t0\tu\tmeta\n{lookups}").as_bytes());
+        let backends = [world.accept(), world.accept(), world.accept()];
+        world.respond(backends[2], "c");
+        assert_eq!(world.taken(client), if asynchronous { "*1\n*2\n*3\n+3\tOc\n" } else { "" });
+        world.respond(backends[0], "a");
+        assert_eq!(world.taken(client), if asynchronous { "+1\tOa\n" } else { "Oa\n" });
+        world.respond(backends[1], "b");
+        assert_eq!(world.taken(client), if asynchronous { "+2\tOb\n" } else { "Ob\nOc\n" });
+    }
+}
+
+#[test]
+fn a_transaction_is_carried_out_in_order_one_write_at_a_time() {
+    let mut world = meta(&["--option", "meta:unset=delete"]);
+    let client = dovecot(&mut world);
+    let writes =
+        "B7\tu@x\t0\nT7\t1\t2\nV7\tyes\nS7\tpriv/q\t42\nS7\tshared/t\tmy text\nU7\tshared/d\nA7\tshared/n\t-3\n";
+    world.send(client, format!("{writes}B8\t\nS8\tshared/x\t1\nR8\nC7\n").as_bytes());
+    let mut seen = Vec::new();
+    world.serve(|method, target, body| {
+        seen.push(format!("{method} {target} {body}"));
+        Some(response(if method == "DELETE" { 404 } else { 201 }, ""))
+    });
+    let expected = ["POST /m/q/u%40x 42", "POST /m/t \"my text\"", "DELETE /m/d ", "PATCH /m/n {\"increment\": -3}"];
+    assert_eq!(seen, expected);
+    assert_eq!(world.taken(client), "O7\n");
+
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"B1\nU1\tshared/d\nC1\nB2\nC2\n");
+    let backend = world.accept();
+    let request = world.taken(backend);
+    assert!(request.starts_with("POST /m/d ") && request.ends_with("\r\n\r\nnull"), "{request}");
+    assert!(request.contains("Content-Type: application/json\r\nContent-Length: 4\r\n"));
+    world.send(backend, &response(200, ""));
+    assert_eq!(world.taken(client), "*1\n*2\n+2\tO2\n+1\tO1\n", "an empty transaction needs nobody");
+}
+
+#[test]
+fn the_outcome_of_a_commit_is_never_better_than_the_truth() {
+    let status = |status: u16| move |world: &mut World, backend: Peer| world.send(backend, &response(status, ""));
+    let end = |end: End| move |world: &mut World, backend: Peer| world.end(backend, end);
+    type Act = Box<dyn Fn(&mut World, Peer)>;
+    let cases: Vec<(Vec<Act>, &str)> = vec![
+        (vec![Box::new(status(200)), Box::new(status(204)), Box::new(status(299))], "O1\n"),
+        (vec![Box::new(status(400))], "F1\tmeta: 192.0.2.1 answered 400\n"),
+        (vec![Box::new(status(403))], "F1\tmeta: 192.0.2.1 answered 403\n"),
+        (vec![Box::new(status(404))], "F1\tmeta: 192.0.2.1 answered 404\n"),
+        (vec![Box::new(status(409))], "F1\tmeta: 192.0.2.1 answered 409\n"),
+        (vec![Box::new(status(500))], "F1\tmeta: 192.0.2.1 answered 500\n"),
+        (vec![Box::new(status(503))], "F1\tmeta: 192.0.2.1 answered 503\n"),
+        (vec![Box::new(status(302))], "F1\tmeta: 192.0.2.1 answered 302\n"),
+        (vec![Box::new(status(304))], "F1\tmeta: 192.0.2.1 answered 304\n"),
+        (vec![Box::new(status(200)), Box::new(status(500))], "W1\tmeta: 192.0.2.1 answered 500\n"),
+        (vec![Box::new(end(End::Sending))], "W1\tmeta: 192.0.2.1 closed the connection without an answer\n"),
+        (
+            vec![Box::new(end(End::Gone(Some(ErrorKind::ConnectionReset))))],
+            "W1\tmeta: 192.0.2.1 broke the connection: connection reset\n",
+        ),
+        (
+            vec![Box::new(|world: &mut World, backend| {
+                world.send(backend, b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n")
+            })],
+            "W1\tmeta: 192.0.2.1 sent nonsense: bad Content-Length\n",
+        ),
+        (
+            vec![Box::new(|world: &mut World, _| world.wait(20 * SECOND))],
+            "W1\tmeta: 192.0.2.1 did not answer in time\n",
+        ),
+    ];
+    for (acts, reply) in cases {
+        let mut world = meta(&[]);
+        let client = dovecot(&mut world);
+        world.send(client, b"B1\t\nS1\tshared/a\t1\nS1\tshared/b\t2\nS1\tshared/c\t3\nC1\n");
+        let mut backend = world.accept();
+        for act in acts {
+            if !world.is_open(backend) {
+                backend = world.accept();
+            }
+            world.taken(backend);
+            act(&mut world, backend);
+        }
+        assert_eq!(world.taken(client), reply);
+        assert!(world.connecting.is_empty(), "nothing is tried again");
+    }
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"B1\t\nS1\tshared/a\t1\nC1\n");
+    world.refuse();
+    assert_eq!(world.taken(client), "F1\tmeta: 192.0.2.1 refused the connection\n", "it never left");
+    world.send(client, b"B2\t\nS2\tshared/a\t\xff\nC2\n");
+    assert_eq!(world.taken(client), "F2\tmeta: the value is neither JSON nor UTF-8\n");
+    world.send(client, b"B3\t\nS3\tshared/../a\t1\nC3\n");
+    assert_eq!(world.taken(client), "F3\tmeta: the key has a dot segment\n");
+}
+
+#[test]
+fn an_increment_of_nothing_is_not_found() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"B1\t\nA1\tshared/n\t1\nC1\n");
+    world.serve(|_, _, _| Some(response(404, "")));
+    assert_eq!(world.taken(client), "N1\n");
+    world.send(client, b"B2\t\nA2\tshared/n\t1\nA2\tshared/m\t1\nC2\n");
+    world.serve(|_, target, _| Some(response(if target == "/m/n" { 200 } else { 404 }, "")));
+    assert_eq!(world.taken(client), "W2\ta value to increment is missing\n");
+}
+
+#[test]
+fn a_write_goes_out_once_and_only_on_a_connection_that_is_known_to_be_open() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"Lshared/a\t\n");
+    let idle = world.accept();
+    world.asked(idle);
+    world.respond(idle, "v");
+    assert_eq!(world.taken(client), "Ov\n");
+    // The reactor reads first, and finds that the backend has closed meanwhile.
+    world.block(idle, true);
+    world.send(client, b"B1\t\nS1\tshared/a\t1\nC1\n");
+    assert!(world.proxy.needs_check(idle));
+    world.end(idle, End::Sending);
+    let fresh = world.accept();
+    assert!(!world.proxy.needs_check(fresh));
+    assert!(world.taken(fresh).starts_with("POST /m/a "));
+    world.send(fresh, &response(200, ""));
+    assert_eq!(world.taken(client), "O1\n");
+}
+
+#[test]
+fn a_commit_outlives_its_client_and_a_transaction_does_not() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"B1\t\nS1\tshared/a\t1\nS1\tshared/b\t2\nC1\nB2\t\nS2\tshared/c\t3\n");
+    world.end(client, GONE);
+    assert!(!world.proxy.is_drained(), "a stop waits for it");
+    let mut seen = Vec::new();
+    world.serve(|_, target, body| {
+        seen.push(format!("{target} {body}"));
+        Some(response(200, ""))
+    });
+    assert_eq!(seen, ["/m/a 1", "/m/b 2"]);
+    assert!(world.proxy.is_drained());
+}
+
+#[test]
+fn a_name_that_is_no_table_fails_each_command() {
+    let mut world = meta(&[]);
+    let client = world.client(Mode::Auto);
+    world.send(client, b"H4\t0\t0\t\tnone\nLshared/a\t\nI0\t0\tshared/\t\nB1\t\nS1\tshared/a\t1\nC1\n");
+    let reply = "Fno such table: none\nFno such table: none\nF1\tno such table: none\n";
+    assert_eq!(world.taken(client), reply);
+    assert!(world.is_open(client));
+}
+
+#[test]
+fn broken_commands_close_the_connection() {
+    for bytes in [
+        "Lshared/a\t\n",
+        "H1\t0\t0\t\tmeta\n",
+        "H5\t0\t0\t\tmeta\n",
+        "H4\t0\t0\n",
+        "H4\t0\t0\t\tmeta\nH4\t0\t0\t\tmeta\n",
+        "H4\t0\t0\t\tmeta\nX\n",
+        "H4\t0\t0\t\tmeta\n\n",
+        "H4\t0\t0\t\tmeta\nC1\n",
+        "H4\t0\t0\t\tmeta\nS1\tshared/a\t1\n",
+        "H4\t0\t0\t\tmeta\nB1\t\nB1\t\n",
+        "H4\t0\t0\t\tmeta\nB1\t\nR1\nR1\n",
+        "H4\t0\t0\t\tmeta\nT1\t1\t2\n",
+    ] {
+        let mut world = meta(&[]);
+        let client = world.client(Mode::Dovecot);
+        world.send(client, bytes.as_bytes());
+        assert!(!world.is_open(client), "{bytes:?}");
+    }
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, &[b'L'; 65_536]);
+    assert!(world.is_open(client));
+    world.send(client, b"L");
+    assert!(!world.is_open(client), "a line may not grow without end");
+}
+
+#[test]
+fn rows_stream_in_order_and_what_has_gone_is_left_out() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"I0\t0\tshared/it/\t\n");
+    let list: Vec<String> = (0..40).map(|at| format!("\"n{at}\"")).collect();
+    world.serve(|_, target, _| {
+        Some(match target {
+            "/m/it/" => response(200, &format!("[{}]", list.join(","))),
+            "/m/it/n7" => response(404, ""),
+            "/m/it/n8" => response(200, "null"),
+            target => response(200, &format!("\"v\\t{}\"", target.trim_start_matches("/m/it/n"))),
+        })
+    });
+    let rows: String =
+        (0..40).filter(|at| ![7, 8].contains(at)).map(|at| format!("Oshared/it/n{at}\tv\x01t{at}\n")).collect();
+    assert_eq!(world.taken(client), rows + "\n");
+
+    for (flags, status, body, reply) in [
+        (0, 404, "", "\n"),
+        (0, 403, "", "\n"),
+        (0, 200, "[]", "\n"),
+        (0, 200, "{}", "\n"),
+        (8, 200, "[\"b\", \"a\"]", "Oshared/it/b\t\nOshared/it/a\t\n\n"),
+        (9, 200, "{\"b\": 1}", "Oshared/it/b\t\n\n"),
+        (2, 200, "{\"b\": 1, \"a\": 2}", "Oshared/it/a\t2\nOshared/it/b\t1\n\n"),
+        (4, 200, "{\"b\": 2, \"a\": 1}", "Oshared/it/a\t1\nOshared/it/b\t2\n\n"),
+        (33, 200, "{\"b\": {\"x\": 1}}", "Oshared/it/b\t{\"x\":1}\n\n"),
+        (16, 200, "\"v\"", "Oshared/it/\tv\n\n"),
+        (16, 404, "", "\n"),
+        (0, 500, "", "Fmeta: 192.0.2.1 answered 500\n"),
+        (0, 200, "<html>", "Fmeta: 192.0.2.1 answered 200 without JSON\n"),
+        (0, 200, "\"text\"", "Fthe list is neither an array nor an object\n"),
+    ] {
+        world.send(client, format!("I{flags}\t0\tshared/it/\t\n").as_bytes());
+        world.serve(|_, _, _| Some(response(status, body)));
+        assert_eq!(world.taken(client), reply, "flags {flags}, {status} {body}");
+    }
+    world.send(client, b"I0\t2\tshared/it/\t\n");
+    world.serve(|_, _, _| Some(response(200, "{\"a\": 1, \"b\": 2, \"c\": 3}")));
+    assert_eq!(world.taken(client), "Oshared/it/a\t1\nOshared/it/b\t2\n\n", "max rows");
+}
+
+#[test]
+fn a_row_that_cannot_be_read_fails_the_iteration() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"I0\t0\tshared/it/\t\n");
+    world.serve(|_, target, _| {
+        Some(match target {
+            "/m/it/" => response(200, "[\"a\", \"b\"]"),
+            "/m/it/a" => response(200, "1"),
+            _ => response(500, ""),
+        })
+    });
+    let got = world.taken(client);
+    assert!(got.ends_with("Fmeta: 192.0.2.1 answered 500\n") && !got.contains("\n\n"), "{got}");
+}
+
+#[test]
+fn older_clients_iterate_several_paths_at_once() {
+    let mut world = meta(&[]);
+    let client = world.client(Mode::Auto);
+    world.send(client, b"H2\t2\t0\tu\tmeta\nI0\t0\tshared/a/\tpriv/b/\n");
+    world.serve(|_, target, _| Some(response(200, if target == "/m/a/" { "{\"x\": 1}" } else { "{\"y\": 2}" })));
+    assert_eq!(world.taken(client), "Oshared/a/x\t1\nOpriv/b/y\t2\n\n");
+}
+
+#[test]
+fn rows_wait_for_a_client_that_reads_slowly() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    let rows: Vec<String> = (0..100_000).map(|at| format!("\"user{at:06}@example.org\":{at}")).collect();
+    world.block(client, true);
+    world.send(client, b"I0\t0\tshared/it/\t\n");
+    world.serve(|_, _, _| Some(response(200, &format!("{{{}}}", rows.join(",")))));
+    let mut got = String::new();
+    for _ in 0..1000 {
+        let waiting = world.proxy.output(client).len();
+        assert!(waiting < MAX_UNSENT + 100, "{waiting} bytes wait");
+        world.block(client, false);
+        world.block(client, true);
+        got += &world.taken(client);
+    }
+    assert_eq!(got.lines().count(), 100_001);
+    assert!(got.starts_with("Oshared/it/user000000@example.org\t0\n"));
+    assert!(got.ends_with("Oshared/it/user099999@example.org\t99999\n\n"));
+}
+
+#[test]
+fn an_iteration_waits_for_its_turn_without_async_ids() {
+    let mut world = meta(&[]);
+    let client = world.client(Mode::Auto);
+    world.send(client, b"H2\t0\t0\tu\tmeta\nLshared/slow\nI0\t0\tshared/it/\nLshared/last\n");
+    let slow = world.accept();
+    let mut others = |world: &mut World| {
+        for _ in 0..3 {
+            world.serve(|_, target, _| {
+                Some(match target {
+                    "/m/it/" => response(200, "[\"a\", \"b\"]"),
+                    "/m/slow" => Vec::new(),
+                    target => response(200, &format!("\"{}\"", target.trim_start_matches("/m/"))),
+                })
+            });
+        }
+    };
+    others(&mut world);
+    assert_eq!(world.taken(client), "");
+    world.respond(slow, "s");
+    others(&mut world);
+    assert_eq!(world.taken(client), "Os\nOshared/it/a\tit/a\nOshared/it/b\tit/b\n\nOlast\n");
+}
+
+#[test]
+fn an_iteration_has_a_deadline_too() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"I0\t0\tshared/it/\t\n");
+    world.accept();
+    world.wait(20 * SECOND);
+    assert_eq!(world.taken(client), "Fmeta: 192.0.2.1 did not answer in time\n");
+    assert!(world.proxy.is_drained());
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_iteration() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"I0\t0\tshared/it/\t\n");
+    let backend = world.accept();
+    world.asked(backend);
+    world.end(client, GONE);
+    world.send(backend, &response(200, "[\"a\"]"));
+    assert_eq!(world.asked(backend), "");
+    assert!(world.proxy.is_drained());
+}
+
+#[test]
+fn a_file_table_answers_and_lists_but_refuses_writes() {
+    let mut world = World::new(&["--name", "meta", "--type", "file", "--param", "tests/data/test.json"]);
+    let client = dovecot(&mut world);
+    world.send(client, b"Lshared/example.org\t\nLshared/none\t\nB1\t\nS1\tshared/a\t1\nC1\nI8\t0\tshared/\t\n");
+    let rows = "Oshared/alias@example.org\t\nOshared/alice@example.org\t\nOshared/example.org\t\n\n";
+    assert_eq!(world.taken(client), format!("Oexample.org\nN\nF1\tmeta: table is read-only\n{rows}"));
+}
+
+#[test]
+fn the_first_byte_tells_the_protocols_apart() {
+    let mut world = World::new(&["--name", "meta", "--type", "file", "--param", "tests/data/test.json"]);
+    let (postfix, dovecot) = (world.client(Mode::Auto), world.client(Mode::Auto));
+    world.send(postfix, b"16:meta example.org,");
+    world.send(dovecot, b"H4\t0\t0\t\tmeta\nLshared/example.org\t\n");
+    assert_eq!((world.taken(postfix), world.taken(dovecot)), ("14:OK example.org,".into(), "Oexample.org\n".into()));
+}
+
+fn meta(args: &[&str]) -> World {
+    let table = ["--name", "meta", "--type", "url", "--param", "http://192.0.2.1/m/§"];
+    World::new(&[&table[..], args].concat())
+}
+
+fn dovecot(world: &mut World) -> Peer {
+    let client = world.client(Mode::Auto);
+    world.send(client, HELLO.as_bytes());
+    client
+}
+
+/// What is answered to commands that need no backend.
+fn spoken(world: &mut World, commands: &str) -> String {
+    let client = dovecot(world);
+    world.send(client, commands.as_bytes());
+    world.taken(client)
+}
