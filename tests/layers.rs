@@ -1,0 +1,123 @@
+//! The house: imports point strictly down, and each outside package is used in one file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Floor of each module; what is below may be imported. Within `client`, `backend`, `table` and `wire` a
+/// module may import its own.
+const FLOORS: &[(&str, u32)] = &[
+    ("main", 70),
+    ("lib", 70),
+    ("reactor", 60),
+    ("ask", 60),
+    ("proxy", 50),
+    ("job", 44),
+    ("client", 43),
+    ("table", 42),
+    ("backend", 41),
+    ("query", 31),
+    ("config", 30),
+    ("value", 20),
+    ("wire", 10),
+    ("log", 1),
+    ("arena", 0),
+    ("buffer", 0),
+    ("timers", 0),
+    ("system", 0),
+];
+
+/// Where each outside package is used.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("httparse", &["wire/http.rs"]),
+    ("libc", &["system.rs"]),
+    ("mio", &["reactor.rs"]),
+    ("pico_args", &["config.rs"]),
+    ("serde_json", &["value.rs"]),
+    ("socket2", &["reactor.rs"]),
+];
+
+#[test]
+fn imports_point_strictly_down() {
+    let floors: BTreeMap<&str, u32> = FLOORS.iter().copied().collect();
+    let mut seen = BTreeSet::new();
+    for (file, text) in sources() {
+        let module = file.split(['/', '.']).next().unwrap();
+        let floor = *floors.get(module).unwrap_or_else(|| panic!("{file} has no floor"));
+        seen.insert(module.to_owned());
+        for used in imported(&text) {
+            let below = *floors.get(&used[..]).unwrap_or_else(|| panic!("{file} imports {used}, which has no floor"));
+            let same = used == module && file.contains('/');
+            assert!(below < floor || same, "{file} (floor {floor}) imports {used} (floor {below})");
+        }
+    }
+    assert_eq!(seen.len(), FLOORS.len(), "a floor without a module");
+}
+
+#[test]
+fn each_outside_package_is_used_in_one_file() {
+    let manifest = fs::read_to_string("Cargo.toml").unwrap();
+    let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let named: BTreeSet<String> = dependencies
+        .lines()
+        .filter_map(|line| line.split_once('=').map(|(name, _)| name.trim().replace('-', "_")))
+        .collect();
+    assert_eq!(named, PACKAGES.iter().map(|(name, _)| (*name).to_owned()).collect());
+    for (package, files) in PACKAGES {
+        let users: Vec<String> = sources()
+            .into_iter()
+            .filter(|(_, text)| text.contains(&format!("{package}::")))
+            .map(|(file, _)| file)
+            .collect();
+        assert_eq!(users, *files, "{package}");
+    }
+}
+
+#[test]
+fn only_system_is_unsafe() {
+    for (file, text) in sources() {
+        assert!(file == "system.rs" || !text.contains("unsafe "), "{file}");
+    }
+}
+
+/// Every file below `src`, without its tests, which may import what they like.
+fn sources() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    collect(Path::new("src"), &mut files);
+    files.sort();
+    files
+}
+
+fn collect(dir: &Path, files: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+            files.push((path.strip_prefix("src").unwrap().to_str().unwrap().to_owned(), code));
+        }
+    }
+}
+
+/// The modules of the crate that a text names, by `crate::` or, in `main.rs`, by `podop::`.
+fn imported(text: &str) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    for prefix in ["crate::", "podop::"] {
+        for rest in text.split(prefix).skip(1) {
+            let names = match rest.strip_prefix('{') {
+                Some(list) => list.split('}').next().unwrap().split(',').collect(),
+                None => vec![rest],
+            };
+            for name in names {
+                let word: String = name.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                if !word.is_empty() && word != "open" {
+                    used.insert(word);
+                }
+            }
+        }
+    }
+    used
+}
