@@ -353,7 +353,7 @@ fn an_iteration_waits_for_its_turn_without_async_ids() {
     let client = world.client(Mode::Auto);
     world.send(client, b"H2\t0\t0\tu\tmeta\nLshared/slow\nI0\t0\tshared/it/\nLshared/last\n");
     let slow = world.accept();
-    let mut others = |world: &mut World| {
+    let others = |world: &mut World| {
         for _ in 0..3 {
             world.serve(|_, target, _| {
                 Some(match target {

@@ -457,23 +457,25 @@ fn replicas_share_the_lookups_and_one_that_cannot_be_reached_is_passed_over() {
 #[test]
 fn the_pool_grows_by_need() {
     let mut world = World::with_alias(&[]);
-    let first = world.lookup("0");
-    let backend = world.accept();
-    let clients: Vec<Peer> = (1..50).map(|at| world.lookup(&at.to_string())).collect();
-    assert!(world.connecting.is_empty(), "a fast backend needs no second connection");
-    world.asked(backend);
-    world.respond(backend, "v");
-    assert_eq!(world.taken(first), "4:OK v,");
-    assert_eq!(world.asked(backend), "1");
-    world.wait(5 * MS);
-    assert_eq!(world.connecting.len(), 48, "a slow one gets as many as there are lookups");
-    let backends: Vec<Peer> = (0..48).map(|_| world.accept()).collect();
-    for backend in backends {
+    let clients: Vec<Peer> = (0..200).map(|at| world.lookup(&format!("{at:03}"))).collect();
+    assert_eq!(world.connecting.len(), 64);
+    let mut backends: Vec<Peer> = (0..64).map(|_| world.accept()).collect();
+    assert!(world.connecting.is_empty(), "a fast backend needs no more");
+    let key = world.asked(backends[0]);
+    world.respond(backends[0], &key);
+    assert_eq!(world.asked(backends[0]), "064");
+    world.respond(backends[0], "064");
+    assert_eq!(world.asked(backends[0]), "065");
+    world.wait(20 * MS);
+    assert_eq!(world.connecting.len(), 200 - 66, "a slow one gets as many as there are lookups");
+    let more: Vec<Peer> = (0..134).map(|_| world.accept()).collect();
+    world.respond(backends.remove(0), "065");
+    for backend in backends.into_iter().chain(more) {
         let key = world.asked(backend);
         world.respond(backend, &key);
     }
-    for (at, client) in clients.into_iter().enumerate().skip(1) {
-        assert_eq!(world.taken(client), format!("{}:OK {},", 3 + (at + 1).to_string().len(), at + 1));
+    for (at, client) in clients.into_iter().enumerate() {
+        assert_eq!(world.taken(client), format!("6:OK {at:03},"));
     }
 }
 

@@ -27,12 +27,13 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// An address that could not be reached is not tried for so long if there is another one.
 const ASIDE: Duration = Duration::from_secs(10);
 
-/// An exchange waits so long for a connection that others use before it gets one of its own: a fast
-/// backend is served better by few connections, and a slow one does not notice.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// Up to so many connections, every exchange that finds none free gets a new one. Fewer make a fast backend
+/// wait for us; many more cost it and us more than they bring (512 instead of 64: 37 % more CPU).
+const EAGER: usize = 64;
 
-/// Connections that are opened at once while an origin has none.
-const AT_ONCE: usize = 8;
+/// Beyond that an exchange waits so long for a connection that others use before it gets one of its own:
+/// a fast backend has answered several others by then, and a slow one does not notice.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// No new connection for so long after one failed while others work.
 const RETRY: Duration = Duration::from_millis(100);
@@ -593,12 +594,9 @@ impl Origin {
         if self.connecting.len() < self.fresh.len() {
             return self.open < most || !self.idle.is_empty();
         }
-        let wanted = if self.open == self.connecting.len() {
-            // There is nothing to wait for.
-            self.queue.len().min(AT_ONCE)
-        } else {
-            self.queue.iter().take_while(|(since, _)| *since + PATIENCE <= now).take(most).count()
-        };
+        let patient = || self.queue.iter().take_while(|(since, _)| *since + PATIENCE <= now).take(most).count();
+        let used = self.open - self.connecting.len();
+        let wanted = if self.open < EAGER { self.queue.len().min(EAGER - used) } else { patient() };
         self.open < most && self.connecting.len() < self.fresh.len() + wanted
     }
 
