@@ -25,6 +25,8 @@ pub struct Request {
 pub struct Script {
     pub delay: Duration,
     pub bytes: Vec<u8>,
+    /// The bytes go out one by one, with pauses.
+    pub drips: bool,
     pub then: Then,
 }
 
@@ -35,7 +37,7 @@ pub enum Then {
     Close,
     /// Close with RST.
     Reset,
-    /// Never answer, nor close.
+    /// Do nothing more, nor close.
     Hang,
 }
 
@@ -125,7 +127,7 @@ pub fn response(status: u16, body: &str) -> Script {
 
 /// Bytes as they are.
 pub fn raw(bytes: impl Into<Vec<u8>>, then: Then) -> Script {
-    Script { delay: Duration::ZERO, bytes: bytes.into(), then }
+    Script { delay: Duration::ZERO, bytes: bytes.into(), drips: false, then }
 }
 
 impl Script {
@@ -157,8 +159,14 @@ fn serve(mut stream: TcpStream, shared: &Shared) {
         shared.requests.lock().expect("no panic").push(request.clone());
         let script = (shared.answer)(&request);
         std::thread::sleep(script.delay);
-        if script.then != Then::Hang && stream.write_all(&script.bytes).is_err() {
-            return;
+        let pieces = script.bytes.chunks(if script.drips { 1 } else { usize::MAX });
+        for piece in pieces {
+            if stream.write_all(piece).is_err() {
+                return;
+            }
+            if script.drips {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         match script.then {
             Then::Keep => nth += 1,

@@ -1,0 +1,496 @@
+//! What Podop makes of a backend that misbehaves: one line per case, on real sockets. The key chooses what
+//! the backend does; the reply is compared exactly, for Postfix and for Dovecot. After each case innocent
+//! keys are asked for, on the same connections and on new ones, and get exactly their own values.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use support::http::{Backend, Script, Then, raw, response};
+use support::podop::{Podop, ask};
+use support::world::World;
+
+/// What the client is told.
+enum Told {
+    /// This value.
+    Value(&'static str),
+    Miss,
+    /// A fault of the backend: `TEMP` or `F`, and this cause.
+    Fault(&'static str),
+    /// The same, and `TIMEOUT` for Postfix.
+    Timeout(&'static str),
+    /// Something else for Postfix than for Dovecot.
+    Each(&'static str, &'static str),
+}
+use Then::{Close, Hang, Keep, Reset};
+use Told::{Each, Fault, Miss, Timeout, Value};
+
+type Case = (&'static str, Script, Told);
+
+const HEAD: &str = "sent nonsense: malformed response head";
+const LENGTH: &str = "sent nonsense: bad Content-Length";
+const CODING: &str = "sent nonsense: bad Transfer-Encoding";
+const CHUNK: &str = "sent nonsense: malformed chunk";
+const TRAILERS: &str = "sent nonsense: malformed trailers";
+const CUT: &str = "sent nonsense: response is cut short";
+const INTERIM: &str = "sent nonsense: unexpected interim response";
+const LONG_HEAD: &str = "sent nonsense: response head is too long";
+const LONG_BODY: &str = "sent nonsense: response body is too long";
+const NOT_JSON: &str = "answered 200 without JSON";
+const CLOSED: &str = "closed the connection without an answer";
+const RESET: &str = "broke the connection: connection reset";
+const SILENT: &str = "did not answer in time";
+const SLOW: &str = "did not complete its answer in time";
+
+/// 200 with these fields and the body `"v"`.
+fn fields(fields: &str) -> Script {
+    raw(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n\"v\""), Keep)
+}
+
+/// 200 with a chunked body as it is written here.
+fn chunked(body: &str) -> Script {
+    raw(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}"), Keep)
+}
+
+/// A status line and head as they are written here, with a body `"v"` of known length.
+fn head(head: &str) -> Script {
+    raw(format!("{head}\r\nContent-Length: 3\r\n\r\n\"v\""), Keep)
+}
+
+fn json(body: impl AsRef<[u8]>) -> Script {
+    let body = body.as_ref();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    raw([head.as_bytes(), body].concat(), Keep)
+}
+
+fn redirect(status: u16, location: &str) -> Script {
+    raw(format!("HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"), Keep)
+}
+
+fn then(mut script: Script, then: Then) -> Script {
+    script.then = then;
+    script
+}
+
+fn drip(mut script: Script) -> Script {
+    script.drips = true;
+    script
+}
+
+fn plus(mut script: Script, bytes: &[u8]) -> Script {
+    script.bytes.extend_from_slice(bytes);
+    script
+}
+
+fn framing_by_length() -> Vec<Case> {
+    vec![
+        ("length", fields("Content-Length: 3"), Value("v")),
+        ("length, name in lower case", fields("content-length:3"), Value("v")),
+        ("length with zeros in front", fields("Content-Length: 003"), Value("v")),
+        ("length with spaces around", fields("Content-Length: \t 3 \t"), Value("v")),
+        ("length twice, the same", fields("Content-Length: 3\r\nContent-Length: 3"), Value("v")),
+        ("length twice, another", fields("Content-Length: 3\r\nContent-Length: 4"), Fault(LENGTH)),
+        ("length as a list", fields("Content-Length: 3, 3"), Fault(LENGTH)),
+        ("length empty", fields("Content-Length:"), Fault(LENGTH)),
+        ("length negative", fields("Content-Length: -3"), Fault(LENGTH)),
+        ("length with a plus", fields("Content-Length: +3"), Fault(LENGTH)),
+        ("length hexadecimal", fields("Content-Length: 0x3"), Fault(LENGTH)),
+        ("length with letters", fields("Content-Length: 3x"), Fault(LENGTH)),
+        ("length with a fraction", fields("Content-Length: 3.0"), Fault(LENGTH)),
+        ("length beyond 64 bits", fields("Content-Length: 18446744073709551619"), Fault(LENGTH)),
+        ("length beyond the limit", fields("Content-Length: 4194305"), Fault(LONG_BODY)),
+        ("length too small", fields("Content-Length: 2"), Fault(NOT_JSON)),
+        ("length too large, then closed", then(fields("Content-Length: 4"), Close), Fault(CUT)),
+        ("length too large, then silent", fields("Content-Length: 4"), Timeout(SLOW)),
+        ("length zero", raw("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Keep), Fault(NOT_JSON)),
+        ("length and chunked", fields("Content-Length: 3\r\nTransfer-Encoding: chunked"), Fault(LENGTH)),
+        ("chunked and length", fields("Transfer-Encoding: chunked\r\nContent-Length: 3"), Fault(LENGTH)),
+    ]
+}
+
+fn framing_by_chunks() -> Vec<Case> {
+    let coding = |value: &str| fields(&format!("Transfer-Encoding: {value}"));
+    let long_line = format!("3;{}\r\n\"v\"\r\n0\r\n\r\n", "x".repeat(2000));
+    let long_trailers = format!("3\r\n\"v\"\r\n0\r\nA: {}\r\n\r\n", "x".repeat(17_000));
+    vec![
+        ("chunked", chunked("3\r\n\"v\"\r\n0\r\n\r\n"), Value("v")),
+        ("chunks of one byte", chunked("1\r\n\"\r\n1\r\nv\r\n1\r\n\"\r\n0\r\n\r\n"), Value("v")),
+        ("chunk with an extension", chunked("3;a=b;c=\"d\"\r\n\"v\"\r\n0;e\r\n\r\n"), Value("v")),
+        ("chunk extension after spaces", chunked("3 \t;a\r\n\"v\"\r\n0\r\n\r\n"), Value("v")),
+        ("chunk size with zeros in front", chunked("0003\r\n\"v\"\r\n000\r\n\r\n"), Value("v")),
+        ("chunk size in capitals", chunked("A\r\n\"abcdefgh\"\r\n0\r\n\r\n"), Value("abcdefgh")),
+        ("trailers", chunked("3\r\n\"v\"\r\n0\r\nA: b\r\nC:\r\n\r\n"), Value("v")),
+        ("a length among the trailers", chunked("3\r\n\"v\"\r\n0\r\nContent-Length: 9\r\n\r\n"), Value("v")),
+        (
+            "coding in capitals",
+            raw("HTTP/1.1 200 OK\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n3\r\n\"v\"\r\n0\r\n\r\n", Keep),
+            Value("v"),
+        ),
+        ("coding gzip and chunked", coding("gzip, chunked"), Fault(CODING)),
+        ("coding chunked twice in a list", coding("chunked, chunked"), Fault(CODING)),
+        ("coding chunked twice", coding("chunked\r\nTransfer-Encoding: chunked"), Fault(CODING)),
+        ("coding identity", coding("identity"), Fault(CODING)),
+        ("coding that only looks chunked", coding("xchunked"), Fault(CODING)),
+        ("coding chunked with a parameter", coding("chunked;q=1"), Fault(CODING)),
+        ("coding empty", coding(""), Fault(CODING)),
+        (
+            "chunked in HTTP/1.0",
+            raw("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\"v\"\r\n0\r\n\r\n", Keep),
+            Fault(CODING),
+        ),
+        ("chunk size empty", chunked("\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size no number", chunked("g\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size negative", chunked("-3\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size with a plus", chunked("+3\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size with 0x", chunked("0x3\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size after a space", chunked(" 3\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size before a space", chunked("3 \r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size with an underscore", chunked("0_3\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size beyond 64 bits", chunked("10000000000000003\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size beyond the limit", chunked("400001\r\n\"v\"\r\n0\r\n\r\n"), Fault(LONG_BODY)),
+        ("chunk size too small", chunked("2\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk size too large", chunked("4\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk lines that end with LF", chunked("3\n\"v\"\n0\n\n"), Fault(CHUNK)),
+        ("chunk extension with a bare CR", chunked("3;a\rb\r\n\"v\"\r\n0\r\n\r\n"), Fault(CHUNK)),
+        ("chunk line without end", chunked(&long_line), Fault(CHUNK)),
+        ("no last chunk, closed", then(chunked("3\r\n\"v\"\r\n"), Close), Fault(CUT)),
+        ("no last chunk, silent", chunked("3\r\n\"v\"\r\n"), Timeout(SLOW)),
+        ("no end after the last chunk, closed", then(chunked("3\r\n\"v\"\r\n0\r\n"), Close), Fault(CUT)),
+        ("closed within a chunk", then(chunked("3\r\n\"v"), Close), Fault(CUT)),
+        ("reset within a chunk", then(chunked("3\r\n\"v"), Reset), Fault(RESET)),
+        ("trailer folded", chunked("3\r\n\"v\"\r\n0\r\nA: b\r\n c\r\n\r\n"), Fault(TRAILERS)),
+        ("trailer without a colon", chunked("3\r\n\"v\"\r\n0\r\nA\r\n\r\n"), Fault(TRAILERS)),
+        ("trailer with a bare CR", chunked("3\r\n\"v\"\r\n0\r\nA: b\rc\r\n\r\n"), Fault(TRAILERS)),
+        ("trailers too long", chunked(&long_trailers), Fault(TRAILERS)),
+    ]
+}
+
+fn heads() -> Vec<Case> {
+    let many = "A: b\r\n".repeat(126);
+    let too_many = "A: b\r\n".repeat(128);
+    let long = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(60_000));
+    let too_long = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(66_000));
+    vec![
+        ("no reason phrase", head("HTTP/1.1 200"), Value("v")),
+        ("an odd reason phrase", head("HTTP/1.1 200 \"404 Not Found\" caf\u{e9}"), Value("v")),
+        ("lines that end with LF", raw("HTTP/1.1 200 OK\nContent-Length: 3\n\n\"v\"", Keep), Value("v")),
+        ("128 fields", head(&format!("HTTP/1.1 200 OK\r\n{many}B: c")), Value("v")),
+        (
+            "129 fields",
+            head(&format!("HTTP/1.1 200 OK\r\n{}", too_many.trim_end())),
+            Fault("sent nonsense: response has too many fields"),
+        ),
+        ("a long field", head(&long), Value("v")),
+        ("a head beyond the limit", head(&too_long), Fault(LONG_HEAD)),
+        ("two digits", head("HTTP/1.1 20 OK"), Fault(HEAD)),
+        ("four digits", head("HTTP/1.1 2000 OK"), Fault(HEAD)),
+        ("a letter among the digits", head("HTTP/1.1 2O0 OK"), Fault(HEAD)),
+        ("a sign before the digits", head("HTTP/1.1 +20 OK"), Fault(HEAD)),
+        ("two spaces before the status", head("HTTP/1.1  200 OK"), Fault(HEAD)),
+        ("another version", head("HTTP/1.2 200 OK"), Fault(HEAD)),
+        ("HTTP/2", head("HTTP/2 200 OK"), Fault(HEAD)),
+        ("lower case", head("http/1.1 200 OK"), Fault(HEAD)),
+        ("HTTP/0.9", then(raw("\"v\"", Keep), Close), Fault(HEAD)),
+        ("an empty line in front", head("\r\nHTTP/1.1 200 OK"), Fault(HEAD)),
+        ("a space in front", head(" HTTP/1.1 200 OK"), Fault(HEAD)),
+        ("another protocol", raw("220 mx ESMTP\r\n", Keep), Fault(HEAD)),
+        ("a field folded", head("HTTP/1.1 200 OK\r\nA: b\r\n c"), Fault(HEAD)),
+        ("a space before the colon", head("HTTP/1.1 200 OK\r\nA : b"), Fault(HEAD)),
+        ("no colon", head("HTTP/1.1 200 OK\r\nA"), Fault(HEAD)),
+        ("no name", head("HTTP/1.1 200 OK\r\n: b"), Fault(HEAD)),
+        ("a bare CR in a field", head("HTTP/1.1 200 OK\r\nA: b\rc"), Fault(HEAD)),
+        ("a NUL in a field", head("HTTP/1.1 200 OK\r\nA: b\0c"), Fault(HEAD)),
+        ("a control in the reason", head("HTTP/1.1 200 O\x01K"), Fault(HEAD)),
+    ]
+}
+
+fn statuses() -> Vec<Case> {
+    let with = |status: u16| response(status, "\"v\"");
+    vec![
+        ("201", with(201), Fault("answered 201")),
+        ("202", with(202), Fault("answered 202")),
+        ("203", with(203), Fault("answered 203")),
+        ("204", raw("HTTP/1.1 204 No Content\r\n\r\n", Keep), Fault("answered 204")),
+        (
+            "204 with a length it does not have",
+            raw("HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\n", Keep),
+            Fault("answered 204"),
+        ),
+        ("205", with(205), Fault("answered 205")),
+        ("206", with(206), Fault("answered 206")),
+        ("300", with(300), Fault("answered 300")),
+        ("304", raw("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", Keep), Fault("answered 304")),
+        ("305", with(305), Fault("answered 305")),
+        ("400", with(400), Miss),
+        ("401", with(401), Miss),
+        ("403", with(403), Miss),
+        ("404", with(404), Miss),
+        ("404 that is called OK", raw("HTTP/1.1 404 OK\r\nContent-Length: 3\r\n\r\n\"v\"", Keep), Miss),
+        ("404 without a body", raw("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", Keep), Miss),
+        (
+            "404 with half its body",
+            then(raw("HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnull", Keep), Close),
+            Fault(CUT),
+        ),
+        (
+            "404 with half its body, reset",
+            then(raw("HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnull", Keep), Reset),
+            Fault(RESET),
+        ),
+        (
+            "404 with half its body, silent",
+            raw("HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnull", Keep),
+            Timeout(SLOW),
+        ),
+        ("410", with(410), Miss),
+        ("451", with(451), Miss),
+        ("499", with(499), Miss),
+        ("408", with(408), Fault("answered 408")),
+        ("421", with(421), Fault("answered 421")),
+        ("425", with(425), Fault("answered 425")),
+        ("429", with(429), Fault("answered 429")),
+        ("500", with(500), Fault("answered 500")),
+        ("502", with(502), Fault("answered 502")),
+        ("503", with(503), Fault("answered 503")),
+        ("504", with(504), Fault("answered 504")),
+        ("599", with(599), Fault("answered 599")),
+        ("600", with(600), Fault("answered 600")),
+        ("999", with(999), Fault("answered 999")),
+        ("a status below 100", raw("HTTP/1.1 020 OK\r\nContent-Length: 3\r\n\r\n\"v\"", Keep), Fault("answered 20")),
+    ]
+}
+
+fn bodies() -> Vec<Case> {
+    let deep = "[".repeat(5_000) + &"]".repeat(5_000);
+    let broken = "[".repeat(5_000);
+    let deep_text: &'static str = String::leak(deep.clone());
+    let long: &'static str = String::leak("x".repeat(99_998));
+    let dovecot_long: &'static str = String::leak(format!("O{long}"));
+    vec![
+        ("a string with escapes", json(r#""\"\u00e9\\\/""#), Value("\"\u{e9}\\/")),
+        ("a byte order mark", json("\u{feff}\"v\""), Value("v")),
+        ("spaces around", json(" \r\n\t\"v\" \n"), Value("v")),
+        ("a number", json("1e400"), Value("1e400")),
+        ("a long number", json("123456789012345678901234567890.10"), Value("123456789012345678901234567890.10")),
+        ("null", json("null"), Miss),
+        ("an empty array", json("[]"), Each("NOTFOUND ", "O[]")),
+        ("an array", json("[\"a\", \"b\"]"), Each("OK a,b", "O[\"a\",\"b\"]")),
+        ("an object", json("{\"a\" : null}"), Value("{\"a\":null}")),
+        ("an empty string", json("\"\""), Value("")),
+        ("deep", json(&deep), Value(deep_text)),
+        ("deep and broken", json(&broken), Fault(NOT_JSON)),
+        ("nothing", json(""), Fault(NOT_JSON)),
+        ("a web page", json("<html>404 Not Found</html>"), Fault(NOT_JSON)),
+        ("bare text", json("v"), Fault(NOT_JSON)),
+        ("single quotes", json("'v'"), Fault(NOT_JSON)),
+        ("half a string", json("\"v"), Fault(NOT_JSON)),
+        ("half an object", json("{\"a\": 1"), Fault(NOT_JSON)),
+        ("two documents", json("\"v\" \"w\""), Fault(NOT_JSON)),
+        ("a comma too many", json("[1,]"), Fault(NOT_JSON)),
+        ("NaN", json("NaN"), Fault(NOT_JSON)),
+        ("nul", json("nul"), Fault(NOT_JSON)),
+        ("Latin-1", json(b"\"caf\xe9\""), Fault(NOT_JSON)),
+        ("Latin-1 in an array", json(b"[\"caf\xe9\"]"), Fault(NOT_JSON)),
+        ("half a surrogate pair", json(r#""\ud800""#), Fault(NOT_JSON)),
+        ("a newline in a string", json("\"a\nb\""), Fault(NOT_JSON)),
+        ("compressed", json(b"\x1f\x8b\x08\x00\x00\x00\x00\x00"), Fault(NOT_JSON)),
+        (
+            "a NUL",
+            json(r#""a\u0000b""#),
+            Each("TEMP alias: the value has a NUL, where Postfix would cut it", "Oa\x010b"),
+        ),
+        (
+            "too long for Postfix",
+            json(format!("\"{long}\"")),
+            Each("TEMP alias: the value is longer than Postfix takes (100000 bytes)", dovecot_long),
+        ),
+        (
+            "a body of unknown length beyond the limit",
+            then(raw(format!("HTTP/1.1 200 OK\r\n\r\n\"{}\"", "x".repeat(4 << 20)), Keep), Close),
+            Fault(LONG_BODY),
+        ),
+    ]
+}
+
+fn connections() -> Vec<Case> {
+    let v = || fields("Content-Length: 3");
+    let miss = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+    let last = || raw("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\n\"v\"", Close);
+    vec![
+        ("connection: close", last(), Value("v")),
+        ("connection: close that stays open", then(last(), Keep), Value("v")),
+        ("closed without a word after the answer", then(v(), Close), Value("v")),
+        ("reset after the answer", then(v(), Reset), Value("v")),
+        ("HTTP/1.0 with a length", raw("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n\"v\"", Close), Value("v")),
+        ("HTTP/1.0 until the end", raw("HTTP/1.0 200 OK\r\n\r\n\"v\"", Close), Value("v")),
+        (
+            "HTTP/1.0 kept alive",
+            raw("HTTP/1.0 200 OK\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\n\"v\"", Keep),
+            Value("v"),
+        ),
+        ("until the end", raw("HTTP/1.1 200 OK\r\n\r\n\"v\"", Close), Value("v")),
+        ("until the end, which does not come", raw("HTTP/1.1 200 OK\r\n\r\n\"v\"", Hang), Timeout(SLOW)),
+        ("until a reset", raw("HTTP/1.1 200 OK\r\n\r\n\"v\"", Reset), Fault(RESET)),
+        ("a miss until the end", raw("HTTP/1.1 404 Not Found\r\n\r\nnull", Close), Miss),
+        ("a miss until a reset", raw("HTTP/1.1 404 Not Found\r\n\r\nnull", Reset), Fault(RESET)),
+        ("surplus: a byte", plus(v(), b"x"), Value("v")),
+        ("surplus: an empty line", plus(v(), b"\r\n"), Value("v")),
+        ("surplus: a miss", plus(v(), miss), Value("v")),
+        (
+            "surplus: the value of another key",
+            plus(v(), b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n\"theirs\""),
+            Value("v"),
+        ),
+        (
+            "surplus after a miss",
+            plus(raw(&miss[..], Keep), b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n\"theirs\""),
+            Miss,
+        ),
+        ("surplus after chunks", plus(chunked("3\r\n\"v\"\r\n0\r\n\r\n"), miss), Value("v")),
+        ("surplus after 204", plus(raw("HTTP/1.1 204 No Content\r\n\r\n", Keep), miss), Fault("answered 204")),
+        (
+            "surplus: 408 and closed",
+            then(plus(v(), b"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n"), Close),
+            Value("v"),
+        ),
+        ("100 first", plus(raw("HTTP/1.1 100 Continue\r\n\r\n", Keep), &v().bytes), Value("v")),
+        (
+            "103 three times",
+            plus(raw("HTTP/1.1 103 Early\r\nLink: </>\r\n\r\n".repeat(3), Keep), &v().bytes),
+            Value("v"),
+        ),
+        ("102 and closed", raw("HTTP/1.1 102 Processing\r\n\r\n", Close), Fault(CUT)),
+        ("100 and silent", raw("HTTP/1.1 100 Continue\r\n\r\n", Hang), Timeout(SILENT)),
+        ("101", raw("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", Keep), Fault(INTERIM)),
+        ("interim responses without end", raw("HTTP/1.1 100 Continue\r\n\r\n".repeat(200), Keep), Fault(INTERIM)),
+        ("no answer, closed", raw("", Close), Fault(CLOSED)),
+        ("no answer, reset", raw("", Reset), Fault(RESET)),
+        ("no answer", raw("", Hang), Timeout(SILENT)),
+        ("silent within the head", raw("HTTP/1.1 200 OK\r\nContent-", Hang), Timeout(SILENT)),
+        ("silent within the body", raw("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"", Hang), Timeout(SLOW)),
+        ("byte by byte", drip(v()), Value("v")),
+        ("chunks byte by byte", drip(chunked("3\r\n\"v\"\r\n0\r\nA: b\r\n\r\n")), Value("v")),
+        ("a miss byte by byte", drip(raw(&miss[..], Keep)), Miss),
+        ("redirect on the same origin", redirect(308, "/innocent-there"), Value("own innocent-there")),
+        ("redirect to a miss", redirect(301, "/none"), Miss),
+        ("redirect in a circle", redirect(302, "?again"), Fault("answered 302 too often")),
+        (
+            "redirect to another host",
+            redirect(307, "http://192.0.2.1/innocent"),
+            Fault("answered 307 to another origin"),
+        ),
+        ("redirect to https", redirect(301, "https://127.0.0.1/innocent"), Fault("answered 301 to another origin")),
+        (
+            "redirect with userinfo",
+            redirect(303, "http://127.0.0.1@192.0.2.1/innocent"),
+            Fault("answered 303 to another origin"),
+        ),
+        ("redirect without a location", response(302, ""), Fault("answered 302 without a usable location")),
+        ("redirect with spaces", redirect(302, "/a b"), Fault("answered 302 without a usable location")),
+    ]
+}
+
+#[test]
+fn every_case_is_answered_as_stated_and_harms_nobody_else() {
+    let groups = [framing_by_length(), framing_by_chunks(), heads(), statuses(), bodies(), connections()];
+    let cases: Arc<Vec<Case>> = Arc::new(groups.into_iter().flatten().collect());
+    assert!(cases.len() >= 120, "{} cases", cases.len());
+    let next = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let (cases, next) = (cases.clone(), next.clone());
+            std::thread::spawn(move || {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    run(case);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// In memory, as it is done at every byte.
+#[test]
+fn a_response_that_is_cut_anywhere_is_a_fault() {
+    use podop::proxy::End;
+    use std::io::ErrorKind;
+    let responses: [&[u8]; 4] = [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnull",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"v\"",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\"v\"\r\n0\r\nA: b\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ];
+    for whole in responses {
+        for end in [End::Sending, End::Gone(Some(ErrorKind::ConnectionReset))] {
+            for cut in 0..whole.len() {
+                let mut world = World::with_alias(&[]);
+                let client = world.lookup("a");
+                let backend = world.accept();
+                world.send(backend, &whole[..cut]);
+                assert_eq!(world.taken(client), "", "answered too early");
+                world.end(backend, end);
+                let reply = world.taken(client);
+                assert!(reply.contains(":TEMP alias: 192.0.2.1 "), "{cut} of {}: {reply}", whole.escape_ascii());
+            }
+        }
+    }
+}
+
+fn run((name, script, told): &Case) {
+    let script = script.clone();
+    let backend = Backend::start(move |request| match request.target.trim_start_matches('/') {
+        key if key.starts_with("innocent") => response(200, &format!("\"own {key}\"")),
+        "none" => response(404, "null"),
+        _ => script.clone(),
+    });
+    let url = backend.url("/§");
+    let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url, "--timeout", "0.6"]);
+    let (postfix, dovecot) = match told {
+        Value(text) => (format!("OK {text}"), format!("O{text}")),
+        Miss => ("NOTFOUND ".to_owned(), "N".to_owned()),
+        Fault(cause) => {
+            let reason = format!("alias: {} {cause}", backend.address());
+            (format!("TEMP {reason}"), format!("F{reason}"))
+        }
+        Timeout(cause) => {
+            let reason = format!("alias: {} {cause}", backend.address());
+            (format!("TIMEOUT {reason}"), format!("F{reason}"))
+        }
+        Each(postfix, dovecot) => ((*postfix).to_owned(), (*dovecot).to_owned()),
+    };
+    let mut clients = (podop.connect(), dict(&podop));
+    // The first time on a new connection to the backend, the second time on a used one.
+    for round in 0..2 {
+        let got = ask(&mut clients.0, "alias", b"case");
+        assert_eq!(String::from_utf8_lossy(&got), postfix, "case '{name}', Postfix, round {round}");
+        innocents(&podop, &mut clients, name);
+        assert_eq!(look_up(&mut clients.1, "case"), dovecot, "case '{name}', Dovecot, round {round}");
+        innocents(&podop, &mut clients, name);
+    }
+}
+
+/// The same and new clients get exactly what is theirs.
+fn innocents(podop: &Podop, clients: &mut (UnixStream, BufReader<UnixStream>), name: &str) {
+    let mut new = (podop.connect(), dict(podop));
+    for (at, (postfix, dovecot)) in [(&mut clients.0, &mut clients.1), (&mut new.0, &mut new.1)].into_iter().enumerate()
+    {
+        let got = ask(postfix, "alias", format!("innocent{at}").as_bytes());
+        assert_eq!(String::from_utf8_lossy(&got), format!("OK own innocent{at}"), "after case '{name}'");
+        assert_eq!(look_up(dovecot, &format!("innocent-{at}")), format!("Oown innocent-{at}"), "after case '{name}'");
+    }
+}
+
+fn dict(podop: &Podop) -> BufReader<UnixStream> {
+    let mut stream = podop.connect();
+    stream.write_all(b"H4\t0\t0\t\talias\n").unwrap();
+    BufReader::new(stream)
+}
+
+fn look_up(stream: &mut BufReader<UnixStream>, key: &str) -> String {
+    stream.get_mut().write_all(format!("Lshared/{key}\t\n").as_bytes()).unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    line.trim_end_matches('\n').to_owned()
+}
