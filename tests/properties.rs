@@ -1,0 +1,325 @@
+//! Any sequence of events leads to exactly one reply per request, in legal order, and to no answer that
+//! belongs to another request. The checker is a plain model of what was asked and what backends said.
+
+mod support;
+
+use podop::config::Mode;
+use podop::proxy::{End, Peer};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
+use support::world::{MS, SECOND, World, response};
+
+/// What may happen. Numbers choose among what is there.
+#[derive(Clone, Debug)]
+enum Op {
+    Connect(Protocol),
+    /// A request for a new key, in one piece or in two.
+    Ask(usize, bool),
+    /// Clients stop reading, or read again.
+    Block(usize, bool),
+    Leave(usize, bool),
+    Accept,
+    Refuse,
+    Answer(usize),
+    /// An answer in two pieces with something in between; the second may never come.
+    Half(usize),
+    Surplus(usize),
+    Blurt(usize),
+    Cut(usize, bool),
+    Pass(u64),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Protocol {
+    Postfix,
+    /// Without and with async ids.
+    DictInOrder,
+    DictAsync,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let protocol = prop_oneof![Just(Protocol::Postfix), Just(Protocol::DictInOrder), Just(Protocol::DictAsync)];
+    prop_oneof![
+        2 => protocol.prop_map(Op::Connect),
+        10 => (any::<usize>(), any::<bool>()).prop_map(|(at, whole)| Op::Ask(at, whole)),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(at, block)| Op::Block(at, block)),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(at, half)| Op::Leave(at, half)),
+        6 => Just(Op::Accept),
+        1 => Just(Op::Refuse),
+        10 => any::<usize>().prop_map(Op::Answer),
+        2 => any::<usize>().prop_map(Op::Half),
+        1 => any::<usize>().prop_map(Op::Surplus),
+        1 => any::<usize>().prop_map(Op::Blurt),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(at, reset)| Op::Cut(at, reset)),
+        2 => prop_oneof![Just(1), Just(10), Just(400), Just(1500), Just(6000)].prop_map(Op::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4) {
+        let mut model = Model::new(connections);
+        for op in ops {
+            model.apply(op);
+            model.check();
+        }
+        model.finish();
+    }
+}
+
+/// A client, as far as it knows.
+struct Client {
+    peer: Peer,
+    protocol: Protocol,
+    /// Keys that were asked for and not answered, with the async id that was announced.
+    open: VecDeque<(u32, Option<u32>)>,
+    /// Bytes of a reply that is not whole.
+    held: String,
+    blocked: bool,
+    left: bool,
+}
+
+struct Model {
+    world: World,
+    clients: Vec<Client>,
+    /// Backend connections, with the key that is asked and what is held back of its answer.
+    backends: BTreeMap<Peer, Option<(u32, Vec<u8>)>>,
+    next_key: u32,
+    /// How often each key was seen by a backend.
+    seen: BTreeMap<u32, u32>,
+    /// Keys for which a backend said completely that there is nothing.
+    misses: BTreeMap<u32, bool>,
+}
+
+impl Model {
+    fn new(connections: usize) -> Self {
+        let option = format!("alias:connections={connections}");
+        Self {
+            world: World::with_alias(&["--option", &option, "--timeout", "5"]),
+            clients: Vec::new(),
+            backends: BTreeMap::new(),
+            next_key: 0,
+            seen: BTreeMap::new(),
+            misses: BTreeMap::new(),
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Connect(protocol) => self.connect(protocol),
+            Op::Ask(at, whole) => self.ask(at, whole),
+            Op::Block(at, blocked) => {
+                if let Some(client) = pick(&mut self.clients, at) {
+                    client.blocked = blocked;
+                    let peer = client.peer;
+                    self.world.block(peer, blocked);
+                }
+            }
+            Op::Leave(at, half) => {
+                if let Some(client) = pick(&mut self.clients, at).filter(|client| !client.left) {
+                    client.left = true;
+                    let peer = client.peer;
+                    self.read();
+                    self.world.end(peer, if half { End::Sending } else { End::Gone(None) });
+                }
+            }
+            Op::Accept if !self.world.connecting.is_empty() => {
+                let peer = self.world.accept();
+                self.backends.insert(peer, None);
+            }
+            Op::Refuse if !self.world.connecting.is_empty() => self.world.refuse(),
+            Op::Accept | Op::Refuse => {}
+            Op::Answer(at) => self.answer(at, b""),
+            Op::Half(at) => {
+                if let Some((peer, bytes)) = self.asked(at).map(|(peer, held)| (peer, held.split_off(held.len() / 2)))
+                    && let Some(Some((_, held))) = self.backends.get_mut(&peer)
+                {
+                    let first = std::mem::replace(held, bytes);
+                    self.world.send(peer, &first);
+                }
+            }
+            Op::Surplus(at) => self.answer(at, b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"),
+            Op::Blurt(at) => {
+                let idle = self.backends.iter().filter(|(_, asked)| asked.is_none()).map(|(peer, _)| *peer);
+                let idle: Vec<Peer> = idle.collect();
+                if !idle.is_empty() {
+                    self.world.send(idle[at % idle.len()], &response(200, "\"stranger\""));
+                }
+            }
+            Op::Cut(at, reset) => {
+                let peers: Vec<Peer> = self.backends.keys().copied().collect();
+                if !peers.is_empty() {
+                    let end = if reset { End::Gone(Some(ErrorKind::ConnectionReset)) } else { End::Sending };
+                    self.world.end(peers[at % peers.len()], end);
+                }
+            }
+            Op::Pass(ms) => self.world.wait(ms as u32 * MS),
+        }
+    }
+
+    fn connect(&mut self, protocol: Protocol) {
+        let peer = self.world.client(Mode::Auto);
+        match protocol {
+            Protocol::Postfix => {}
+            Protocol::DictInOrder => self.world.send(peer, b"H2\t0\t0\tu\talias\n"),
+            Protocol::DictAsync => self.world.send(peer, b"H4\t0\t0\t\talias\n"),
+        }
+        let (open, held) = (VecDeque::new(), String::new());
+        self.clients.push(Client { peer, protocol, open, held, blocked: false, left: false });
+    }
+
+    fn ask(&mut self, at: usize, whole: bool) {
+        let key = self.next_key;
+        let Some(client) = pick(&mut self.clients, at).filter(|client| !client.left) else { return };
+        self.next_key += 1;
+        client.open.push_back((key, None));
+        let bytes = match client.protocol {
+            Protocol::Postfix => {
+                let text = format!("alias {key}");
+                format!("{}:{text},", text.len())
+            }
+            Protocol::DictInOrder => format!("Lshared/{key}\n"),
+            Protocol::DictAsync => format!("Lshared/{key}\tu\n"),
+        };
+        let (peer, middle) = (client.peer, if whole { bytes.len() } else { bytes.len() / 2 });
+        self.world.send(peer, &bytes.as_bytes()[..middle]);
+        if !whole {
+            self.world.send(peer, &bytes.as_bytes()[middle..]);
+        }
+    }
+
+    /// The backend connections that owe an answer, one of them chosen.
+    fn asked(&mut self, at: usize) -> Option<(Peer, &mut Vec<u8>)> {
+        let mut asked: Vec<(Peer, &mut Vec<u8>)> = self
+            .backends
+            .iter_mut()
+            .filter_map(|(peer, asked)| asked.as_mut().map(|(_, held)| (*peer, held)))
+            .collect();
+        if asked.is_empty() { None } else { Some(asked.swap_remove(at % asked.len())) }
+    }
+
+    /// Completes an answer, with bytes behind it.
+    fn answer(&mut self, at: usize, surplus: &[u8]) {
+        let Some((peer, held)) = self.asked(at) else { return };
+        let bytes = [&held[..], surplus].concat();
+        if let Some(Some((key, _))) = self.backends.insert(peer, None)
+            && key % 3 == 1
+        {
+            self.misses.insert(key, true);
+        }
+        self.world.send(peer, &bytes);
+    }
+
+    /// Looks at what the backends were sent and at what the clients got.
+    fn check(&mut self) {
+        let world = &self.world;
+        self.backends.retain(|peer, _| world.is_open(*peer));
+        for (peer, asked) in &mut self.backends {
+            let request = self.world.taken(*peer);
+            if request.is_empty() {
+                continue;
+            }
+            assert!(asked.is_none(), "a second request before the first was answered");
+            assert_eq!(request.matches("\r\n\r\n").count(), 1);
+            let target = request.split(' ').nth(1).and_then(|target| target.strip_prefix("/a/")).expect("a target");
+            let key: u32 = target.parse().expect("a key");
+            assert!(key < self.next_key);
+            *self.seen.entry(key).or_default() += 1;
+            assert!(self.seen[&key] <= 2, "key {key} is asked for again and again");
+            *asked = Some((key, said(key)));
+        }
+        self.read();
+    }
+
+    fn read(&mut self) {
+        for client in &mut self.clients {
+            client.held += &self.world.taken(client.peer);
+            while let Some(reply) = client.next() {
+                judge(&reply.1, reply.0, &self.misses);
+            }
+        }
+    }
+
+    /// Lets everybody do what is due; then nothing may be left.
+    fn finish(&mut self) {
+        for at in 0..self.clients.len() {
+            self.apply(Op::Block(at, false));
+        }
+        self.world.wait(10 * SECOND);
+        self.check();
+        for client in self.clients.iter().filter(|client| !client.left) {
+            assert!(client.open.is_empty(), "no reply to {:?}", client.open);
+            assert!(client.held.is_empty(), "half a reply: {}", client.held);
+            assert!(self.world.is_open(client.peer), "an idle client was closed");
+        }
+        for at in 0..self.clients.len() {
+            self.world.end(self.clients[at].peer, End::Gone(None));
+        }
+        while !self.world.connecting.is_empty() {
+            self.world.refuse();
+        }
+        self.world.wait(200 * SECOND);
+        assert!(self.world.proxy.is_drained());
+        assert_eq!(self.world.proxy.deadline(self.world.now), None, "something is left over");
+        self.check();
+        assert!(self.backends.is_empty(), "connections stay open for ever");
+    }
+}
+
+impl Client {
+    /// The next whole reply, with the key that a real client would take it for.
+    fn next(&mut self) -> Option<(u32, String)> {
+        if self.protocol == Protocol::Postfix {
+            let (payload, used) =
+                podop::wire::netstring::decode(self.held.as_bytes(), 100_000).expect("a netstring")?;
+            let text = String::from_utf8_lossy(payload).into_owned();
+            self.held.drain(..used);
+            return Some((self.open.pop_front().expect("a reply that nobody asked for").0, text));
+        }
+        let end = self.held.find('\n')?;
+        let line: String = self.held.drain(..=end).collect();
+        let line = line.trim_end_matches('\n');
+        if let Some(id) = line.strip_prefix('*') {
+            let id: u32 = id.parse().expect("an id");
+            assert!(self.protocol == Protocol::DictAsync && id != 0);
+            assert!(self.open.iter().all(|(_, known)| *known != Some(id)), "an id twice");
+            self.open.iter_mut().find(|(_, known)| known.is_none()).expect("an id for nothing").1 = Some(id);
+            return self.next();
+        }
+        let Some((id, text)) = line.strip_prefix('+').and_then(|rest| rest.split_once('\t')) else {
+            return Some((self.open.pop_front().expect("a reply that nobody asked for").0, line.to_owned()));
+        };
+        let id: u32 = id.parse().expect("an id");
+        let at = self.open.iter().position(|(_, known)| *known == Some(id)).expect("an unknown id");
+        Some((self.open.remove(at).expect("it was found").0, text.to_owned()))
+    }
+}
+
+/// What backends say for a key: a value, nothing, or a fault.
+fn said(key: u32) -> Vec<u8> {
+    match key % 3 {
+        0 => response(200, &format!("\"own {key}\"")),
+        1 => response(404, "null"),
+        _ => response(500, "down"),
+    }
+}
+
+/// A reply must be the key's own: its value, a miss that a backend told completely, or a failure.
+fn judge(reply: &str, key: u32, misses: &BTreeMap<u32, bool>) {
+    let value = reply.strip_prefix("OK ").or_else(|| reply.strip_prefix('O').filter(|text| text.starts_with("own")));
+    if let Some(value) = value {
+        assert_eq!(value, format!("own {key}"));
+    } else if reply == "NOTFOUND " || reply == "N" {
+        assert!(misses.contains_key(&key), "key {key} was never told to be missing");
+    } else {
+        assert!(["TEMP ", "TIMEOUT ", "Falias: "].iter().any(|start| reply.starts_with(start)), "{reply}");
+    }
+}
+
+fn pick(clients: &mut [Client], at: usize) -> Option<&mut Client> {
+    let count = clients.len();
+    clients.get_mut(at.checked_rem(count)?)
+}
