@@ -308,7 +308,7 @@ impl Proxy {
                     }
                 }
                 Err(mistake) => {
-                    log::warn(format_args!("client-error cause=\"{mistake}\""));
+                    self.faults.warn(&format!("client-error cause=\"{mistake}\""), now);
                     return self.remove(key);
                 }
             }
@@ -481,7 +481,12 @@ impl Proxy {
         let Some(client) = self.clients.get(key) else { return };
         let paused = !client.may_ask();
         respond(&mut self.clients, &mut self.actions, key, place, name, reply);
-        let turn = self.clients.get(key).is_some_and(|client| paused && client.may_ask());
+        let Some(client) = self.clients.get(key) else { return };
+        if client.is_hopeless() {
+            log::warn(format_args!("client-stuck cause=\"far too many unread replies\""));
+            return self.remove(key);
+        }
+        let turn = paused && client.may_ask();
         // An iteration may be next in line now; what was not read goes on being read.
         if turn || !self.streams.is_empty() {
             self.resumed.push(key);
@@ -551,7 +556,8 @@ impl Proxy {
             return;
         }
         if before == Some(client.moved) {
-            log::warn(format_args!("client-stuck unread={}", client.output.unsent().len()));
+            let kind = if client.output.is_empty() { "half a request" } else { "unread replies" };
+            self.faults.warn(&format!("client-stuck cause=\"{kind}\""), now);
             return self.remove(key);
         }
         self.watch(key, now);

@@ -168,6 +168,19 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     world.end(fresh, End::Gone(Some(ErrorKind::ConnectionReset)));
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 broke the connection: connection reset");
 
+    // Nor is it asked a third time when another replica has to be taken.
+    let urls = "http://192.0.2.1/§ http://192.0.2.2/§";
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls]);
+    let (one, other) = two_idle(&mut world);
+    let client = world.lookup("a");
+    assert_eq!(world.asked(one), "a");
+    world.end(one, End::Sending);
+    world.refuse();
+    assert_eq!(world.asked(other), "a");
+    world.end(other, End::Sending);
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.2 closed the connection without an answer");
+    assert!(world.connecting.is_empty());
+
     // A byte of the answer has come: whatever it meant, it is no stale connection.
     let mut world = World::with_alias(&[]);
     let stale = served(&mut world);

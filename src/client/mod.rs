@@ -20,6 +20,9 @@ pub const MAX_OPEN: usize = 1_000;
 /// Nothing is read from a client, and no rows are added, while it leaves more than this unread.
 pub const MAX_UNSENT: usize = 256 * 1024; // bytes
 
+/// A client is closed that leaves more than this unread of what it asked for at once.
+const MAX_HEAP: usize = 64 * 1024 * 1024; // bytes
+
 /// A connection of a mail server.
 #[derive(Debug)]
 pub struct Client {
@@ -148,7 +151,17 @@ impl Client {
     }
 
     fn is_full(&self) -> bool {
-        self.output.unsent().len() + self.line.early_bytes >= MAX_UNSENT
+        self.heap() >= MAX_UNSENT
+    }
+
+    /// True if it leaves so much unread that it cannot be kept.
+    pub fn is_hopeless(&self) -> bool {
+        self.heap() > MAX_HEAP
+    }
+
+    /// Bytes of replies that were not taken yet.
+    fn heap(&self) -> usize {
+        self.output.unsent().len() + self.line.early_bytes
     }
 
     /// How many requests wait for their answers.

@@ -1,0 +1,244 @@
+//! Clients that misbehave, on real sockets and both protocols: each gets what it deserves, and nobody else
+//! notices.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use support::http::{Backend, Then, raw, response};
+use support::podop::{Podop, SOON, reply, request};
+
+/// What is sent on one connection, what comes back, and whether Podop closes it then.
+struct Case {
+    name: &'static str,
+    sent: Vec<u8>,
+    answered: &'static [u8],
+    closed: bool,
+}
+
+fn case(name: &'static str, sent: impl AsRef<[u8]>, answered: &'static [u8], closed: bool) -> Case {
+    Case { name, sent: sent.as_ref().to_vec(), answered, closed }
+}
+
+fn cases() -> Vec<Case> {
+    let hello = "H4\t0\t0\t\talias\n";
+    let dict = |rest: &str| format!("{hello}{rest}");
+    let key = "k".repeat(65_530);
+    let line = format!("Lshared/{}\t", "k".repeat(65_527));
+    let longest = format!("{}:OK own {key},", key.len() + 7);
+    vec![
+        // Neither protocol.
+        case("a web browser", "GET / HTTP/1.1\r\n\r\n", b"", true),
+        case("an empty line", "\n", b"", true),
+        case("TLS", b"\x16\x03\x01\x02\x00", b"", true),
+        // Socketmap.
+        case("no length", ":alias a,", b"", true),
+        case("a letter in the length", "7x:alias a,", b"", true),
+        case("a sign before the length", "+7:alias a,", b"", true),
+        case("a space before the length", " 7:alias a,", b"", true),
+        case("a zero before the length", "07:alias a,", b"", true),
+        case("no comma", "7:alias a;", b"", true),
+        case("length too small", "6:alias a,", b"", true),
+        case("a length beyond the limit", "65537:", b"", true),
+        case("length beyond 64 bits", "99999999999999999999999:", b"", true),
+        case("good, then garbage", "7:alias a,x", b"8:OK own a,", true),
+        case(
+            "no space",
+            "5:alias,7:alias a,",
+            b"47:PERM request without a space after the map name,8:OK own a,",
+            false,
+        ),
+        case("nothing", "0:,7:alias a,", b"47:PERM request without a space after the map name,8:OK own a,", false),
+        case("no such table", "6:none a,7:alias a,", b"24:TEMP no such table: none,8:OK own a,", false),
+        case("no name", "2: a,7:alias a,", b"20:TEMP no such table: ,8:OK own a,", false),
+        case("an empty key", "6:alias ,7:alias a,", b"7:OK own ,8:OK own a,", false),
+        case("a key of the largest size", format!("{}:alias {key},", key.len() + 6), longest.leak().as_bytes(), false),
+        // Dict.
+        case("no hello", "Lshared/a\t\n", b"", true),
+        case("an old version", "H1\t0\t0\t\talias\n", b"", true),
+        case("a new version", "H5\t0\t0\t\talias\n", b"", true),
+        case("a version that is no number", "Hx\t0\t0\t\talias\n", b"", true),
+        case("half a hello", "H4\t0\n", b"", true),
+        case("two hellos", dict(hello), b"", true),
+        case("an unknown command", dict("Z1\n"), b"", true),
+        case("an empty command", dict("\n"), b"", true),
+        case("a commit of nothing begun", dict("C1\n"), b"", true),
+        case("a write of nothing begun", dict("S1\tshared/a\t1\n"), b"", true),
+        case("a transaction twice", dict("B1\t\nB1\t\n"), b"", true),
+        case("an id that is no number", dict("Bx\t\n"), b"", true),
+        case("an id beyond 32 bits", dict("B4294967296\t\n"), b"", true),
+        case("an increment that is no number", dict("B1\t\nA1\tshared/a\tx\n"), b"", true),
+        case("flags that are no number", dict("Ix\t0\tshared/\t\n"), b"", true),
+        case("good, then garbage", dict("Lshared/a\t\nZ\n"), b"Oown a\n", true),
+        case("priv without a user", dict("Lpriv/a\t\nLshared/a\t\n"), b"Fpriv/ key without a user\nOown a\n", false),
+        case("no namespace", dict("La\tu\n"), b"Fkey begins neither with shared/ nor with priv/\n", false),
+        case("an empty transaction", dict("B1\t\nC1\nB1\t\nD1\n"), b"O1\nO1\n", false),
+        case("rolled back", dict("B1\t\nS1\tshared/a\t1\nR1\nLshared/a\t\n"), b"Oown a\n", false),
+        case("two transactions interleaved", dict("B1\t\nB2\t\nR2\nC1\n"), b"O1\n", false),
+        case("a line beyond the limit", dict(&line) + "kkkk", b"", true),
+    ]
+}
+
+#[test]
+fn every_case_is_answered_as_stated_and_nobody_else_notices() {
+    let (backend, podop) = start();
+    let mut innocent = podop.connect();
+    for Case { name, sent, answered, closed } in cases() {
+        for step in [usize::MAX, 1] {
+            let sent = if step == 1 && sent.len() > 1000 { &sent[..1000] } else { &sent[..] };
+            let whole = step > 1 || sent.len() < 1000;
+            let mut stream = podop.connect();
+            for piece in sent.chunks(step) {
+                if stream.write_all(piece).is_err() {
+                    break; // closed already, rightly
+                }
+            }
+            if !closed && whole {
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
+            let mut got = Vec::new();
+            if whole {
+                let end = stream.read_to_end(&mut got);
+                assert!(closed || end.is_ok(), "{name}");
+            }
+            // What was answered before a mistake may or may not arrive; nothing else may.
+            let lossy = closed && got.is_empty();
+            assert!(!whole || got == answered || lossy, "{name}: {}", got.escape_ascii());
+            drop(stream);
+            assert_eq!(support::podop::ask(&mut innocent, "alias", b"innocent"), b"OK own innocent", "after {name}");
+        }
+    }
+    drop(backend);
+}
+
+#[test]
+fn a_client_that_vanishes_at_any_byte_harms_nobody() {
+    let (_backend, podop) = start();
+    let mut innocent = podop.connect();
+    let dialogues = [request("alias", b"some key"), b"H4\t0\t0\t\talias\nLshared/a\t\nI0\t0\tshared/x/\t\n".to_vec()];
+    for bytes in dialogues {
+        for cut in 0..=bytes.len() {
+            let mut stream = podop.connect();
+            stream.write_all(&bytes[..cut]).unwrap();
+            drop(stream);
+        }
+        assert_eq!(support::podop::ask(&mut innocent, "alias", b"innocent"), b"OK own innocent");
+    }
+}
+
+#[test]
+fn a_client_that_never_reads_holds_up_nobody() {
+    let value = "x".repeat(90_000);
+    let backend = Backend::start(move |request| match request.target.as_str() {
+        "/innocent" => response(200, "\"own innocent\""),
+        _ => response(200, &format!("\"{value}\"")),
+    });
+    let podop = podop(&backend);
+    let mut deaf: Vec<UnixStream> = Vec::new();
+    for hello in [&b""[..], b"H4\t0\t0\t\talias\n"] {
+        for _ in 0..4 {
+            let mut stream = podop.connect();
+            stream.set_nonblocking(true).unwrap();
+            let one = if hello.is_empty() { request("alias", b"big") } else { b"Lshared/big\t\n".to_vec() };
+            let _ = stream.write(&[hello, &one.repeat(300)].concat());
+            deaf.push(stream);
+        }
+    }
+    let mut innocent = podop.connect();
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        assert_eq!(support::podop::ask(&mut innocent, "alias", b"innocent"), b"OK own innocent");
+    }
+    // One that begins to read again gets everything.
+    let mut slow = deaf.swap_remove(0);
+    slow.set_nonblocking(false).unwrap();
+    for _ in 0..300 {
+        assert_eq!(reply(&mut slow).len(), 90_003);
+    }
+}
+
+#[test]
+fn many_clients_share_the_socket_without_mixing() {
+    let (_backend, podop) = start();
+    let threads: Vec<_> = (0..16)
+        .map(|thread| {
+            let mut stream = podop.connect();
+            std::thread::spawn(move || {
+                let dict = thread % 2 == 1;
+                if dict {
+                    stream.write_all(b"H2\t0\t0\tu\talias\n").unwrap();
+                }
+                for at in 0..200 {
+                    let key = format!("{thread}-{at}");
+                    if dict {
+                        stream.write_all(format!("Lshared/{key}\n").as_bytes()).unwrap();
+                        let expected = format!("Oown {key}\n");
+                        let mut got = vec![0; expected.len()];
+                        stream.read_exact(&mut got).unwrap();
+                        assert_eq!(String::from_utf8_lossy(&got), expected);
+                    } else {
+                        let got = support::podop::ask(&mut stream, "alias", key.as_bytes());
+                        assert_eq!(String::from_utf8_lossy(&got), format!("OK own {key}"));
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_commit_is_carried_out_though_its_client_left_and_an_open_transaction_is_not() {
+    let backend = Backend::start(|request| match request.method.as_str() {
+        "POST" => response(200, "").after(Duration::from_millis(30)),
+        _ => raw(vec![], Then::Close),
+    });
+    let podop = podop(&backend);
+    let mut stream = podop.connect();
+    stream
+        .write_all(b"H4\t0\t0\t\talias\nB1\t\nS1\tshared/a\t1\nS1\tshared/b\t2\nC1\nB2\t\nS2\tshared/c\t3\n")
+        .unwrap();
+    drop(stream);
+    let until = Instant::now() + SOON;
+    while backend.requests().len() < 2 {
+        assert!(Instant::now() < until, "{:?}", backend.requests());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut late = podop.connect();
+    late.write_all(b"H4\t0\t0\t\talias\nB1\t\nS1\tshared/d\t4\nC1\n").unwrap();
+    let mut got = [0; 3];
+    late.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"O1\n");
+    let targets: Vec<String> = backend.requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(targets, ["/a", "/b", "/d"]);
+}
+
+fn start() -> (Backend, Podop) {
+    let backend = Backend::start(|request| {
+        let key = request.target.trim_start_matches('/');
+        response(200, &format!("\"own {key}\""))
+    });
+    let podop = podop(&backend);
+    (backend, podop)
+}
+
+fn podop(backend: &Backend) -> Podop {
+    Podop::start(&["--name", "alias", "--type", "url", "--param", &backend.url("/§")])
+}
+
+#[test]
+fn a_client_that_leaves_far_too_much_unread_is_closed() {
+    let value = "x".repeat(90_000);
+    let backend = Backend::start(move |_| response(200, &format!("\"{value}\"")));
+    let podop = podop(&backend);
+    let mut stream = podop.connect();
+    stream.write_all(&request("alias", b"big").repeat(990)).unwrap();
+    let until = Instant::now() + 2 * SOON;
+    while !podop.log().contains("client-stuck") {
+        assert!(Instant::now() < until, "89 MB are kept for it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(support::podop::ask(&mut podop.connect(), "alias", b"a").len(), 90_003);
+}
