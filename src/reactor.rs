@@ -240,6 +240,8 @@ pub struct Reactor {
     again: Vec<Peer>,
     /// Listeners that have more to accept, and from when on.
     waiting: Vec<(usize, Instant)>,
+    /// The last attempt to accept failed, which was told.
+    starved: bool,
     now: Instant,
     /// When what is in flight has to be done, once a stop was asked for.
     stop: Option<Instant>,
@@ -272,6 +274,7 @@ impl Reactor {
             chunk: vec![0; CHUNK].into_boxed_slice(),
             again: Vec::new(),
             waiting: Vec::new(),
+            starved: false,
             now: Instant::now(),
             stop: None,
             patience,
@@ -516,11 +519,16 @@ impl Reactor {
                         self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now);
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.starved = false;
+                    return;
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
                     // Mostly no descriptors left. The edge is not told again, so time has to.
-                    log::warn(format_args!("accept-paused cause=\"{error}\""));
+                    if !std::mem::replace(&mut self.starved, true) {
+                        log::warn(format_args!("accept-paused cause=\"{error}\""));
+                    }
                     return self.waiting.push((at, self.now + ACCEPT_PAUSE));
                 }
             }
