@@ -1,0 +1,185 @@
+//! What is fuzzed: each codec, and the engine with everything around it. A target panics on what must not be.
+#![allow(dead_code)] // each program runs one of them
+
+#[path = "../support/world.rs"]
+mod world;
+
+use podop::config::Mode;
+use podop::proxy::{End, Peer};
+use podop::value::{self, Members, Value};
+use podop::wire::{dict as lines, http as responses, netstring as frames, percent as percents};
+use std::io::ErrorKind;
+use world::{MS, World};
+
+/// The first byte says how the rest is cut: the frames must not depend on it.
+pub fn netstring(data: &[u8]) {
+    let Some((step, bytes)) = data.split_first() else { return };
+    let read = |step: usize| {
+        let (mut held, mut payloads) = (Vec::new(), Vec::new());
+        for piece in bytes.chunks(step) {
+            held.extend_from_slice(piece);
+            loop {
+                match frames::decode(&held, 1000) {
+                    Ok(None) => break,
+                    Ok(Some((payload, used))) => {
+                        assert!(payload.len() <= 1000 && used <= held.len());
+                        payloads.push(payload.to_vec());
+                        held.drain(..used);
+                    }
+                    Err(error) => return (payloads, Some(error)),
+                }
+            }
+        }
+        (payloads, None)
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(read(usize::from(*step).max(1)), whole);
+    for payload in whole.0 {
+        let mut out = Vec::new();
+        frames::encode(&[&payload], &mut out);
+        assert_eq!(frames::decode(&out, 1000), Ok(Some((&payload[..], out.len()))));
+    }
+}
+
+/// Lines, however they are cut, and escapes.
+pub fn dict(data: &[u8]) {
+    let mut rest = data;
+    while let Ok(Some(end)) = lines::line(rest, 0, 65_536) {
+        let _ = lines::parse(&rest[..end]);
+        assert_eq!(lines::line(rest, end, 65_536), Ok(Some(end)), "it depends on what was searched before");
+        rest = &rest[end + 1..];
+    }
+    let mut out = Vec::new();
+    lines::escape(data, &mut out);
+    assert!(!out.contains(&b'\n') && !out.contains(&b'\t'));
+    assert_eq!(lines::unescape(&out), data);
+}
+
+/// The first byte says how the rest is cut: the responses must not depend on it.
+pub fn http(data: &[u8]) {
+    let Some((step, bytes)) = data.split_first() else { return };
+    let read = |step: usize| {
+        let (mut decoder, mut got) = (responses::Decoder::default(), Vec::new());
+        for mut piece in bytes.chunks(step) {
+            while !piece.is_empty() {
+                match decoder.push(&mut piece) {
+                    Ok(Some(one)) => got.push(Ok((one.status, one.keep, one.location, one.body.into_owned()))),
+                    Ok(None) => assert!(piece.is_empty(), "bytes were left over"),
+                    Err(error) => {
+                        got.push(Err(error));
+                        return got;
+                    }
+                }
+            }
+        }
+        match decoder.end() {
+            Ok(Some(one)) => got.push(Ok((one.status, one.keep, one.location, one.body.into_owned()))),
+            Ok(None) => {}
+            Err(error) => got.push(Err(error)),
+        }
+        got
+    };
+    let (whole, cut) = (read(bytes.len().max(1)), read(usize::from(*step).max(1)));
+    assert_eq!(whole.len(), cut.len());
+    for (one, other) in whole.iter().zip(&cut) {
+        // Which error it is may depend on what was seen first.
+        assert!(one == other || (one.is_err() && other.is_err()), "{one:?} is not {other:?}");
+    }
+}
+
+/// Whatever is called JSON can be rendered, taken apart, and read again.
+pub fn value(data: &[u8]) {
+    if let Some(json) = value::to_json(data) {
+        assert!(Value::parse(&json).is_ok() || value::to_json(data).is_some_and(|json| *json == *data));
+    }
+    let Ok(parsed) = Value::parse(data) else { return };
+    let _ = parsed.for_postfix();
+    match &parsed {
+        Value::Array(raw) => {
+            let mut members = Members::new();
+            while let Some(item) = members.next_item(raw) {
+                let _ = value::member(item);
+            }
+        }
+        Value::Object(raw) => {
+            let mut members = Members::new();
+            while let Some((_, item)) = members.next(raw) {
+                let _ = value::member(item);
+            }
+        }
+        Value::Null | Value::Text(_) | Value::Scalar(_) => {}
+    }
+    if let (Value::Array(_) | Value::Object(_), Some(text)) = (&parsed, parsed.for_dovecot()) {
+        let again = Value::parse(text.as_bytes()).expect("compact JSON is JSON");
+        assert_eq!(again.for_dovecot().as_deref(), Some(&text[..]));
+    }
+    let _ = parsed.select("/0/a/b~1c");
+}
+
+/// What is encoded is safe in a URL, and is the key.
+pub fn percent(data: &[u8]) {
+    for part in [percents::Part::Path, percents::Part::Query] {
+        let mut out = Vec::new();
+        percents::encode(data, part, &mut out);
+        let text = String::from_utf8(out).expect("ASCII");
+        assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"%_.-~/".contains(&byte)));
+        assert_eq!(percents::decode(&text), data);
+    }
+}
+
+/// The bytes are a script: who sends what, who leaves, who answers, how much time passes.
+pub fn engine(data: &[u8]) {
+    let mut world = World::with_alias(&["--timeout", "3", "--option", "alias:connections=2"]);
+    let (mut clients, mut backends): (Vec<Peer>, Vec<Peer>) = (Vec::new(), Vec::new());
+    let mut rest = data;
+    while let [op, many, tail @ ..] = rest {
+        let (bytes, tail) = tail.split_at(usize::from(*many).min(tail.len()));
+        rest = tail;
+        let chosen = usize::from(*op >> 4);
+        match op & 15 {
+            0 => clients.push(world.client(Mode::Auto)),
+            1..=4 => send(&mut world, &clients, chosen, bytes),
+            5 | 6 if !world.connecting.is_empty() => backends.push(world.accept()),
+            7 if !world.connecting.is_empty() => world.refuse(),
+            5..=7 => {}
+            8..=10 => send(&mut world, &backends, chosen, bytes),
+            11 => {
+                if let Some(peer) = at(&clients, chosen) {
+                    let end = if bytes.is_empty() { End::Sending } else { End::Gone(None) };
+                    world.end(peer, end);
+                }
+            }
+            12 => {
+                if let Some(peer) = at(&backends, chosen) {
+                    let reset = End::Gone(Some(ErrorKind::ConnectionReset));
+                    world.end(peer, if bytes.is_empty() { End::Sending } else { reset });
+                }
+            }
+            13 => {
+                if let Some(peer) = at(&clients, chosen) {
+                    world.block(peer, bytes.is_empty());
+                }
+            }
+            _ => world.wait(u32::from(*many) * 10 * MS),
+        }
+    }
+    for peer in clients {
+        world.end(peer, End::Gone(None));
+    }
+    while !world.connecting.is_empty() {
+        world.refuse();
+    }
+    world.wait(1000 * 1000 * MS);
+    assert!(world.proxy.is_drained(), "something is left over");
+    assert_eq!(world.proxy.deadline(world.now), None, "something is left over");
+}
+
+fn at(peers: &[Peer], chosen: usize) -> Option<Peer> {
+    peers.get(chosen.checked_rem(peers.len())?).copied()
+}
+
+fn send(world: &mut World, peers: &[Peer], chosen: usize, bytes: &[u8]) {
+    if let Some(peer) = at(peers, chosen) {
+        world.send(peer, bytes);
+    }
+}
