@@ -201,6 +201,12 @@ fn a_write_goes_out_once_and_only_on_a_connection_that_is_known_to_be_open() {
     assert!(world.taken(fresh).starts_with("POST /m/a "));
     world.send(fresh, &response(200, ""));
     assert_eq!(world.taken(client), "O1\n");
+    // Once it has left, a break means that nobody knows: it is not sent again.
+    world.send(client, b"B2\t\nS2\tshared/a\t2\nC2\n");
+    assert!(world.taken(fresh).ends_with("\r\n\r\n2"));
+    world.end(fresh, End::Sending);
+    assert_eq!(world.taken(client), "W2\tmeta: 192.0.2.1 closed the connection without an answer\n");
+    assert!(world.connecting.is_empty());
 }
 
 #[test]

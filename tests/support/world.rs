@@ -40,6 +40,7 @@ struct Wire {
 impl World {
     /// An engine with the tables of this command line; `--socket` is added.
     pub fn new(args: &[&str]) -> World {
+        podop::log::start(podop::log::Level::Error); // what happens on purpose is not news
         let args = args.iter().chain(&["--socket", "/s"]).map(OsString::from);
         let Ok(Command::Run(config)) = config::parse(args) else { panic!("a command line that runs") };
         let (tables, backend) = podop::open(&config.tables).unwrap_or_else(|mistake| panic!("{mistake}"));
