@@ -1,0 +1,297 @@
+//! Real Postfix asks the real program: postmap, and whole SMTP sessions.
+
+mod support;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use support::http::{Backend, Request, Script, Then, raw, response};
+use support::podop::Podop;
+use support::postfix::{self, Postfix, postmap, postmap_stdin};
+
+const TABLES: [&str; 4] = ["alias", "domain", "mailbox", "transport"];
+
+#[test]
+#[ignore = "needs Debian's postfix; tests/run installs it"]
+fn postmap_tells_value_miss_and_fault_apart() {
+    let backend = Backend::start(|request| match request.target.as_str() {
+        "/alias/a%40x.test" => response(200, "[\"b@x.test\", \"c@x.test\"]"),
+        "/alias/down%40x.test" => response(500, "no"),
+        "/alias/html%40x.test" => response(200, "<html>"),
+        _ => response(404, "null"),
+    });
+    let podop = start(&backend, &[]);
+    assert_eq!(outcome(&postmap(&map(&podop), "a@x.test")), (Some(0), "b@x.test,c@x.test\n".into(), "".into()));
+    assert_eq!(outcome(&postmap(&map(&podop), "none@x.test")), (Some(1), "".into(), "".into()));
+    for (key, cause) in [("down@x.test", "answered 500"), ("html@x.test", "answered 200 without JSON")] {
+        let (code, stdout, stderr) = outcome(&postmap(&map(&podop), key));
+        assert_eq!((code, stdout.as_str()), (Some(1), ""));
+        let reason = format!("socketmap server temporary error: alias: {} {cause}\n", backend.address());
+        assert!(stderr.contains(&reason), "{stderr}");
+    }
+    let (address, url) = (backend.address(), map(&podop));
+    drop(backend);
+    let (_, _, stderr) = outcome(&postmap(&url, "a@x.test"));
+    assert!(stderr.contains(&format!("alias: {address} refused the connection")), "{stderr}");
+}
+
+#[test]
+#[ignore = "needs Debian's postfix; tests/run installs it"]
+fn odd_keys_reach_the_backend_as_they_are_and_long_values_pass() {
+    let backend = Backend::start(|request| match request.target.trim_start_matches("/alias/") {
+        "max" => response(200, &format!("\"{}\"", "x".repeat(99_997))),
+        "over" => response(200, &format!("\"{}\"", "x".repeat(99_998))),
+        "nul" => response(200, "\"a\\u0000b\""),
+        "line" => response(200, "\"a\\nb\""),
+        target => response(200, &format!("\"seen {target}\"")),
+    });
+    let podop = start(&backend, &[]);
+    let long = "k".repeat(9_000);
+    for (key, target) in [
+        ("\"a@b\"@example.org", "%22a%40b%22%40example.org"),
+        ("user@[192.0.2.1]", "user%40%5B192.0.2.1%5D"),
+        ("*", "%2A"),
+        ("a b  c", "a%20b%20%20c"),
+        ("q\"uo'te\\", "q%22uo%27te%5C"),
+        ("jörg@exämple.test", "j%C3%B6rg%40ex%C3%A4mple.test"),
+        ("MixedCase@X.test", "MixedCase%40X.test"),
+        ("", ""),
+        (long.as_str(), long.as_str()),
+    ] {
+        let got = outcome(&postmap(&map(&podop), key));
+        assert_eq!(got, (Some(0), format!("seen {target}\n"), "".into()), "{key}");
+    }
+    assert_eq!(outcome(&postmap(&map(&podop), "../x")), (Some(1), "".into(), "".into()));
+    assert_eq!(outcome(&postmap(&map(&podop), "max")).1.len(), 99_998);
+    assert_eq!(outcome(&postmap(&map(&podop), "line")).1, "a\nb\n");
+    let (_, stdout, stderr) = outcome(&postmap(&map(&podop), "over"));
+    assert!(stdout.is_empty() && stderr.contains("alias: the value is longer than Postfix takes"), "{stderr}");
+    let (_, stdout, stderr) = outcome(&postmap(&map(&podop), "nul"));
+    assert!(stdout.is_empty() && stderr.contains("alias: the value has a NUL"), "{stderr}");
+}
+
+#[test]
+#[ignore = "needs Debian's postfix; tests/run installs it"]
+fn two_thousand_keys_on_one_connection_get_their_own_values() {
+    let backend = Backend::start(|request| {
+        let key = request.target.trim_start_matches("/alias/");
+        if key.ends_with('7') { response(404, "null") } else { response(200, &format!("\"v-{key}\"")) }
+    });
+    let podop = start(&backend, &[]);
+    let keys: String = (0..2_000).map(|at| format!("key{at}\n")).collect();
+    let (code, stdout, stderr) = outcome(&postmap_stdin(&map(&podop), keys.as_bytes()));
+    let expected: String = (0..2_000).filter(|at| at % 10 != 7).map(|at| format!("key{at}\tv-key{at}\n")).collect();
+    assert_eq!((code, stdout, stderr), (Some(0), expected, "".into()));
+}
+
+#[test]
+#[ignore = "needs Debian's postfix; tests/run installs it"]
+fn mail_is_accepted_rejected_and_deferred_as_the_backend_says() {
+    let Some((backend, podop, postfix)) = rig(&[]) else { return };
+    let mut smtp = postfix.smtp();
+    assert_starts(&smtp.rcpt("user1@example.test"), "250 2.1.5");
+    assert_starts(&smtp.rcpt("nobody@example.test"), "550 5.1.1");
+    assert_starts(&smtp.rcpt("user1@elsewhere.test"), "554 5.7.1");
+    assert_starts(&smtp.send("s@client.test", "team@example.test", "body"), "250 2.0.0");
+    wait_for(|| postfix.delivered() == 2, &postfix);
+    let log = postfix.log();
+    assert!(log.contains("to=<user1@example.test>, orig_to=<team@example.test>"), "{log}");
+    assert!(log.contains("to=<user2@example.test>, orig_to=<team@example.test>"), "{log}");
+
+    // The backend answers 500 for some keys.
+    assert_starts(&smtp.rcpt("broken@example.test"), "451 4.3.0");
+    let reason = format!("mailbox: {} answered 500", backend.address());
+    postfix.wait_for_log(&reason);
+    // It is gone altogether, and comes back. trivial-rewrite's answers of before are still known to smtpd,
+    // so each step has recipients of its own.
+    let address = backend.address();
+    drop(backend);
+    assert_starts(&smtp.rcpt("user3@example.test"), "451 4.3.0");
+    postfix.wait_for_log(&format!("temporary error: alias: {address} "));
+    let _backend = Backend::start_at(address, mail);
+    assert_starts(&smtp.rcpt("user4@example.test"), "250 2.1.5");
+    assert_starts(&smtp.rcpt("nobody4@example.test"), "550 5.1.1");
+    drop(podop);
+    assert_starts(&smtp.rcpt("user5@example.test"), "451 4.3.0");
+}
+
+#[test]
+#[ignore = "needs Debian's postfix; tests/run installs it"]
+fn a_backend_that_hangs_defers_mail_and_is_never_met_with_silence() {
+    if !is_root() {
+        return;
+    }
+    let backend = Backend::start(|request| match request.target.contains("slow") {
+        true => raw(vec![], Then::Hang),
+        false => mail(request),
+    });
+    let podop = start(&backend, &["--timeout", "0.5"]);
+    let postfix = Postfix::start(podop.socket(), &[]);
+    let start = Instant::now();
+    assert_starts(&postfix.smtp().rcpt("slow@example.test"), "451 4.3.0");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let line = postfix.wait_for_log("socketmap server timeout error");
+    assert!(line.contains("did not answer in time"), "{line}");
+    assert_starts(&postfix.smtp().rcpt("user1@example.test"), "250 2.1.5");
+}
+
+#[test]
+#[ignore = "needs Debian's postfix; tests/run installs it"]
+fn thirty_sessions_at_once_are_served() {
+    let Some((_backend, _podop, postfix)) = rig(&[]) else { return };
+    let threads: Vec<_> = (0..30)
+        .map(|at| {
+            let mut smtp = postfix.smtp();
+            std::thread::spawn(move || {
+                assert_starts(&smtp.rcpt(&format!("user{at}@example.test")), "250 2.1.5");
+                assert_starts(&smtp.rcpt(&format!("nobody{at}@example.test")), "550 5.1.1");
+                assert_starts(&smtp.send("s@client.test", &format!("user{at}@example.test"), "body"), "250 2.0.0");
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("a session that went well"));
+    wait_for(|| postfix.delivered() == 30, &postfix);
+}
+
+#[test]
+#[ignore = "needs Debian's postfix; tests/run installs it"]
+fn restarts_of_podop_and_of_the_backend_under_load_cost_no_mail() {
+    let Some((backend, mut podop, postfix)) = rig(&[]) else { return };
+    let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            let (mut smtp, stop, accepted) = (postfix.smtp(), stop.clone(), accepted.clone());
+            std::thread::spawn(move || {
+                for at in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let to = format!("user{thread}x{at}@example.test");
+                    let reply = smtp.send(&format!("s{thread}x{at}@client.test"), &to, "body");
+                    assert!(reply.starts_with("250 ") || reply.starts_with("45"), "mail was refused: {reply}");
+                    accepted.fetch_add(usize::from(reply.starts_with("250 ")), Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let more = |count: usize| {
+        let before = accepted.load(Ordering::SeqCst);
+        wait_for(|| accepted.load(Ordering::SeqCst) >= before + count, &postfix);
+    };
+    let (address, mut backend) = (backend.address(), Some(backend));
+    for _ in 0..3 {
+        more(10);
+        podop.restart();
+        more(10);
+        drop(backend.take());
+        std::thread::sleep(Duration::from_millis(50)); // as long as a quick restart takes
+        backend = Some(Backend::start_at(address, mail));
+    }
+    more(10);
+    stop.store(true, Ordering::SeqCst);
+    threads.into_iter().for_each(|thread| thread.join().expect("a session that went well"));
+    let accepted = accepted.load(Ordering::SeqCst);
+    assert!(!postfix.log().contains("status=bounced"), "{}", postfix.log());
+    // What was accepted while tables could not be asked waits in the queue until they can.
+    let waiting = || postfix.log().matches("status=deferred").count();
+    wait_for(|| postfix.delivered() + waiting() >= accepted, &postfix);
+    assert!(!postfix.log().contains("status=bounced"), "{}", postfix.log());
+}
+
+#[test]
+#[ignore = "needs Debian's postfix; tests/run installs it"]
+fn the_chroot_trap_has_two_ways_out() {
+    if !is_root() {
+        return;
+    }
+    let backend = Backend::start(mail);
+    // The trap.
+    let podop = start(&backend, &[]);
+    let postfix = Postfix::start_chrooted(podop.socket(), &[]);
+    assert_starts(&postfix.smtp().rcpt("user1@example.test"), "451 4.3.0");
+    let line = postfix.wait_for_log("No such file or directory");
+    assert!(line.contains(&format!("connect to {}", podop.socket().display())), "{line}");
+    drop(postfix);
+    // Let proxymap ask.
+    let proxied = format!("proxy:socketmap:unix:{}", podop.socket().display());
+    let postfix = Postfix::start_chrooted(podop.socket(), &[("podop", &proxied)]);
+    assert_starts(&postfix.smtp().rcpt("user1@example.test"), "250 2.1.5");
+    assert_starts(&postfix.smtp().rcpt("nobody@example.test"), "550 5.1.1");
+    drop(postfix);
+    // Put the socket into the jail.
+    let postfix = Postfix::start_chrooted("run/podop.sock".as_ref(), &[]);
+    let folder = postfix.queue_directory().join("run");
+    fs::create_dir_all(&folder).expect("a folder in the jail");
+    fs::set_permissions(&folder, Permissions::from_mode(0o755)).expect("rights of the folder");
+    let _podop = Podop::start_on(&folder.join("podop.sock"), &tables(&backend));
+    assert_starts(&postfix.smtp().rcpt("user1@example.test"), "250 2.1.5");
+    assert_starts(&postfix.smtp().rcpt("nobody@example.test"), "550 5.1.1");
+}
+
+/// Users `user…` of `example.test`, a team of two, and a mailbox that is broken.
+fn mail(request: &Request) -> Script {
+    let key = request.target.trim_start_matches('/').replace("%40", "@");
+    match key.split_once('/') {
+        Some(("domain", "example.test")) => response(200, "\"example.test\""),
+        Some(("alias", "team@example.test")) => response(200, "[\"user1@example.test\", \"user2@example.test\"]"),
+        Some(("mailbox", "broken@example.test")) => response(500, "broken"),
+        Some(("mailbox", key)) if key.starts_with("user") => response(200, &format!("\"{key}\"")),
+        _ => response(404, "null"),
+    }
+}
+
+/// Backend, Podop and Postfix; `None` where that is not possible.
+fn rig(args: &[&str]) -> Option<(Backend, Podop, Postfix)> {
+    is_root().then(|| {
+        let backend = Backend::start(mail);
+        let podop = start(&backend, args);
+        let postfix = Postfix::start(podop.socket(), &[]);
+        (backend, podop, postfix)
+    })
+}
+
+fn is_root() -> bool {
+    if !postfix::is_root() {
+        println!("skipped: the Postfix master needs root");
+    }
+    postfix::is_root()
+}
+
+fn start(backend: &Backend, args: &[&str]) -> Podop {
+    let mut all = tables(backend);
+    all.extend(args.iter().map(|arg| (*arg).to_owned()));
+    Podop::start(&all)
+}
+
+fn tables(backend: &Backend) -> Vec<String> {
+    let table = |name: &str| {
+        let url = backend.url(&format!("/{name}/§"));
+        ["--name", name, "--type", "url", "--param", &url].map(str::to_owned)
+    };
+    TABLES.iter().flat_map(|name| table(name)).collect()
+}
+
+fn map(podop: &Podop) -> String {
+    format!("socketmap:unix:{}:alias", podop.socket().display())
+}
+
+fn outcome(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[track_caller]
+fn assert_starts(reply: &str, start: &str) {
+    assert!(reply.starts_with(start), "wanted {start}, got {reply}");
+}
+
+fn wait_for(done: impl Fn() -> bool, postfix: &Postfix) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < until, "it does not happen:\n{}", postfix.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
