@@ -405,6 +405,20 @@ fn a_backend_that_refuses_is_a_fault_at_once_and_asked_again_by_the_next_lookup(
 }
 
 #[test]
+fn many_lookups_that_are_refused_at_once_end_at_once() {
+    let mut world = World::with_alias(&[]);
+    let clients: Vec<Peer> = (0..100).map(|at| world.lookup(&at.to_string())).collect();
+    let attempts = world.connecting.len();
+    for _ in 0..attempts {
+        world.refuse();
+    }
+    assert!(world.connecting.is_empty(), "it goes on connecting");
+    for client in clients {
+        assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 refused the connection");
+    }
+}
+
+#[test]
 fn a_name_without_an_address_is_a_fault_and_resolved_anew() {
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
     let client = world.lookup("a");

@@ -393,7 +393,7 @@ impl Backend {
             place.aside = Some(now + ASIDE);
             place.failed = true;
         }
-        if origin.addresses.iter().any(|place| !place.failed) || !origin.connecting.is_empty() {
+        if !origin.is_exhausted() || !origin.connecting.is_empty() {
             return; // another address is next, or on its way
         }
         origin.addresses.iter_mut().for_each(|place| place.failed = false);
@@ -588,7 +588,7 @@ impl Origin {
     /// True if one more connection should be opened now.
     fn lacks_connection(&self, now: Instant) -> bool {
         let most = self.pool.connections;
-        if self.pause.is_some_and(|until| now < until) {
+        if self.pause.is_some_and(|until| now < until) || self.is_exhausted() {
             return false;
         }
         if self.connecting.len() < self.fresh.len() {
@@ -625,6 +625,11 @@ impl Origin {
         let place = preferred.or_else(|| self.addresses.iter().find(works));
         let longest = || self.addresses.iter().filter(|place| !place.failed).min_by_key(|place| place.aside);
         place.or_else(longest).unwrap_or(&self.addresses[0]).address.clone()
+    }
+
+    /// True if all addresses just failed: what is still connecting decides.
+    fn is_exhausted(&self) -> bool {
+        !self.addresses.is_empty() && self.addresses.iter().all(|place| place.failed)
     }
 
     /// True if all addresses are set aside.
