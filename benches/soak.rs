@@ -86,7 +86,7 @@ fn look_up(socket: &Path, tally: &Tally, asked: &AtomicU64, lookups: u64, seed: 
         if dict {
             stream.get_mut().write_all(b"H2\t0\t0\tu\tt\n").expect("podop reads");
         }
-        let (batches, leaves) = (1 + random.next() % 20, random.next() % 4 == 0);
+        let (batches, leaves) = (1 + random.next() % 20, random.next().is_multiple_of(4));
         for batch in 0..batches {
             let keys: Vec<String> = (0..BATCH).map(|_| format!("k{}", random.next() % 1_000_000)).collect();
             let text: String = keys.iter().map(|key| request(key, dict)).collect();
@@ -151,7 +151,7 @@ fn write(socket: &Path, tally: &Tally, commits: u64) {
                 .collect();
             stream.get_mut().write_all(format!("B{id}\t\t0\n{writes}C{id}\n").as_bytes()).expect("podop reads");
             done += 1;
-            if random.next() % 200 == 0 {
+            if random.next().is_multiple_of(200) {
                 *mine.entry("commit: left before the reply".to_owned()).or_default() += 1;
                 break;
             }
