@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use support::dovecot::Dovecot;
+use support::http::{Backend, response};
 use support::podop::{Podop, SOON};
 use support::postfix::{self, Postfix};
 
@@ -61,6 +63,45 @@ fn postfix_with_the_configuration_of_the_readme_accepts_and_rejects() {
     assert!(smtp.rcpt("bob@example.org").starts_with("451 4.3.0 "));
     let line = postfix.wait_for_log("socketmap server temporary error");
     assert!(line.contains("refused the connection"), "{line}");
+}
+
+#[test]
+#[ignore = "needs Debian's dovecot with dovecot-auth-lua; tests/run installs them"]
+fn dovecot_with_the_lua_script_of_the_readme_asks_the_same_urls() {
+    let backend = Backend::start(|request| match request.target.as_str() {
+        "/auth/passdb/lua@x.test" => response(200, r#"{"password": "secr\u0065t", "nologin": null}"#),
+        "/auth/userdb/lua@x.test" => response(200, "{}"),
+        "/auth/passdb/broken@x.test" => response(500, "broken"),
+        "/auth/passdb/page@x.test" => response(200, "<html>"),
+        _ => response(404, "null"),
+    });
+    // The dict passdb comes first and knows nobody.
+    let nobody = ["--name", "auth", "--type", "file", "--param", "tests/data/test.json"];
+    let podop = Podop::start(&nobody);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let script = dir.path().join("podop.lua");
+    let port = backend.address().port();
+    std::fs::write(&script, block("lua", 0).replace(":8080", &format!(":{port}"))).unwrap();
+    let settings = readme().split("# 2.3\npassdb {").nth(1).unwrap().split("# 2.4").next().unwrap().to_owned();
+    let settings = format!("passdb {{{settings}").replace("/etc/dovecot/podop.lua", script.to_str().unwrap());
+    let dovecot = Dovecot::start(podop.socket(), &settings);
+    let test = |user: &str, password: &str| {
+        let output = dovecot.doveadm(&["auth", "test", user, password]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, told) = test("lua@x.test", "secret");
+    assert!(code == Some(0) && told.contains("auth succeeded"), "{told}{}", dovecot.log());
+    for (user, password, temporary) in [
+        ("lua@x.test", "wrong", false),
+        ("nobody@x.test", "secret", false),
+        ("broken@x.test", "secret", true),
+        ("page@x.test", "secret", true),
+    ] {
+        let (code, told) = test(user, password);
+        assert_eq!(code, Some(77), "{told}");
+        assert_eq!(told.contains("code=temp_fail"), temporary, "{user}: {told}");
+    }
 }
 
 #[test]
