@@ -6,7 +6,7 @@ use std::io::Write;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Replicas of one table; each is one bit of [`Exchange::unreachable`].
+/// Replicas of one table; which of them an exchange found unreachable is kept in as many bits.
 pub const MAX_ROUTES: usize = 64;
 
 /// Redirects that are followed for one request.
