@@ -232,7 +232,7 @@ impl Rows {
         }
         match &self.list {
             List::Names(raw) => {
-                let Some(name) = text(self.members.next_item(raw)?) else {
+                let Some(name) = name(self.members.next_item(raw)?) else {
                     return Some(Step::Fail("the list holds something that is no name"));
                 };
                 if no_values {
@@ -302,6 +302,11 @@ impl List {
 
 fn row(path: &Path, name: &str, value: String, no_values: bool) -> Step {
     Step::Row { name: path.row(name.as_bytes()), value: if no_values { String::new() } else { value } }
+}
+
+/// A name in a list: a string or a number.
+fn name(raw: &str) -> Option<String> {
+    if raw.starts_with(['[', '{']) { None } else { text(raw) }
 }
 
 /// What a raw JSON value is for Dovecot; `None` for null.
@@ -417,10 +422,10 @@ mod tests {
 
     #[test]
     fn a_list_of_something_else_is_a_failure() {
-        assert_eq!(
-            run(iteration(Order::AsListed, false, 0), "[null]", |_| None),
-            ["the list holds something that is no name"]
-        );
+        for list in ["[null]", "[[]]", "[{\"a\": 1}]"] {
+            let got = run(iteration(Order::AsListed, false, 0), list, |_| None);
+            assert_eq!(got, ["the list holds something that is no name"], "{list}");
+        }
         let mut one = iteration(Order::AsListed, false, 0);
         one.next(true);
         assert!(one.answered(0, Answer::Found(Value::Text("x".into()))).is_err());

@@ -6,7 +6,7 @@
 //! | floor | modules | what lives there |
 //! | --- | --- | --- |
 //! | 7 | `main.rs`, `lib.rs` | arguments → [`config::Config`] → bind → run |
-//! | 6 | [`reactor`], [`ask`] | sockets and the clock; `podop query` |
+//! | 6 | [`reactor`], [`listen`], [`ask`] | sockets and the clock; listening; `podop query` |
 //! | 5 | [`proxy`] | the engine, without I/O: bytes and time in, actions out |
 //! | 4 | [`job`] over [`client`], [`table`] over [`backend`] | a request in flight; both sides; what is asked |
 //! | 3 | [`config`], [`query`] | the command line as plain data; the words of a request |
@@ -26,6 +26,7 @@ pub mod buffer;
 pub mod client;
 pub mod config;
 pub mod job;
+pub mod listen;
 pub mod log;
 pub mod proxy;
 pub mod query;

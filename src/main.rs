@@ -3,10 +3,11 @@
 use podop::ask::{self, Found};
 use podop::backend::Target;
 use podop::config::{self, Ask, Command, Config, Mistake};
+use podop::listen::Listener;
 use podop::log::{self, Level};
 use podop::proxy::Proxy;
-use podop::reactor::{self, Listener, Reactor};
-use podop::system::Signals;
+use podop::reactor::Reactor;
+use podop::system::{self, Signals};
 use std::io::{self, ErrorKind, Write};
 use std::net::ToSocketAddrs;
 use std::process::ExitCode;
@@ -34,13 +35,13 @@ fn run(config: &Config) -> Result<(), Mistake> {
         _ => Level::Debug,
     });
     // First of all, so that every thread has the signals blocked.
-    let signals = Signals::catch().map_err(|error| system("cannot catch signals", &error))?;
+    let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
     let (tables, backend) = podop::open(&config.tables)?;
-    let descriptors = reactor::descriptors();
+    let descriptors = system::raise_descriptor_limit();
     let mut listeners = Vec::new();
     for (endpoint, mode) in &config.listeners {
         let listener = Listener::bind(endpoint, *mode, config.rights);
-        listeners.push(listener.map_err(|error| system(&format!("--socket {endpoint}"), &error))?);
+        listeners.push(listener.map_err(|error| failure(&format!("--socket {endpoint}"), &error))?);
         log::info(format_args!("listen socket={endpoint} mode={mode}"));
     }
     for (label, _) in backend.targets() {
@@ -49,11 +50,11 @@ fn run(config: &Config) -> Result<(), Mistake> {
     log::info(format_args!("start tables={} descriptors={descriptors}", tables.len()));
     let patience = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
     let proxy = Proxy::new(tables, backend, config.timeout);
-    let mut reactor = Reactor::new(proxy, listeners, signals, patience).map_err(|error| system("start", &error))?;
-    reactor.run().map_err(|error| system("poll", &error))
+    let mut reactor = Reactor::new(proxy, listeners, signals, patience).map_err(|error| failure("start", &error))?;
+    reactor.run().map_err(|error| failure("poll", &error))
 }
 
-fn system(what: &str, error: &io::Error) -> Mistake {
+fn failure(what: &str, error: &io::Error) -> Mistake {
     let code = match error.kind() {
         ErrorKind::AlreadyExists | ErrorKind::AddrInUse | ErrorKind::NotFound => config::EX_CANTCREAT,
         ErrorKind::PermissionDenied => config::EX_NOPERM,

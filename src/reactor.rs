@@ -3,26 +3,20 @@
 use crate::arena::{AGES, Key};
 use crate::backend::Address;
 use crate::client::MAX_OPEN;
-use crate::config::{Endpoint, Mode, Rights};
+use crate::config::Mode;
+use crate::listen::{self, Listener, SocketFile};
 use crate::log;
 use crate::proxy::{Action, End, Peer, Proxy};
-use crate::system::{self, Signal, Signals};
+use crate::system::{Signal, Signals};
 use mio::event::{Event, Source};
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
-use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-
-/// Connections that may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`).
-const BACKLOG: i32 = 4096;
 
 /// Bytes read at once: a request or an answer almost always fits.
 const CHUNK: usize = 64 * 1024;
@@ -41,59 +35,32 @@ const RESOLVED: Token = Token(usize::MAX - 1);
 const LISTENERS: usize = usize::MAX - 1_000_000;
 const BACKEND: usize = (AGES as usize) << 32;
 
-/// A socket that is listened on. The file of a unix socket goes with it.
-pub struct Listener {
-    socket: ListenSocket,
+/// A listener in the poll.
+struct Door {
+    socket: DoorSocket,
     mode: Mode,
+    /// The file of a unix socket goes with the door.
     _file: Option<SocketFile>,
 }
 
-/// The file of a unix socket, by path, device and inode: removed when this is dropped, if it is still ours.
-struct SocketFile(PathBuf, u64, u64);
-
-enum ListenSocket {
+enum DoorSocket {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
 
-impl Listener {
-    /// Listens. The rights are set before anybody can connect. A socket file that nobody serves any
-    /// more is replaced; a living one, and a file that is no socket, are left alone.
-    pub fn bind(endpoint: &Endpoint, mode: Mode, rights: Rights) -> io::Result<Listener> {
-        match endpoint {
-            Endpoint::Inet(address) => {
-                let address = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
-                let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
-                socket.set_reuse_address(true)?;
-                socket.bind(&address.into())?;
-                socket.listen(BACKLOG)?;
-                socket.set_nonblocking(true)?;
-                let socket = ListenSocket::Tcp(TcpListener::from_std(socket.into()));
-                Ok(Listener { socket, mode, _file: None })
-            }
-            Endpoint::Unix(path) => {
-                let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
-                let address = SockAddr::unix(path)?;
-                make_way(path)?;
-                socket.bind(&address)?;
-                let of = fs::symlink_metadata(path)?;
-                let file = SocketFile(path.clone(), of.dev(), of.ino());
-                fs::set_permissions(path, fs::Permissions::from_mode(rights.mode))?;
-                if rights.owner.is_some() || rights.group.is_some() {
-                    std::os::unix::fs::chown(path, rights.owner, rights.group)?;
-                }
-                socket.listen(BACKLOG)?;
-                socket.set_nonblocking(true)?;
-                let socket = ListenSocket::Unix(UnixListener::from_std(OwnedFd::from(socket).into()));
-                Ok(Listener { socket, mode, _file: Some(file) })
-            }
-        }
+impl Door {
+    fn new(listener: Listener) -> Door {
+        let socket = match listener.socket {
+            listen::Socket::Unix(socket) => DoorSocket::Unix(UnixListener::from_std(socket)),
+            listen::Socket::Tcp(socket) => DoorSocket::Tcp(TcpListener::from_std(socket)),
+        };
+        Door { socket, mode: listener.mode, _file: listener.file }
     }
 
-    fn accept(&mut self) -> io::Result<Socket> {
-        match &mut self.socket {
-            ListenSocket::Unix(listener) => listener.accept().map(|(stream, _)| Socket::Unix(stream)),
-            ListenSocket::Tcp(listener) => {
+    fn accept(&self) -> io::Result<Socket> {
+        match &self.socket {
+            DoorSocket::Unix(listener) => listener.accept().map(|(stream, _)| Socket::Unix(stream)),
+            DoorSocket::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;
                 let _ = stream.set_nodelay(true); // only slower without
                 Ok(Socket::Tcp(stream))
@@ -103,35 +70,9 @@ impl Listener {
 
     fn source(&mut self) -> &mut dyn Source {
         match &mut self.socket {
-            ListenSocket::Unix(listener) => listener,
-            ListenSocket::Tcp(listener) => listener,
+            DoorSocket::Unix(listener) => listener,
+            DoorSocket::Tcp(listener) => listener,
         }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let SocketFile(path, device, inode) = self;
-        if fs::symlink_metadata(&*path).is_ok_and(|of| (of.dev(), of.ino()) == (*device, *inode)) {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Removes a socket file that a dead process left.
-fn make_way(path: &Path) -> io::Result<()> {
-    let of = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        of => of?,
-    };
-    if !of.file_type().is_socket() {
-        return Err(io::Error::new(ErrorKind::AlreadyExists, "the file is there and is no socket"));
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another process serves this socket")),
     }
 }
 
@@ -229,7 +170,7 @@ type Resolved = (usize, Result<Vec<SocketAddr>, String>);
 pub struct Reactor {
     proxy: Proxy,
     poll: Poll,
-    listeners: Vec<Listener>,
+    doors: Vec<Door>,
     clients: Sockets,
     backends: Sockets,
     signals: Signals,
@@ -250,22 +191,18 @@ pub struct Reactor {
 
 impl Reactor {
     /// `patience` is how long a stop waits for what is in flight.
-    pub fn new(
-        proxy: Proxy,
-        mut listeners: Vec<Listener>,
-        signals: Signals,
-        patience: Duration,
-    ) -> io::Result<Reactor> {
+    pub fn new(proxy: Proxy, listeners: Vec<Listener>, signals: Signals, patience: Duration) -> io::Result<Reactor> {
         let poll = Poll::new()?;
-        for (at, listener) in listeners.iter_mut().enumerate() {
-            poll.registry().register(listener.source(), Token(LISTENERS + at), Interest::READABLE)?;
+        let mut doors: Vec<Door> = listeners.into_iter().map(Door::new).collect();
+        for (at, door) in doors.iter_mut().enumerate() {
+            poll.registry().register(door.source(), Token(LISTENERS + at), Interest::READABLE)?;
         }
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let (questions, answers) = resolver(Waker::new(poll.registry(), RESOLVED)?)?;
         Ok(Reactor {
             proxy,
             poll,
-            listeners,
+            doors,
             clients: Sockets::default(),
             backends: Sockets::default(),
             signals,
@@ -511,10 +448,10 @@ impl Reactor {
 
     fn accept(&mut self, at: usize) {
         for _ in 0..ACCEPTS {
-            let Some(listener) = self.listeners.get_mut(at) else { return };
-            match listener.accept() {
+            let Some(door) = self.doors.get(at) else { return };
+            match door.accept() {
                 Ok(socket) => {
-                    let peer = self.proxy.accepted(listener.mode);
+                    let peer = self.proxy.accepted(door.mode);
                     if let Err(error) = self.add(peer, socket, false) {
                         self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now);
                     }
@@ -555,7 +492,7 @@ impl Reactor {
                 }
                 Signal::Stop => {
                     log::info(format_args!("stop"));
-                    self.listeners.clear();
+                    self.doors.clear();
                     self.waiting.clear();
                     self.proxy.stop();
                     self.stop = Some(self.now + self.patience);
@@ -600,11 +537,6 @@ fn peer(token: Token) -> Peer {
     if token.0 & BACKEND == 0 { Peer::Client(key) } else { Peer::Backend(key) }
 }
 
-/// Raises the descriptor limit, and says what it is.
-pub fn descriptors() -> u64 {
-    system::raise_descriptor_limit()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -616,33 +548,5 @@ mod tests {
             assert_eq!(peer(token(one)), one);
             assert!(token(one).0 < LISTENERS);
         }
-    }
-
-    #[test]
-    fn only_a_dead_socket_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let rights = Rights { mode: 0o640, owner: None, group: None };
-        let bind = || Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, rights);
-        let kind = |result: io::Result<Listener>| result.err().map(|error| error.kind());
-
-        fs::write(&path, "a file").unwrap();
-        assert_eq!(kind(bind()), Some(ErrorKind::AlreadyExists));
-        fs::remove_file(&path).unwrap();
-
-        let living = bind().unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        assert_eq!(kind(bind()), Some(ErrorKind::AddrInUse));
-        drop(living);
-        assert!(!path.exists());
-
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-        let ours = bind().unwrap();
-        fs::remove_file(&path).unwrap();
-        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        drop(ours);
-        assert!(path.exists(), "somebody else's socket was removed");
-        drop(other);
     }
 }

@@ -4,6 +4,9 @@
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
+/// A byte order mark, which some frameworks send.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
 /// A JSON document that was checked as a whole.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value<'a> {
@@ -25,8 +28,8 @@ pub struct NotJson;
 impl<'a> Value<'a> {
     /// Checks `bytes` and tells what they are. A byte order mark in front is ignored.
     pub fn parse(bytes: &'a [u8]) -> Result<Value<'a>, NotJson> {
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
-        if bytes.first() == Some(&b'"') {
+        let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
+        if bytes.iter().find(|byte| !is_space(byte)) == Some(&b'"') {
             return text(bytes);
         }
         let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| NotJson)?;
@@ -115,6 +118,11 @@ fn text(bytes: &[u8]) -> Result<Value<'_>, NotJson> {
     }
 }
 
+/// White space between tokens (RFC 8259, 2), which is less than ASCII's.
+fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
 /// An array index as RFC 6901 writes it: no sign, no leading zero.
 fn index(token: &str) -> Option<usize> {
     if token.len() > 1 && token.starts_with('0') {
@@ -133,7 +141,7 @@ fn compact(raw: &str) -> String {
     let (mut out, mut bytes) = (String::with_capacity(raw.len()), 0);
     while let Some(byte) = raw.as_bytes().get(bytes) {
         let end = match byte {
-            b' ' | b'\t' | b'\r' | b'\n' => {
+            byte if is_space(byte) => {
                 bytes += 1;
                 continue;
             }
@@ -146,9 +154,10 @@ fn compact(raw: &str) -> String {
     out
 }
 
-/// `text` as JSON: as it stands if it is a JSON document, else as a JSON string. `None` if it is neither JSON nor UTF-8.
+/// `text` as JSON: as it stands if it is a JSON document that can be read back, else as a JSON string. `None` if it
+/// is neither JSON nor UTF-8.
 pub fn to_json(text: &[u8]) -> Option<Cow<'_, [u8]>> {
-    if serde_json::from_slice::<&RawValue>(text).is_ok() {
+    if Value::parse(text).is_ok() && !text.starts_with(BOM) {
         return Some(Cow::Borrowed(text));
     }
     let text = std::str::from_utf8(text).ok()?;
@@ -197,7 +206,7 @@ impl Members {
     /// The next raw item of the array `raw`, or name or value of the object `raw`.
     pub fn next_item<'a>(&mut self, raw: &'a str) -> Option<&'a str> {
         let rest = raw.as_bytes().get(self.at..)?;
-        self.at += rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b',' | b':'))?;
+        self.at += rest.iter().position(|byte| !is_space(byte) && !matches!(byte, b',' | b':'))?;
         if matches!(raw.as_bytes()[self.at], b']' | b'}') {
             return None;
         }
@@ -322,6 +331,8 @@ mod tests {
             b"[\"\\x\"]",
             b"null,",
             b"[1]]",
+            b"\x0c1",
+            b"\"a\"\x0c",
         ];
         for bytes in wrong {
             assert_eq!(Value::parse(bytes), Err(NotJson), "{}", bytes.escape_ascii());
@@ -370,6 +381,8 @@ mod tests {
         assert_eq!(json(b"my comment").as_deref(), Some("\"my comment\""));
         assert_eq!(json(b"line1\r\nline2\tx \\ \"q\" \x01").as_deref(), Some(r#""line1\r\nline2\tx \\ \"q\" \u0001""#));
         assert_eq!(json(b"").as_deref(), Some("\"\""));
+        assert_eq!(json(b"\xef\xbb\xbf1").as_deref(), Some("\"\u{feff}1\""));
+        assert_eq!(json(br#""\ud800""#).as_deref(), Some(r#""\"\\ud800\"""#));
         assert_eq!(json(b"\xff"), None);
     }
 }

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::http::{Backend, Request, Script, Then, raw, response};
 use support::podop::{Podop, SOON, ask, reply, request};
@@ -134,16 +134,14 @@ fn a_closed_pipe_or_a_full_disk_behind_stderr_changes_nothing() {
         } else {
             command.stderr(Stdio::piped());
         }
-        let mut child = command.spawn().unwrap();
-        drop(child.stderr.take());
-        wait_for(|| socket.exists());
+        let mut child = Killed(command.stdout(Stdio::null()).spawn().unwrap());
+        drop(child.0.stderr.take());
+        wait_for(|| UnixStream::connect(&socket).is_ok());
         let mut stream = UnixStream::connect(&socket).unwrap();
         for at in 0..100 {
             assert!(ask(&mut stream, "alias", format!("{at}").as_bytes()).starts_with(b"TEMP "));
         }
-        assert!(child.try_wait().unwrap().is_none());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        assert!(child.0.try_wait().unwrap().is_none());
     }
 }
 
@@ -154,17 +152,26 @@ fn a_pipe_behind_stderr_that_nobody_reads_does_not_block() {
     let socket = dir.path().join("s");
     let mut command = Command::new(env!("CARGO_BIN_EXE_podop"));
     command.arg("--socket").arg(&socket).arg("-vv").args(alias(&backend)).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    wait_for(|| socket.exists());
+    let mut child = Killed(command.stdout(Stdio::null()).spawn().unwrap());
+    wait_for(|| UnixStream::connect(&socket).is_ok());
     let mut stream = UnixStream::connect(&socket).unwrap();
     for at in 0..3_000 {
         assert!(ask(&mut stream, "alias", format!("{at}").as_bytes()).starts_with(b"OK "));
     }
-    child.kill().unwrap();
+    child.0.kill().unwrap();
     let mut log = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    child.wait().unwrap();
+    child.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert!(log.lines().filter(|line| line.starts_with("debug lookup")).count() < 3_000, "the pipe was never full");
+}
+
+/// A child that is ended also when its test panics.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn alias(backend: &Backend) -> Vec<String> {
@@ -204,7 +211,7 @@ fn wait_for(mut done: impl FnMut() -> bool) {
 
 /// A backend that can be stopped: a shell would do, but Perl is on every Debian and answers HTTP in a line.
 struct Perl {
-    child: std::process::Child,
+    child: Killed,
     url: String,
 }
 
@@ -217,22 +224,16 @@ impl Perl {
                 while (my $line = <$c>) { last if $line eq "\r\n" }
                 print $c "HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n\"v\""; close $c;
             }"#;
-        let mut child = Command::new("perl").args(["-e", PROGRAM]).stdout(Stdio::piped()).spawn().unwrap();
+        let command = Command::new("perl").args(["-e", PROGRAM]).stdout(Stdio::piped()).spawn();
+        let mut child = Killed(command.unwrap());
         let mut port = String::new();
-        let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut stdout = std::io::BufReader::new(child.0.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut stdout, &mut port).unwrap();
         Perl { child, url: format!("http://127.0.0.1:{}/§", port.trim()) }
     }
 
     fn signal(&self, signal: i32) {
         // SAFETY: the child was not waited for, so the process id is its own.
-        unsafe { libc::kill(self.child.id() as i32, signal) };
-    }
-}
-
-impl Drop for Perl {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        unsafe { libc::kill(self.child.0.id() as i32, signal) };
     }
 }

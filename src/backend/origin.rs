@@ -1,0 +1,215 @@
+//! An origin: its addresses, and when it needs one more connection.
+
+use super::Phase;
+use super::request::Exchange;
+use super::resolver::Resolver;
+use crate::arena::Key;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// No new connection for so long after all addresses failed while older connections work.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// An address that could not be reached is not tried for so long if there is another one.
+const ASIDE: Duration = Duration::from_secs(10);
+
+/// Up to so many connections, every exchange that finds none free gets a new one. Fewer make a fast backend
+/// wait for us; many more cost it and us more than they bring (512 instead of 64: 37 % more CPU).
+const EAGER: usize = 64;
+
+/// Beyond that an exchange waits so long for a connection that others use before it gets one of its own:
+/// a fast backend has answered several others by then, and a slow one does not notice.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// Whom to connect to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// A host name or address, and a port.
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+/// An address that a connection can be made to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// How many connections an origin gets, and how long they stay unused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pool {
+    pub connections: usize,
+    pub keepalive: Duration,
+}
+
+/// One host and port, or one unix socket, with its connections and what waits for them.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub label: String,
+    pub target: Target,
+    pub pool: Pool,
+    /// The number of its name, unless it needs none.
+    pub name: Option<usize>,
+    addresses: Vec<Place>,
+    /// The address that worked last.
+    preferred: usize,
+    /// All connections, of every state.
+    pub open: usize,
+    /// Unused connections, and when each is closed. The last one that was used comes first; what is
+    /// left over ages at the front.
+    pub idle: VecDeque<(Key, Instant)>,
+    /// Connections in the making, and when each is given up.
+    pub connecting: VecDeque<(Key, Instant)>,
+    /// Exchanges that wait for a connection, and since when.
+    pub queue: VecDeque<(Instant, Exchange)>,
+    /// Exchanges that wait for a new connection, because a used one broke.
+    pub fresh: VecDeque<Exchange>,
+    /// No connection is made before.
+    pause: Option<Instant>,
+}
+
+/// One of an origin's addresses.
+#[derive(Debug)]
+struct Place {
+    address: Address,
+    /// Until when others are preferred, because it could not be reached.
+    aside: Option<Instant>,
+    /// It could not be reached since the last time that any address could, or that all could not.
+    failed: bool,
+}
+
+impl Origin {
+    pub fn new(label: String, target: Target, pool: Pool, resolver: &mut Resolver) -> Self {
+        let (name, address) = match &target {
+            Target::Unix(path) => (None, Some(Address::Unix(path.clone()))),
+            Target::Tcp(host, port) => match host.parse() {
+                Ok(ip) => (None, Some(Address::Tcp(SocketAddr::new(ip, *port)))),
+                Err(_) => (Some(resolver.add(host, *port)), None),
+            },
+        };
+        Self {
+            label,
+            target,
+            pool,
+            name,
+            addresses: address.map(|address| Place { address, aside: None, failed: false }).into_iter().collect(),
+            preferred: 0,
+            open: 0,
+            idle: VecDeque::new(),
+            connecting: VecDeque::new(),
+            queue: VecDeque::new(),
+            fresh: VecDeque::new(),
+            pause: None,
+        }
+    }
+
+    /// Exchanges on their way.
+    pub fn load(&self) -> usize {
+        self.open - self.idle.len() - self.connecting.len() + self.queue.len() + self.fresh.len()
+    }
+
+    /// True if one more connection should be opened now.
+    pub fn lacks_connection(&self, now: Instant) -> bool {
+        let most = self.pool.connections;
+        if self.pause.is_some_and(|until| now < until) || self.is_exhausted() {
+            return false;
+        }
+        if self.connecting.len() < self.fresh.len() {
+            return self.open < most || !self.idle.is_empty();
+        }
+        let patient = || self.queue.iter().take_while(|(since, _)| *since + PATIENCE <= now).take(most).count();
+        let used = self.open - self.connecting.len();
+        let wanted = if self.open < EAGER { self.queue.len().min(EAGER - used) } else { patient() };
+        self.open < most && self.connecting.len() < self.fresh.len() + wanted
+    }
+
+    /// A connection to this address was made.
+    pub fn reached(&mut self, address: &Address) {
+        if let Some(at) = self.addresses.iter().position(|place| place.address == *address) {
+            self.preferred = at;
+            self.addresses[at].aside = None;
+            self.addresses.iter_mut().for_each(|place| place.failed = false);
+        }
+    }
+
+    /// A connection to this address could not be made. True if that was the last hope: all addresses have
+    /// been tried, and no attempt is left.
+    pub fn missed(&mut self, address: &Address, now: Instant) -> bool {
+        if let Some(place) = self.addresses.iter_mut().find(|place| place.address == *address) {
+            place.aside = Some(now + ASIDE);
+            place.failed = true;
+        }
+        if !self.is_exhausted() || !self.connecting.is_empty() {
+            return false;
+        }
+        self.addresses.iter_mut().for_each(|place| place.failed = false);
+        self.pause = (self.open > 0).then_some(now + RETRY);
+        true
+    }
+
+    /// Takes over a list of addresses, with what is known of those that stay.
+    pub fn learn(&mut self, addresses: &[SocketAddr]) {
+        let same = self.addresses.len() == addresses.len()
+            && self.addresses.iter().zip(addresses).all(|(place, new)| place.address == Address::Tcp(*new));
+        if same {
+            return;
+        }
+        let old = std::mem::take(&mut self.addresses);
+        let aside = |address: &Address| old.iter().find(|place| place.address == *address)?.aside;
+        self.addresses = addresses
+            .iter()
+            .map(|address| Address::Tcp(*address))
+            .map(|address| Place { aside: aside(&address), address, failed: false })
+            .collect();
+        self.preferred = 0;
+    }
+
+    /// The address to try now, of those that did not just fail: the one that worked last, else the first
+    /// in order that is not set aside, else the one that has been set aside for longest.
+    pub fn next_address(&self, now: Instant) -> Address {
+        let works = |place: &&Place| !place.failed && place.aside.is_none_or(|until| until <= now);
+        let preferred = self.addresses.get(self.preferred).filter(works);
+        let place = preferred.or_else(|| self.addresses.iter().find(works));
+        let longest = || self.addresses.iter().filter(|place| !place.failed).min_by_key(|place| place.aside);
+        place.or_else(longest).unwrap_or(&self.addresses[0]).address.clone()
+    }
+
+    /// True if all addresses just failed: what is still connecting decides.
+    fn is_exhausted(&self) -> bool {
+        !self.addresses.is_empty() && self.addresses.iter().all(|place| place.failed)
+    }
+
+    /// True if all addresses are set aside.
+    pub fn is_aside(&self, now: Instant) -> bool {
+        let aside = |place: &Place| place.aside.is_some_and(|until| now < until);
+        !self.addresses.is_empty() && self.addresses.iter().all(aside)
+    }
+
+    /// What those in the queue are waiting for.
+    pub fn phase(&self) -> Phase {
+        if self.open > self.connecting.len() {
+            Phase::Queue
+        } else if self.connecting.is_empty() {
+            Phase::Resolve
+        } else {
+            Phase::Connect
+        }
+    }
+
+    pub fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
+        let idle = self.idle.front().map(|(_, until)| *until);
+        let connecting = self.connecting.front().map(|(_, until)| *until);
+        let waiting = self.queue.get(self.connecting.len()).map(|(since, _)| *since + PATIENCE);
+        let waiting = if self.fresh.is_empty() { waiting } else { Some(now) };
+        let growth = waiting.filter(|_| self.open < self.pool.connections).map(|at| {
+            let resolved = self.name.and_then(|name| resolver.patience_ends(name));
+            at.max(self.pause.unwrap_or(at)).max(resolved.unwrap_or(at))
+        });
+        // What could be done at once was done by `tick`; what is left waits for an event.
+        let growth = growth.filter(|at| *at > now);
+        [idle, connecting, growth].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,127 @@
+//! Listening: sockets with the right rights, and files that only we may remove.
+
+use crate::config::{Endpoint, Mode, Rights};
+use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Connections that may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// A socket that is listened on. The file of a unix socket goes with it.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: Socket,
+    pub mode: Mode,
+    pub file: Option<SocketFile>,
+}
+
+/// The file of a unix socket, by path, device and inode: removed when this is dropped, if it is still ours.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf, u64, u64);
+
+/// Does not block.
+#[derive(Debug)]
+pub enum Socket {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Listens. The rights are set before anybody can connect. A socket file that nobody serves any
+    /// more is replaced; a living one, and a file that is no socket, are left alone.
+    pub fn bind(endpoint: &Endpoint, mode: Mode, rights: Rights) -> io::Result<Listener> {
+        match endpoint {
+            Endpoint::Inet(address) => {
+                let address = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
+                let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&address.into())?;
+                socket.listen(BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                let socket = Socket::Tcp(socket.into());
+                Ok(Listener { socket, mode, file: None })
+            }
+            Endpoint::Unix(path) => {
+                let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+                let address = SockAddr::unix(path)?;
+                make_way(path)?;
+                socket.bind(&address)?;
+                let of = fs::symlink_metadata(path)?;
+                let file = SocketFile(path.clone(), of.dev(), of.ino());
+                fs::set_permissions(path, fs::Permissions::from_mode(rights.mode))?;
+                if rights.owner.is_some() || rights.group.is_some() {
+                    std::os::unix::fs::chown(path, rights.owner, rights.group)?;
+                }
+                socket.listen(BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                let socket = Socket::Unix(OwnedFd::from(socket).into());
+                Ok(Listener { socket, mode, file: Some(file) })
+            }
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let SocketFile(path, device, inode) = self;
+        if fs::symlink_metadata(&*path).is_ok_and(|of| (of.dev(), of.ino()) == (*device, *inode)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Removes a socket file that a dead process left.
+fn make_way(path: &Path) -> io::Result<()> {
+    let of = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        of => of?,
+    };
+    if !of.file_type().is_socket() {
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "the file is there and is no socket"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another process serves this socket")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_dead_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let rights = Rights { mode: 0o640, owner: None, group: None };
+        let bind = || Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, rights);
+        let kind = |result: io::Result<Listener>| result.err().map(|error| error.kind());
+
+        fs::write(&path, "a file").unwrap();
+        assert_eq!(kind(bind()), Some(ErrorKind::AlreadyExists));
+        fs::remove_file(&path).unwrap();
+
+        let living = bind().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(kind(bind()), Some(ErrorKind::AddrInUse));
+        drop(living);
+        assert!(!path.exists());
+
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let ours = bind().unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists(), "somebody else's socket was removed");
+        drop(other);
+    }
+}
