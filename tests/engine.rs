@@ -90,6 +90,16 @@ fn the_deadline_holds_in_each_phase_and_names_it() {
     let reason = reply(&mut world, client);
     assert!(reason.starts_with("TIMEOUT alias: 192.0.2.1 did not accept"), "{reason}");
 
+    let url = "http://192.0.2.1/a/§";
+    let two = ["--name", "alias", "--type", "url", "--param", url, "--name", "b", "--type", "url", "--param", url];
+    let mut world = World::new(&[&two[..], &["--option", "*:connections=1", "--option", "b:timeout=1"]].concat());
+    world.lookup("a");
+    world.accept();
+    let client = world.client(Mode::Postfix);
+    world.send(client, b"3:b x,");
+    world.wait(SECOND);
+    assert_eq!(reply(&mut world, client), "TIMEOUT b: 192.0.2.1 had no connection free in time");
+
     // The body: bytes that drip in do not prolong anything.
     let mut world = World::with_alias(&[]);
     let client = world.lookup("a");

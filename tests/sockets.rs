@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +31,44 @@ fn no_key_ever_gets_the_value_of_another_though_answers_come_in_any_order() {
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn thirty_two_dict_lookups_at_once_get_their_own_values_in_every_version() {
+    let backend = Backend::start(|request| own(request).after(jitter(&request.target)));
+    let podop = alias(&backend, &[]);
+    for version in ["2\t0", "2\t2", "3\t2", "4\t0"] {
+        let mut stream = BufReader::new(podop.connect());
+        stream.get_mut().write_all(format!("H{version}\t0\tu\talias\n").as_bytes()).unwrap();
+        let mut overtaken = 0;
+        for round in 0..10 {
+            let keys: Vec<String> = (0..32).map(|at| format!("{}-{round}-{at}", at % 3)).collect();
+            let text: String = keys.iter().map(|key| format!("Lshared/{key}\tu\n")).collect();
+            stream.get_mut().write_all(text.as_bytes()).unwrap();
+            // What a real client keeps: its open commands, with the ids that were announced for them.
+            let mut open: Vec<(String, Option<String>)> = keys.into_iter().map(|key| (key, None)).collect();
+            while !open.is_empty() {
+                let mut line = String::new();
+                stream.read_line(&mut line).unwrap();
+                let line = line.trim_end_matches('\n');
+                if let Some(id) = line.strip_prefix('*') {
+                    open.iter_mut().find(|(_, known)| known.is_none()).unwrap().1 = Some(id.to_owned());
+                    overtaken += 1;
+                    continue;
+                }
+                let (at, text) = match line.strip_prefix('+').and_then(|rest| rest.split_once('\t')) {
+                    Some((id, text)) => {
+                        (open.iter().position(|(_, known)| known.as_deref() == Some(id)).unwrap(), text)
+                    }
+                    None => (0, line),
+                };
+                let (key, _) = open.remove(at);
+                let expected = if key.starts_with('0') { "N".to_owned() } else { format!("Oown {key}") };
+                assert_eq!(text, expected);
+            }
+        }
+        assert_eq!(overtaken > 0, version != "2\t0", "{version}");
+    }
 }
 
 #[test]
@@ -199,6 +237,15 @@ fn ten_megabytes_reach_a_client_that_reads_slowly() {
     for _ in 0..120 {
         std::thread::sleep(Duration::from_millis(1));
         assert_eq!(reply(&mut stream).len(), value.len() + 3);
+    }
+    let mut stream = BufReader::new(podop.connect());
+    let lookups: String = (0..120).map(|at| format!("Lshared/{at}\n")).collect();
+    stream.get_mut().write_all(format!("H2\t0\t0\tu\talias\n{lookups}").as_bytes()).unwrap();
+    for _ in 0..120 {
+        std::thread::sleep(Duration::from_millis(1));
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        assert_eq!(line.len(), value.len() + 2);
     }
 }
 
