@@ -194,7 +194,6 @@ impl Proxy {
     /// Lets due deadlines fire, and decides what follows from what has happened. Call it before
     /// [`Proxy::next_action`], and again after the actions, until there are none.
     pub fn settle(&mut self, now: Instant) {
-        self.fire(now);
         if std::mem::take(&mut self.left) {
             self.sweep();
         }
@@ -205,6 +204,8 @@ impl Proxy {
                 self.finish(done, now);
                 quiet = false;
             }
+            // After the backend, which can tell what a request was waiting for.
+            self.fire(now);
             while let Some(key) = self.resumed.pop() {
                 self.resume(key, now);
                 quiet = false;
@@ -507,24 +508,13 @@ impl Proxy {
 
     /// Ends what is due: requests whose time is over, and clients that make no progress.
     fn fire(&mut self, now: Instant) {
-        let mut late = Vec::new();
         loop {
             let (jobs, clients) = (&self.jobs, &self.clients);
             match self.timers.due(now, |due| is_alive(due, jobs, clients)) {
-                None => break,
-                Some(Due::Job(key)) => late.push(key),
+                None => return,
+                Some(Due::Job(key)) => self.time_out(key),
                 Some(Due::Stuck(key)) => self.check_stuck(key, now),
             }
-        }
-        if late.is_empty() {
-            return;
-        }
-        self.backend.expire(now);
-        while let Some(done) = self.backend.next_failed() {
-            self.finish(done, now);
-        }
-        for key in late {
-            self.time_out(key);
         }
     }
 

@@ -399,6 +399,15 @@ fn a_client_that_leaves_ends_its_iteration() {
     world.send(backend, &response(200, "[\"a\"]"));
     assert_eq!(world.asked(backend), "");
     assert!(world.proxy.is_drained());
+
+    // Though nobody waits any more, a request that is not answered does not hold its connection for ever.
+    let client = dovecot(&mut world);
+    world.send(client, b"I0\t0\tshared/it/\t\n");
+    assert_eq!(world.asked(backend), "");
+    world.end(client, GONE);
+    world.wait(20 * SECOND);
+    assert!(!world.is_open(backend));
+    assert_eq!(world.proxy.deadline(world.now), None);
 }
 
 #[test]

@@ -111,6 +111,8 @@ pub struct Backend {
     /// Exchanges that ended without a response.
     failed: VecDeque<Done<'static>>,
     actions: VecDeque<Action>,
+    /// No exchange on its way is due before: a bound, so that deadlines cost nothing while none is reached.
+    soonest: Option<Instant>,
 }
 
 impl Backend {
@@ -135,6 +137,9 @@ impl Backend {
 
     /// Asks, now or as soon as there is a connection.
     pub fn submit(&mut self, mut exchange: Exchange, now: Instant) {
+        if self.soonest.is_none_or(|soonest| exchange.deadline < soonest) {
+            self.soonest = Some(exchange.deadline);
+        }
         if !exchange.is_redirected() {
             exchange.route = self.choose(&exchange, now);
         }
@@ -370,8 +375,12 @@ impl Backend {
         self.resolver.doubt_all();
     }
 
-    /// Opens the connections that are needed, gives up and closes those whose time is over.
+    /// Opens the connections that are needed, gives up and closes those whose time is over, and ends the
+    /// exchanges whose deadline has passed.
     pub fn tick(&mut self, now: Instant) {
+        if self.soonest.is_some_and(|soonest| soonest <= now) {
+            self.expire(now);
+        }
         for origin in 0..self.origins.len() {
             while let Some(key) = overdue(&self.origins[origin].idle, now) {
                 self.lost(key, Fault::Closed, now);
@@ -380,6 +389,9 @@ impl Backend {
                 self.unreachable(key, Fault::ConnectTimeout, now);
             }
             self.grow(origin, now);
+        }
+        if self.origins.iter().all(|origin| origin.load() == 0) {
+            self.soonest = None;
         }
     }
 
@@ -417,12 +429,13 @@ impl Backend {
 
     /// When [`Backend::tick`] has something to do.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.origins.iter().filter_map(|origin| origin.deadline(&self.resolver, now)).min()
+        let origins = self.origins.iter().filter_map(|origin| origin.deadline(&self.resolver, now));
+        origins.chain(self.soonest).min()
     }
 
-    /// Ends every exchange whose deadline has passed. A connection that still owes it an answer is
-    /// closed, as nothing can be told from a late answer.
-    pub fn expire(&mut self, now: Instant) {
+    /// Ends every exchange whose deadline has passed, whether anybody still waits for it or not. A connection
+    /// that owes it an answer is closed: whatever came would be taken for the answer to the next one.
+    fn expire(&mut self, now: Instant) {
         for origin in &mut self.origins {
             let phase = origin.phase();
             let (late, rest) = origin.queue.drain(..).partition(|(_, exchange)| exchange.deadline <= now);
@@ -440,6 +453,11 @@ impl Backend {
         for key in keys {
             self.expire_connection(key, now);
         }
+        let waiting = self.origins.iter().flat_map(|origin| {
+            origin.queue.iter().map(|(_, exchange)| exchange).chain(&origin.fresh).map(|exchange| exchange.deadline)
+        });
+        let asked = self.connections.iter().flat_map(|(_, connection)| &connection.line);
+        self.soonest = waiting.chain(asked.map(|exchange| exchange.deadline)).min();
     }
 
     fn expire_connection(&mut self, key: Key, now: Instant) {
