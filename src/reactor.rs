@@ -389,7 +389,10 @@ impl Reactor {
                     io.writable = count == output.len();
                     self.proxy.sent(peer, count, self.now);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => io.writable = false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    io.writable = false;
+                    self.proxy.sent(peer, 0, self.now); // a peer that reads nothing is not waited for for ever
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now),
             }

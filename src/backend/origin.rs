@@ -21,7 +21,7 @@ const EAGER: usize = 64;
 
 /// Beyond that an exchange waits so long for a connection that others use before it gets one of its own:
 /// a fast backend has answered several others by then, and a slow one does not notice.
-const PATIENCE: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Whom to connect to.
 #[derive(Clone, Debug, Eq, PartialEq)]
