@@ -48,7 +48,8 @@ pub fn open(specs: &[Spec]) -> Result<(Vec<Opened>, Backend), Mistake> {
     for Spec { name, kind, param, settings } in specs {
         let opening = Opening { name, param, settings: Settings::new(settings) };
         let table = table::open(kind, opening, &mut backend);
-        opened.push(table.map_err(|error| config::unusable(format!("table '{name}': {error}")))?);
+        let table = table.map_err(|wrong| format!("{} of table '{name}': {}", wrong.flag, wrong.why));
+        opened.push(table.map_err(config::unusable)?);
     }
     Ok((opened, backend))
 }

@@ -26,16 +26,20 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
     };
     let cases = [
         (vec![], 64, "--socket is required"),
-        (table("urls", "http://h/§"), 78, "table 't': type 'urls' is unknown, it is one of: file, url"),
-        (table("url", "http://h/"), 78, "table 't': the URL has no '§' or '{}' where the key belongs"),
-        (table("url", "https://u:secret@h/§"), 78, "table 't': https:// is not supported"),
-        (table("url", "h/§"), 78, "table 't': not a URL"),
-        (table("url", ""), 78, "table 't': wants 1 to 64 URLs"),
-        (table("file", "/no/such/file"), 78, "table 't': /no/such/file: No such file"),
-        (table("file", "Cargo.toml"), 78, "table 't': Cargo.toml: not a JSON object"),
-        (with(table("url", "http://h/§"), "t:colour=red"), 78, "table 't': setting 'colour' is unknown"),
-        (with(table("url", "http://h/§"), "t:cache=60"), 78, "table 't': setting 'cache' is unknown"),
-        (with(table("url", "http://h/§"), "t:timeout=x"), 78, "table 't': timeout=x: not a time in seconds"),
+        (table("urls", "http://h/§"), 78, "--type of table 't': 'urls' is unknown, it is one of: file, url"),
+        (table("url", "http://h/"), 78, "--param of table 't': the URL has no '§' or '{}' where the key belongs"),
+        (table("url", "https://u:secret@h/§"), 78, "--param of table 't': https:// is not supported"),
+        (table("url", "h/§"), 78, "--param of table 't': not a URL"),
+        (table("url", ""), 78, "--param of table 't': wants 1 to 64 URLs"),
+        (table("file", "/no/such/file"), 78, "--param of table 't': /no/such/file: No such file"),
+        (table("file", "Cargo.toml"), 78, "--param of table 't': Cargo.toml: not a JSON object"),
+        (with(table("url", "http://h/§"), "t:colour=red"), 78, "--option of table 't': setting 'colour' is unknown"),
+        (with(table("url", "http://h/§"), "t:cache=60"), 78, "--option of table 't': setting 'cache' is unknown"),
+        (
+            with(table("url", "http://h/§"), "t:timeout=x"),
+            78,
+            "--option of table 't': timeout=x: not a time in seconds",
+        ),
         (table("url", "http://h/§"), 73, "--socket /nonexistent/s: No such file"),
     ];
     for (args, code, line) in cases {

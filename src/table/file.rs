@@ -1,6 +1,6 @@
 //! The file table: a JSON object of key to value, held in memory.
 
-use super::{Need, Opened, Opening, Question, Table};
+use super::{Need, Opened, Opening, Question, Table, Wrong};
 use crate::backend::Backend;
 use crate::log;
 use crate::query::{Answer, Failure, Path};
@@ -14,12 +14,12 @@ use std::time::{Duration, Instant, SystemTime};
 /// The file is looked at so often, and only when there is a question.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub fn open(opening: Opening<'_>, _: &mut Backend) -> Result<Opened, String> {
+pub fn open(opening: Opening<'_>, _: &mut Backend) -> Result<Opened, Wrong> {
     let mut settings = opening.settings;
-    let timeout = settings.seconds("timeout")?;
-    settings.finish()?;
+    let timeout = settings.seconds("timeout").map_err(Wrong::option)?;
+    settings.finish().map_err(Wrong::option)?;
     let path = PathBuf::from(opening.param);
-    let (stamp, content) = read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (stamp, content) = read(&path).map_err(|error| Wrong::param(format!("{}: {error}", path.display())))?;
     let table = File { name: opening.name.to_owned(), path, stamp, looked: None, content, list: String::new() };
     Ok(Opened { name: opening.name.to_owned(), timeout, table: Box::new(table) })
 }
@@ -138,7 +138,7 @@ mod tests {
     use super::super::{Opening, Settings};
     use super::*;
 
-    fn table(path: &std::path::Path) -> Result<Opened, String> {
+    fn table(path: &std::path::Path) -> Result<Opened, Wrong> {
         let param = path.to_str().unwrap();
         open(Opening { name: "test", param, settings: Settings::default() }, &mut Backend::default())
     }
@@ -175,10 +175,10 @@ mod tests {
     fn a_file_that_is_no_object_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.json");
-        assert!(table(&path).is_err_and(|error| error.contains("No such file")));
+        assert!(table(&path).is_err_and(|error| error.why.contains("No such file")));
         for wrong in ["", "[]", "1", "{", "{\"a\": 1}}"] {
             std::fs::write(&path, wrong).unwrap();
-            assert!(table(&path).is_err_and(|error| error.contains("not a JSON object")), "{wrong}");
+            assert!(table(&path).is_err_and(|error| error.why.contains("not a JSON object")), "{wrong}");
         }
     }
 

@@ -87,19 +87,37 @@ pub struct Opening<'a> {
     pub settings: Settings<'a>,
 }
 
-/// Opens a table, or says what is wrong with its parameter or settings.
-pub type Open = fn(Opening<'_>, &mut Backend) -> Result<Opened, String>;
+/// Opens a table, or says what is wrong.
+pub type Open = fn(Opening<'_>, &mut Backend) -> Result<Opened, Wrong>;
+
+/// The flag that says something unusable, and what is wrong with it.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Wrong {
+    pub flag: &'static str,
+    pub why: String,
+}
+
+impl Wrong {
+    fn option(why: String) -> Self {
+        Self { flag: "--option", why }
+    }
+
+    fn param(why: String) -> Self {
+        Self { flag: "--param", why }
+    }
+}
 
 /// The table types of the command line. A new type is a new file and one line here.
 pub const TYPES: &[(&str, Open)] = &[("file", file::open), ("url", url::open)];
 
 /// Opens a table of a type in [`TYPES`].
-pub fn open(kind: &str, opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, String> {
+pub fn open(kind: &str, opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong> {
     match TYPES.iter().find(|(name, _)| *name == kind) {
         Some((_, open)) => open(opening, backend),
         None => {
             let known: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
-            Err(format!("type '{kind}' is unknown, it is one of: {}", known.join(", ")))
+            let why = format!("'{kind}' is unknown, it is one of: {}", known.join(", "));
+            Err(Wrong { flag: "--type", why })
         }
     }
 }

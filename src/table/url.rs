@@ -1,6 +1,6 @@
 //! The URL table: a lookup is a GET, a write is a POST, PATCH or DELETE.
 
-use super::{Complaint, Need, Opened, Opening, Question, Settings, Table, Written};
+use super::{Complaint, Need, Opened, Opening, Question, Settings, Table, Written, Wrong};
 use crate::backend::{Backend, MAX_ROUTES, Method, Piece, Pool, Request, Route, Target};
 use crate::log;
 use crate::query::{Answer, Change, Failure, Write};
@@ -25,35 +25,56 @@ const FIELDS: &str = concat!(
     "\r\n"
 );
 
-pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, String> {
-    let mut settings = opening.settings;
-    let timeout = settings.seconds("timeout")?;
-    let pool = Pool {
-        connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
-        keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
-    };
-    let misses = misses(settings.one("miss"))?;
-    let unset = match settings.one("unset") {
-        None | Some("null") => Method::Post,
-        Some("delete") => Method::Delete,
-        Some(other) => return Err(format!("unset={other}: it is 'null' or 'delete'")),
-    };
-    let select = settings.one("select").map(str::to_owned);
-    if select.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
-        return Err("select= wants a JSON pointer, which starts with '/'".to_owned());
-    }
-    let header = settings.all("header").into_iter().map(str::to_owned).collect();
-    let header_files = settings.all("header-file").into_iter().map(PathBuf::from).collect();
-    settings.finish()?;
-    let urls: Vec<Url> = opening.param.split_ascii_whitespace().map(Url::parse).collect::<Result<_, _>>()?;
+pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong> {
+    let given = Given::take(opening.settings).map_err(Wrong::option)?;
+    let urls: Vec<Url> =
+        opening.param.split_ascii_whitespace().map(Url::parse).collect::<Result<_, _>>().map_err(Wrong::param)?;
     if urls.is_empty() || urls.len() > MAX_ROUTES {
-        return Err(format!("wants 1 to {MAX_ROUTES} URLs"));
+        return Err(Wrong::param(format!("wants 1 to {MAX_ROUTES} URLs")));
     }
-    let origins = urls.iter().map(|url| backend.origin(&url.label, url.to.clone(), pool)).collect();
-    let name = opening.name.to_owned();
-    let mut table = Remote { name, urls, origins, header, header_files, routes: Rc::new([]), misses, select, unset };
-    table.routes = table.prepare()?;
-    Ok(Opened { name: opening.name.to_owned(), timeout, table: Box::new(table) })
+    let origins = urls.iter().map(|url| backend.origin(&url.label, url.to.clone(), given.pool)).collect();
+    let (name, timeout) = (opening.name.to_owned(), given.timeout);
+    let mut table = Remote { name: name.clone(), urls, origins, routes: Rc::new([]), given };
+    table.routes = table.prepare().map_err(Wrong::option)?;
+    Ok(Opened { name, timeout, table: Box::new(table) })
+}
+
+/// The settings of one table.
+struct Given {
+    timeout: Option<Duration>,
+    pool: Pool,
+    misses: Misses,
+    /// What an unset is: a POST of `null`, or a DELETE.
+    unset: Method,
+    select: Option<String>,
+    header: Vec<String>,
+    header_files: Vec<PathBuf>,
+}
+
+impl Given {
+    fn take(mut settings: Settings<'_>) -> Result<Self, String> {
+        let given = Self {
+            timeout: settings.seconds("timeout")?,
+            pool: Pool {
+                connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
+                keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
+            },
+            misses: misses(settings.one("miss"))?,
+            unset: match settings.one("unset") {
+                None | Some("null") => Method::Post,
+                Some("delete") => Method::Delete,
+                Some(other) => return Err(format!("unset={other}: it is 'null' or 'delete'")),
+            },
+            select: settings.one("select").map(str::to_owned),
+            header: settings.all("header").into_iter().map(str::to_owned).collect(),
+            header_files: settings.all("header-file").into_iter().map(PathBuf::from).collect(),
+        };
+        if given.select.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
+            return Err("select= wants a JSON pointer, which starts with '/'".to_owned());
+        }
+        settings.finish()?;
+        Ok(given)
+    }
 }
 
 struct Remote {
@@ -61,13 +82,8 @@ struct Remote {
     urls: Vec<Url>,
     /// The origin of each URL.
     origins: Vec<usize>,
-    header: Vec<String>,
-    header_files: Vec<PathBuf>,
     routes: Rc<[Route]>,
-    misses: Misses,
-    select: Option<String>,
-    /// What an unset is: a POST of `null`, or a DELETE.
-    unset: Method,
+    given: Given,
 }
 
 /// Statuses that say "no such key".
@@ -89,7 +105,7 @@ impl Table for Remote {
                 Some(json) => (Method::Post, json.into_owned()),
                 None => return self.refuse("the value is neither JSON nor UTF-8"),
             },
-            Change::Unset if self.unset == Method::Delete => (Method::Delete, Vec::new()),
+            Change::Unset if self.given.unset == Method::Delete => (Method::Delete, Vec::new()),
             Change::Unset => (Method::Post, b"null".to_vec()),
             Change::Increment(by) => (Method::Patch, format!("{{\"increment\": {by}}}").into_bytes()),
         };
@@ -100,7 +116,7 @@ impl Table for Remote {
     }
 
     fn tell<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, Complaint> {
-        if self.misses.contains(response.status) {
+        if self.given.misses.contains(response.status) {
             return Ok(Answer::Miss);
         }
         if response.status != 200 {
@@ -111,7 +127,7 @@ impl Table for Remote {
             Cow::Owned(body) => Value::parse(&body).map(Value::into_owned),
         };
         let value = value.map_err(|_| Complaint::NotJson)?;
-        let value = match &self.select {
+        let value = match &self.given.select {
             Some(pointer) if !list => value.select(pointer).map_err(|_| Complaint::NotJson)?,
             _ => value,
         };
@@ -121,7 +137,7 @@ impl Table for Remote {
     fn told(&self, write: &Write, response: &Response<'_>) -> Result<Written, Complaint> {
         match (response.status, &write.change) {
             (200..300, _) => Ok(Written::Done),
-            (404, Change::Unset) if self.unset == Method::Delete => Ok(Written::Done),
+            (404, Change::Unset) if self.given.unset == Method::Delete => Ok(Written::Done),
             (404, Change::Increment(_)) => Ok(Written::NotFound),
             (status, _) => Err(Complaint::Status(status)),
         }
@@ -150,8 +166,8 @@ impl Remote {
     /// Renders all of the requests that does not depend on the key.
     fn prepare(&self) -> Result<Rc<[Route]>, String> {
         let mut given = Fields::default();
-        self.header.iter().try_for_each(|line| given.add(line))?;
-        for path in &self.header_files {
+        self.given.header.iter().try_for_each(|line| given.add(line))?;
+        for path in &self.given.header_files {
             let at = |error: String| format!("header-file {}: {error}", path.display());
             let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
             text.lines().filter(|line| !line.trim().is_empty()).try_for_each(|line| given.add(line)).map_err(at)?;
@@ -491,7 +507,7 @@ mod tests {
             let given = [Setting { key: key.into(), value: value.into(), general: false }];
             let opening = Opening { name: "t", param: "http://h/§", settings: Settings::new(&given) };
             let error = open(opening, &mut Backend::default()).err().expect(key);
-            assert!(error.contains(expected), "{key}={value}: {error}");
+            assert!(error.why.contains(expected) && error.flag == "--option", "{key}={value}: {error:?}");
         }
     }
 
