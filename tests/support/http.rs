@@ -1,11 +1,12 @@
 //! A scripted HTTP backend on a port of loopback: a function answers each request with the bytes to send.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// A request as the backend sees it.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ type Answer = dyn Fn(&Request) -> Script + Send + Sync;
 pub struct Backend {
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// The accepting thread, which owns the listening socket.
+    listening: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -68,7 +71,7 @@ impl Backend {
     }
 
     fn listen(address: SocketAddr, answer: Box<Answer>) -> Backend {
-        let listener = TcpListener::bind(address).expect("a port");
+        let listener = bind(address);
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             answer,
@@ -78,8 +81,8 @@ impl Backend {
             open: Mutex::default(),
         });
         let thread = shared.clone();
-        std::thread::spawn(move || accept(&listener, &thread));
-        Backend { address, shared }
+        let listening = std::thread::spawn(move || accept(&listener, &thread));
+        Backend { address, shared, listening: Some(listening) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -113,6 +116,8 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address); // wakes the accepting thread
+        // Only then is the port free for the next backend, and no further connection will be opened.
+        let _ = self.listening.take().map(JoinHandle::join);
         for stream in self.shared.open.lock().expect("no panic").values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -134,6 +139,20 @@ impl Script {
     pub fn after(mut self, delay: Duration) -> Script {
         self.delay = delay;
         self
+    }
+}
+
+/// A program that another test is about to start holds a copy of every descriptor until it runs, so a port
+/// that was given up may be taken for a moment.
+fn bind(address: SocketAddr) -> TcpListener {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            bound => return bound.expect("a port"),
+        }
     }
 }
 
