@@ -99,6 +99,8 @@ enum State {
 struct Head {
     status: u16,
     keep: bool,
+    /// `Connection: close`, which wins (RFC 9112, 9.3).
+    close: bool,
     idle: Option<Duration>,
     location: Option<Box<[u8]>>,
 }
@@ -291,7 +293,7 @@ impl Decoder {
 
 impl Head {
     fn response(self, body: Cow<'_, [u8]>) -> Response<'_> {
-        Response { status: self.status, keep: self.keep, idle: self.idle, location: self.location, body }
+        Response { status: self.status, keep: self.keep && !self.close, idle: self.idle, location: self.location, body }
     }
 }
 
@@ -322,7 +324,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> {
         _ => {}
     }
     let old = parsed.version == Some(0);
-    let mut head = Head { status, keep: !old, idle: None, location: None };
+    let mut head = Head { status, keep: !old, ..Head::default() };
     let (mut length, mut chunked) = (None, false);
     for field in parsed.headers.iter() {
         read_field(field.name, field.value, &mut head, &mut length, &mut chunked)?;
@@ -365,7 +367,7 @@ fn read_field(
         10 if name.eq_ignore_ascii_case("connection") => {
             for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 if token.eq_ignore_ascii_case(b"close") {
-                    head.keep = false;
+                    head.close = true;
                 } else if token.eq_ignore_ascii_case(b"keep-alive") {
                     head.keep = true;
                 }
@@ -429,6 +431,7 @@ mod tests {
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnul", &["cut"]),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n41", &["200 close 41", "."]),
         (b"HTTP/1.1 200\r\nContent-Length: 2\r\nConnection: x, Close\r\n\r\n41", &["200 close 41", "."]),
+        (b"HTTP/1.1 200\r\nContent-Length: 2\r\nConnection: close, keep-alive\r\n\r\n41", &["200 close 41", "."]),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n41", &["200 close 41", "."]),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\n\r\n41", &["200 keep 41", "."]),
         (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", &["200 close until the end", "."]),
