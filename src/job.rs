@@ -3,12 +3,15 @@
 use crate::arena::Key;
 use crate::query::{Answer, Commit, Failure, Iterate, Order, Outcome, Path, Write};
 use crate::table::Written;
-use crate::value::{self, Members, Value};
+use crate::value::{self, Members, NotJson, Value};
 use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Lookups of one iteration that are on their way or wait for their turn.
 const AHEAD: usize = 16;
+
+/// Why a list that passes as JSON fails: it has half a surrogate pair.
+const UNREADABLE: &str = "the list is not valid Unicode";
 
 /// What an iteration that is sorted by value may hold of the rows.
 const MAX_SORTED: usize = 4 * 1024 * 1024; // bytes
@@ -181,7 +184,7 @@ impl Rows {
             Order::ByValue => match rows.list {
                 List::Names(_) if query.no_values => {}
                 List::Names(_) => rows.gathered = Some((Vec::new(), 0)),
-                List::NamesAndValues(_) => rows.list.sort(|_, value| text(value).unwrap_or_default()),
+                List::NamesAndValues(_) => rows.list.sort(|_, value| text(value).ok().flatten().unwrap_or_default()),
             },
         }
         Ok(rows)
@@ -243,12 +246,15 @@ impl Rows {
                 Some(Step::Get(self.first + self.window.len() as u32 - 1, key))
             }
             List::NamesAndValues(raw) => loop {
-                let (name, value) = self.members.next(raw)?;
+                let Ok(next) = self.members.next(raw) else { return Some(Step::Fail(UNREADABLE)) };
+                let (name, value) = next?;
                 if no_values {
                     return Some(row(path, &name, String::new(), true));
                 }
-                if let Some(value) = text(value) {
-                    return Some(row(path, &name, value, false));
+                match text(value) {
+                    Ok(Some(value)) => return Some(row(path, &name, value, false)),
+                    Ok(None) => {} // null is no value
+                    Err(NotJson) => return Some(Step::Fail(UNREADABLE)),
                 }
             },
         }
@@ -288,7 +294,7 @@ impl List {
         let (mut members, mut items, raw) = (Members::new(), Vec::new(), self.raw());
         while let Some(name) = members.next_item(raw) {
             let value = if pairs { members.next_item(raw).unwrap_or_default() } else { "" };
-            items.push((by(&text(name).unwrap_or_default(), value), name, value));
+            items.push((by(&text(name).ok().flatten().unwrap_or_default(), value), name, value));
         }
         items.sort_by(|one, other| one.0.cmp(&other.0));
         let colon = if pairs { ":" } else { "" };
@@ -306,12 +312,12 @@ fn row(path: &Path, name: &str, value: String, no_values: bool) -> Step {
 
 /// A name in a list: a string or a number.
 fn name(raw: &str) -> Option<String> {
-    if raw.starts_with(['[', '{']) { None } else { text(raw) }
+    if raw.starts_with(['[', '{']) { None } else { text(raw).ok()? }
 }
 
 /// What a raw JSON value is for Dovecot; `None` for null.
-fn text(raw: &str) -> Option<String> {
-    value::member(raw).ok()?.for_dovecot().map(|text| text.into_owned())
+fn text(raw: &str) -> Result<Option<String>, NotJson> {
+    Ok(value::member(raw)?.for_dovecot().map(|text| text.into_owned()))
 }
 
 /// The writes of a transaction, one after another until the first failure.

@@ -69,9 +69,13 @@ impl<'a> Value<'a> {
     fn child(self, token: &str) -> Result<Value<'a>, NotJson> {
         match self {
             Value::Object(Cow::Borrowed(raw)) => {
-                // The last of several members of one name counts, as with most readers.
-                let found = Members::new().all(raw).filter(|(name, _)| name.as_ref() == token).last();
-                found.map_or(Ok(Value::Null), |(_, raw)| Value::checked(raw))
+                let (mut members, mut found) = (Members::new(), Value::Null);
+                while let Some((name, value)) = members.next(raw)? {
+                    if name == token {
+                        found = Value::checked(value)?; // the last of several counts, as with most readers
+                    }
+                }
+                Ok(found)
             }
             Value::Array(Cow::Borrowed(raw)) => {
                 let found = index(token).and_then(|index| Members::new().all_items(raw).nth(index));
@@ -195,12 +199,15 @@ impl Members {
     }
 
     /// The next name and raw value of the object `raw`.
-    pub fn next<'a>(&mut self, raw: &'a str) -> Option<(Cow<'a, str>, &'a str)> {
-        let name = match text(self.next_item(raw)?.as_bytes()) {
-            Ok(Value::Text(name)) => name,
-            _ => return None, // a name with half a surrogate pair, which cannot be told
-        };
-        Some((name, self.next_item(raw)?))
+    ///
+    /// # Errors
+    /// A name with half a surrogate pair passes as JSON but cannot be told.
+    pub fn next<'a>(&mut self, raw: &'a str) -> Result<Option<(Cow<'a, str>, &'a str)>, NotJson> {
+        let Some(name) = self.next_item(raw) else { return Ok(None) };
+        match (text(name.as_bytes())?, self.next_item(raw)) {
+            (Value::Text(name), Some(value)) => Ok(Some((name, value))),
+            _ => Err(NotJson),
+        }
     }
 
     /// The next raw item of the array `raw`, or name or value of the object `raw`.
@@ -213,10 +220,6 @@ impl Members {
         let start = self.at;
         self.at = value_end(raw, start);
         Some(&raw[start..self.at])
-    }
-
-    fn all(mut self, raw: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
-        std::iter::from_fn(move || self.next(raw))
     }
 
     fn all_items(mut self, raw: &str) -> impl Iterator<Item = &str> {
@@ -358,6 +361,8 @@ mod tests {
             assert_eq!(select(nothing), Value::Null, "{nothing}");
         }
         assert!(matches!(select(""), Value::Array(_)));
+        let half = Value::parse(br#"{"\ud800": "x", "b": "2"}"#).unwrap();
+        assert_eq!(half.select("/b"), Err(NotJson), "nothing is taken for missing behind a name that cannot be read");
     }
 
     #[test]
@@ -365,7 +370,7 @@ mod tests {
         let raw = r#"{ "a" : [1,{"x":"]"}] , "b\n":"}" , "c":-1e5}"#;
         let mut members = Members::new();
         let mut all = Vec::new();
-        while let Some((name, value)) = members.next(raw) {
+        while let Some((name, value)) = members.next(raw).unwrap() {
             all.push((name.into_owned(), value));
         }
         let expected = [("a", r#"[1,{"x":"]"}]"#), ("b\n", "\"}\""), ("c", "-1e5")];

@@ -105,7 +105,9 @@ impl Content {
             return Err("not a JSON object of key to value".to_owned());
         };
         let (mut members, mut values) = (Members::new(), BTreeMap::new());
-        while let Some((name, value)) = members.next(&raw) {
+        let broken = |_| "a key or value is not valid Unicode".to_owned();
+        while let Some((name, value)) = members.next(&raw).map_err(broken)? {
+            value::member(value).map_err(broken)?;
             let end = members.position();
             values.insert(name.into_owned(), end - value.len()..end);
         }
@@ -176,6 +178,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.json");
         assert!(table(&path).is_err_and(|error| error.why.contains("No such file")));
+        std::fs::write(&path, r#"{"a": "1", "\ud800": "x", "b": "2"}"#).unwrap();
+        assert!(table(&path).is_err_and(|error| error.why.contains("not valid Unicode")));
         for wrong in ["", "[]", "1", "{", "{\"a\": 1}}"] {
             std::fs::write(&path, wrong).unwrap();
             assert!(table(&path).is_err_and(|error| error.why.contains("not a JSON object")), "{wrong}");

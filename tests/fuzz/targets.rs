@@ -103,7 +103,7 @@ pub fn value(data: &[u8]) {
         }
         Value::Object(raw) => {
             let mut members = Members::new();
-            while let Some((_, item)) = members.next(raw) {
+            while let Ok(Some((_, item))) = members.next(raw) {
                 let _ = value::member(item);
             }
         }
