@@ -145,6 +145,8 @@ impl Proxy {
                 if let Some(client) = self.clients.get_mut(key) {
                     client.ended = true;
                 }
+                // Whole requests may still be held.
+                self.client_sent(key, &[], now);
                 self.dismiss(key);
             }
             (Peer::Client(key), End::Gone(_)) => self.remove(key),
@@ -176,15 +178,15 @@ impl Proxy {
             Peer::Backend(key) => self.backend.sent(key, count),
             Peer::Client(key) => {
                 let Some(client) = self.clients.get_mut(key) else { return };
-                let paused = !client.may_ask();
                 client.output.advance(count);
                 client.moved += count as u64;
-                if !client.output.is_empty() {
-                    return self.watch(key, now);
-                }
-                if paused || !self.streams.is_empty() {
+                let (waits, ended) = (!client.output.is_empty(), client.ended);
+                if client.paused && client.may_ask() || !self.streams.is_empty() {
                     self.resumed.push(key);
-                } else if client.ended {
+                }
+                if waits {
+                    self.watch(key, now);
+                } else if ended {
                     self.dismiss(key);
                 }
             }
@@ -236,7 +238,9 @@ impl Proxy {
     /// Goes on with a client that has room again: with rows, with what was read already, with reading.
     fn resume(&mut self, key: Key, now: Instant) {
         self.stream(key, now);
-        if self.stopping || !self.clients.get(key).is_some_and(Client::may_ask) {
+        let Some(client) = self.clients.get_mut(key).filter(|client| client.may_ask()) else { return };
+        let paused = std::mem::take(&mut client.paused);
+        if self.stopping || !paused {
             return;
         }
         self.client_sent(key, &[], now);
@@ -440,8 +444,10 @@ impl Proxy {
         if let Work::Commit(commitment) = &mut job.work {
             let (told, certain) = match (response, commitment.next()) {
                 (Ok(response), Some(write)) => {
+                    // A gateway that gave up does not know whether the write was carried out.
+                    let certain = !matches!(response.status, 408 | 502 | 504);
                     let told = opened.table.told(write, &response);
-                    (told.map_err(|why| failed(FailureKind::Temporary, &why, &mut self.faults)), true)
+                    (told.map_err(|why| failed(FailureKind::Temporary, &why, &mut self.faults)), certain)
                 }
                 (Ok(_), None) => return,
                 (Err(failure), _) => (Err(failure), !sent),
@@ -479,15 +485,13 @@ impl Proxy {
 
     fn reply(&mut self, key: Key, place: u64, table: Option<usize>, reply: Reply<'_>) {
         let name = table.map_or("", |at| &self.tables[at].name);
-        let Some(client) = self.clients.get(key) else { return };
-        let paused = !client.may_ask();
         respond(&mut self.clients, &mut self.actions, key, place, name, reply);
         let Some(client) = self.clients.get(key) else { return };
         if client.is_hopeless() {
             log::warn(format_args!("client-stuck cause=\"far too many unread replies\""));
             return self.remove(key);
         }
-        let turn = paused && client.may_ask();
+        let turn = client.paused && client.may_ask();
         // An iteration may be next in line now; what was not read goes on being read.
         if turn || !self.streams.is_empty() {
             self.resumed.push(key);

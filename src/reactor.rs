@@ -287,7 +287,11 @@ impl Reactor {
             None => {}
             Some(Ok(())) => {
                 io.connecting = false;
+                let readable = io.readable;
                 self.proxy.connected(key, now);
+                if readable {
+                    self.read(peer); // that edge is not told again
+                }
             }
             Some(Err(error)) => self.proxy.ended(peer, End::Gone(Some(error.kind())), now),
         }
@@ -469,11 +473,17 @@ impl Reactor {
                     if !std::mem::replace(&mut self.starved, true) {
                         log::warn(format_args!("accept-paused cause=\"{error}\""));
                     }
-                    return self.waiting.push((at, self.now + ACCEPT_PAUSE));
+                    return self.accept_later(at, self.now + ACCEPT_PAUSE);
                 }
             }
         }
-        self.waiting.push((at, self.now));
+        self.accept_later(at, self.now);
+    }
+
+    fn accept_later(&mut self, at: usize, from: Instant) {
+        if !self.waiting.iter().any(|(other, _)| *other == at) {
+            self.waiting.push((at, from));
+        }
     }
 
     fn accept_waiting(&mut self) {

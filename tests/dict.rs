@@ -125,6 +125,8 @@ fn the_outcome_of_a_commit_is_never_better_than_the_truth() {
         (vec![Box::new(status(409))], "F1\tmeta: 192.0.2.1 answered 409\n"),
         (vec![Box::new(status(500))], "F1\tmeta: 192.0.2.1 answered 500\n"),
         (vec![Box::new(status(503))], "F1\tmeta: 192.0.2.1 answered 503\n"),
+        (vec![Box::new(status(502))], "W1\tmeta: 192.0.2.1 answered 502\n"),
+        (vec![Box::new(status(504))], "W1\tmeta: 192.0.2.1 answered 504\n"),
         (vec![Box::new(status(302))], "F1\tmeta: 192.0.2.1 answered 302\n"),
         (vec![Box::new(status(304))], "F1\tmeta: 192.0.2.1 answered 304\n"),
         (vec![Box::new(status(200)), Box::new(status(500))], "W1\tmeta: 192.0.2.1 answered 500\n"),
@@ -297,6 +299,8 @@ fn rows_stream_in_order_and_what_has_gone_is_left_out() {
         (0, 500, "", "Fmeta: 192.0.2.1 answered 500\n"),
         (0, 200, "<html>", "Fmeta: 192.0.2.1 answered 200 without JSON\n"),
         (0, 200, "\"text\"", "Fthe list is neither an array nor an object\n"),
+        (0, 200, r#"{"\ud800": 1, "b": 2}"#, "Fmeta: the list is not valid Unicode\n"),
+        (0, 200, r#"{"b": "\ud800"}"#, "Fmeta: the list is not valid Unicode\n"),
     ] {
         world.send(client, format!("I{flags}\t0\tshared/it/\t\n").as_bytes());
         world.serve(|_, _, _| Some(response(status, body)));

@@ -364,6 +364,74 @@ fn a_client_with_too_much_open_or_unread_is_not_read() {
 }
 
 #[test]
+fn a_client_that_reads_in_small_pieces_gets_every_reply_also_after_it_closed_its_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.json");
+    std::fs::write(&path, format!("{{\"k\": \"{}\"}}", "x".repeat(90_000))).unwrap();
+    let args = ["--name", "alias", "--type", "file", "--param", path.to_str().unwrap()];
+    for (pieces, closes) in [(50_000, false), (50_000, true), (usize::MAX, false), (usize::MAX, true)] {
+        let mut world = World::new(&args);
+        let client = world.client(Mode::Postfix);
+        world.block(client, true);
+        world.send(client, &b"7:alias k,".repeat(10));
+        if closes {
+            world.end(client, End::Sending);
+        }
+        let mut got = 0;
+        for _ in 0..30 {
+            world.trickle(client, pieces);
+            got += world.taken(client).len();
+        }
+        // What was taken last is gone with the client.
+        let all = 10 * (90_003 + "90003:,".len());
+        assert_eq!(world.is_open(client), !closes);
+        assert!(got == all || closes && got + 100_000 >= all, "{got} of {all} bytes");
+    }
+}
+
+#[test]
+fn bytes_on_a_new_connection_before_the_request_left_are_a_fault() {
+    for early in [&response(404, "null")[..], b"x"] {
+        let mut world = World::with_alias(&[]);
+        let client = world.lookup("a");
+        let (key, _) = world.connecting.pop_front().unwrap();
+        world.proxy.connected(key, world.now);
+        world.proxy.received(Peer::Backend(key), early, world.now);
+        world.settle();
+        assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 answered before it was asked");
+        assert!(world.connecting.is_empty(), "it would do the same the next time");
+    }
+}
+
+#[test]
+fn addresses_that_change_during_a_connect_do_no_lasting_harm() {
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
+    world.lookup("a");
+    world.resolve(Ok(&["192.0.2.1:80"]));
+    let backend = world.accept();
+    world.respond(backend, "v");
+    world.end(backend, End::Sending);
+    world.wait(29 * SECOND);
+    let slow = world.lookup("b");
+    world.wait(SECOND + 500 * MS);
+    let other = world.lookup("c");
+    world.resolve(Ok(&["192.0.2.2:80"]));
+    world.connecting.swap(0, 1);
+    world.refuse();
+    let backend = world.accept();
+    world.respond(backend, "v");
+    world.respond(backend, "v");
+    assert_eq!([slow, other].map(|client| world.taken(client)), ["4:OK v,", "4:OK v,"]);
+    world.end(backend, End::Sending);
+    world.wait(40 * SECOND);
+    let later = world.lookup("d");
+    world.resolve(Ok(&["192.0.2.2:80"]));
+    let backend = world.accept();
+    world.respond(backend, "v");
+    assert_eq!(world.taken(later), "4:OK v,");
+}
+
+#[test]
 fn every_address_is_tried_and_a_dead_one_is_set_aside() {
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
     let client = world.lookup("a");

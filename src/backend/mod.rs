@@ -167,7 +167,7 @@ impl Backend {
         let left = (0..routes.len()).filter(|at| exchange.unreachable & 1 << at == 0);
         left.min_by_key(|at| {
             let origin = &self.origins[routes[*at].origin];
-            (origin.is_aside(now), origin.load())
+            (origin.is_aside(now), origin.is_unresolved(), origin.load())
         })
         .unwrap_or(exchange.route)
     }
@@ -302,8 +302,11 @@ impl Backend {
         let mut again = Vec::new();
         for (at, mut exchange) in std::mem::take(&mut connection.line).into_iter().enumerate() {
             let unanswered = at > 0 || silent;
-            if unsent {
+            if unsent && reused {
                 again.push(exchange); // it has not cost the backend anything
+            } else if unsent {
+                // A new connection is no better the next time.
+                self.failed.push_back(Done { exchange, result: Err(fault.clone()), sent: false });
             } else if unanswered && reused && exchange.request.method.is_safe() && !exchange.resent {
                 exchange.resent = true;
                 log::info(format_args!("resend origin={} cause=\"{fault}\"", origin.label));

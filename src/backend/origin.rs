@@ -114,8 +114,11 @@ impl Origin {
     /// True if one more connection should be opened now.
     pub fn lacks_connection(&self, now: Instant) -> bool {
         let most = self.pool.connections;
-        if self.pause.is_some_and(|until| now < until) || self.is_exhausted() {
+        if self.pause.is_some_and(|until| now < until) {
             return false;
+        }
+        if self.is_exhausted() && !self.connecting.is_empty() {
+            return false; // what is still connecting decides
         }
         if self.connecting.len() < self.fresh.len() {
             return self.open < most || !self.idle.is_empty();
@@ -128,10 +131,10 @@ impl Origin {
 
     /// A connection to this address was made.
     pub fn reached(&mut self, address: &Address) {
+        self.addresses.iter_mut().for_each(|place| place.failed = false);
         if let Some(at) = self.addresses.iter().position(|place| place.address == *address) {
             self.preferred = at;
             self.addresses[at].aside = None;
-            self.addresses.iter_mut().for_each(|place| place.failed = false);
         }
     }
 
@@ -186,6 +189,11 @@ impl Origin {
     pub fn is_aside(&self, now: Instant) -> bool {
         let aside = |place: &Place| place.aside.is_some_and(|until| now < until);
         !self.addresses.is_empty() && self.addresses.iter().all(aside)
+    }
+
+    /// True if none of its addresses is known.
+    pub fn is_unresolved(&self) -> bool {
+        self.addresses.is_empty()
     }
 
     /// What those in the queue are waiting for.

@@ -10,6 +10,12 @@ use std::collections::BTreeMap;
 /// Transactions that one client may have open.
 const MAX_TRANSACTIONS: usize = 1_000;
 
+/// The longest user name that stands in keys.
+const MAX_USER: usize = 1_024; // bytes
+
+/// Paths of one iteration; real clients send one or two.
+const MAX_PATHS: usize = 64;
+
 /// What the transactions of one client may hold in all.
 const MAX_HELD: usize = 4 * 1024 * 1024; // bytes
 
@@ -133,7 +139,10 @@ impl Session {
     /// Adds a write to its transaction. What is wrong with it is told when the transaction is committed.
     fn write(&mut self, id: u32, key: &[u8], change: Change) -> Result<Event<'static>, Mistake> {
         let transaction = self.transactions.get_mut(&id).ok_or(Mistake::Transaction)?;
-        let size = size_of::<Write>() + key.len() + if let Change::Set(value) = &change { value.len() } else { 0 };
+        let size = size_of::<Write>()
+            + key.len()
+            + transaction.user.len()
+            + if let Change::Set(value) = &change { value.len() } else { 0 };
         match locate(key, &transaction.user) {
             Err(failure) => transaction.refused = transaction.refused.take().or(Some(failure)),
             Ok(_) if self.held + size > MAX_HELD => {
@@ -158,6 +167,9 @@ impl Hello {
     fn iterate(&self, flags: u32, max_rows: u64, rest: &[Cow<'_, [u8]>]) -> Result<Iterate, Failure> {
         let (paths, user) = if self.major < 3 { (rest, None) } else { (&rest[..1], rest.get(1)) };
         let user = self.user(user.map(|user| &user[..]));
+        if paths.len() > MAX_PATHS {
+            return Err(Failure::temporary(format_args!("too many paths")));
+        }
         let paths = paths.iter().map(|path| locate(path, &user)).collect::<Result<_, _>>()?;
         let order = match flags {
             _ if flags & SORT_BY_KEY != 0 => Order::ByName,
@@ -186,6 +198,7 @@ fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
         return Ok(Path { namespace: "shared/", path: path.to_vec(), user: None });
     }
     match key.strip_prefix(b"priv/") {
+        Some(_) if user.len() > MAX_USER => Err(Failure::temporary(format_args!("user is too long"))),
         Some(_) if user.is_empty() => Err(Failure::temporary(format_args!("priv/ key without a user"))),
         Some(path) => Ok(Path { namespace: "priv/", path: path.to_vec(), user: Some(user.to_vec()) }),
         None => Err(Failure::temporary(format_args!("key begins neither with shared/ nor with priv/"))),

@@ -32,6 +32,8 @@ pub struct Client {
     pub output: Output,
     /// It has closed its sending side, and is closed once it has what it is owed.
     pub ended: bool,
+    /// Something of it may wait to be read, because it had too much open or unread.
+    pub paused: bool,
     /// It seemed stuck, and this was its progress then.
     pub watched: Option<u64>,
     /// Bytes that were read from it and written to it: any change is progress.
@@ -110,7 +112,7 @@ impl Client {
             Mode::Dovecot => Protocol::Dict(Box::default()),
         };
         let (line, input, output) = (Line::default(), Input::default(), Output::default());
-        Self { protocol, line, input, output, ended: false, watched: None, moved: 0 }
+        Self { protocol, line, input, output, ended: false, paused: false, watched: None, moved: 0 }
     }
 
     /// Takes one request off the front of `input`, with the bytes that it took; `None` until it is whole.
@@ -123,11 +125,13 @@ impl Client {
                 _ => return Err(Mistake::Protocol),
             };
         }
-        match &mut self.protocol {
+        let next = match &mut self.protocol {
             Protocol::Unknown => Ok(None),
             Protocol::Socketmap => socketmap::next(input, &mut self.line, &mut self.output),
             Protocol::Dict(session) => session.next(input, &mut self.line, &mut self.output),
-        }
+        };
+        self.paused |= !self.may_ask();
+        next
     }
 
     /// Puts a reply in its place. `table` is for reasons.
@@ -138,6 +142,7 @@ impl Client {
             Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.line, out),
             Protocol::Dict(_) => dict::reply(place, reply, &mut self.line, out),
         }
+        self.paused |= !self.may_ask();
     }
 
     /// True if more requests may be read from it.
@@ -171,7 +176,7 @@ impl Client {
 
     /// True if it has got all that it is owed.
     pub fn is_served(&self) -> bool {
-        self.line.open == 0 && self.output.is_empty()
+        self.line.open == 0 && self.output.is_empty() && !self.paused
     }
 
     /// True if it has sent a part of a request, or has not read a reply.

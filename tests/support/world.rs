@@ -123,6 +123,17 @@ impl World {
         self.settle();
     }
 
+    /// A peer that is blocked reads so many bytes after all.
+    pub fn trickle(&mut self, peer: Peer, count: usize) {
+        let output = self.proxy.output(peer);
+        let taken = output[..count.min(output.len())].to_vec();
+        if let Some(wire) = self.wires.get_mut(&peer).filter(|_| !taken.is_empty()) {
+            wire.output.extend_from_slice(&taken);
+            self.proxy.sent(peer, taken.len(), self.now);
+        }
+        self.settle();
+    }
+
     /// Makes the next connection that the engine wants.
     pub fn accept(&mut self) -> Peer {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
