@@ -50,7 +50,8 @@ fn run(config: &Config) -> Result<(), Mistake> {
     log::info(format_args!("start tables={} descriptors={descriptors}", tables.len()));
     let patience = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
     let proxy = Proxy::new(tables, backend, config.timeout);
-    let mut reactor = Reactor::new(proxy, listeners, signals, patience).map_err(|error| failure("start", &error))?;
+    let mut reactor =
+        Reactor::new(proxy, listeners, signals, patience, descriptors).map_err(|error| failure("start", &error))?;
     reactor.run().map_err(|error| failure("poll", &error))
 }
 

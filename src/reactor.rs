@@ -27,6 +27,10 @@ const READS: usize = 4;
 /// So many connections are accepted before others get their turn.
 const ACCEPTS: usize = 64;
 
+/// Descriptors that clients cannot take, so that backends can be reached and files read: at most so many,
+/// and at most a quarter of all.
+const RESERVE: u64 = 1_100;
+
 /// When descriptors have run out, accepting is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -139,6 +143,8 @@ struct Io {
 #[derive(Default)]
 struct Sockets {
     slots: Vec<Option<Io>>,
+    /// How many there are.
+    open: u64,
 }
 
 impl Sockets {
@@ -152,12 +158,14 @@ impl Sockets {
             self.slots.resize_with(index + 1, || None);
         }
         self.slots[index] = Some(io);
+        self.open += 1;
     }
 
     /// Closes a socket; closing takes it out of the poll as well.
     fn drop(&mut self, key: Key) {
         if self.get(key).is_some() {
             self.slots[key.index as usize] = None;
+            self.open -= 1;
         }
     }
 }
@@ -183,6 +191,8 @@ pub struct Reactor {
     waiting: Vec<(usize, Instant)>,
     /// The last attempt to accept failed, which was told.
     starved: bool,
+    /// So many clients are served at once.
+    most_clients: u64,
     now: Instant,
     /// When what is in flight has to be done, once a stop was asked for.
     stop: Option<Instant>,
@@ -190,8 +200,14 @@ pub struct Reactor {
 }
 
 impl Reactor {
-    /// `patience` is how long a stop waits for what is in flight.
-    pub fn new(proxy: Proxy, listeners: Vec<Listener>, signals: Signals, patience: Duration) -> io::Result<Reactor> {
+    /// `patience` is how long a stop waits for what is in flight; `descriptors` is how many may be open.
+    pub fn new(
+        proxy: Proxy,
+        listeners: Vec<Listener>,
+        signals: Signals,
+        patience: Duration,
+        descriptors: u64,
+    ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
         let mut doors: Vec<Door> = listeners.into_iter().map(Door::new).collect();
         for (at, door) in doors.iter_mut().enumerate() {
@@ -212,6 +228,7 @@ impl Reactor {
             again: Vec::new(),
             waiting: Vec::new(),
             starved: false,
+            most_clients: descriptors - RESERVE.min(descriptors / 4),
             now: Instant::now(),
             stop: None,
             patience,
@@ -456,7 +473,11 @@ impl Reactor {
     fn accept(&mut self, at: usize) {
         for _ in 0..ACCEPTS {
             let Some(door) = self.doors.get(at) else { return };
-            match door.accept() {
+            let accepted = match self.clients.open < self.most_clients {
+                true => door.accept(),
+                false => Err(io::Error::other("all descriptors for clients are taken")),
+            };
+            match accepted {
                 Ok(socket) => {
                     let peer = self.proxy.accepted(door.mode);
                     if let Err(error) = self.add(peer, socket, false) {

@@ -32,6 +32,22 @@ fn without_descriptors_accepting_pauses_and_goes_on_later_without_a_busy_loop() 
 }
 
 #[test]
+fn clients_cannot_take_the_descriptors_that_backends_need() {
+    let backend = Backend::start(own);
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=48:48", env!("CARGO_BIN_EXE_podop"), "--socket"]).arg(&socket).args(alias(&backend));
+    let _child = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    wait_for(|| UnixStream::connect(&socket).is_ok());
+    let mut crowd: Vec<UnixStream> = (0..60).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    for (at, stream) in crowd.iter_mut().enumerate().take(20) {
+        let got = ask(stream, "alias", format!("{at}").as_bytes());
+        assert_eq!(String::from_utf8(got).unwrap(), format!("OK own {at}"));
+    }
+}
+
+#[test]
 fn nine_thousand_clients_are_served() {
     raise_limit();
     let backend = Backend::start(own);
