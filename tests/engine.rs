@@ -99,6 +99,18 @@ fn the_deadline_holds_in_each_phase_and_names_it() {
     world.send(client, b"3:b x,");
     world.wait(SECOND);
     assert_eq!(reply(&mut world, client), "TIMEOUT b: 192.0.2.1 had no connection free in time");
+    // In a queue that both tables share, those with less time need not come first.
+    let waiting: Vec<(Peer, &str)> = ["alias x", "b x", "alias y", "b y"]
+        .map(|text| {
+            let client = world.client(Mode::Postfix);
+            world.send(client, format!("{}:{text},", text.len()).as_bytes());
+            (client, text)
+        })
+        .into();
+    world.wait(SECOND);
+    for (client, text) in waiting {
+        assert_eq!(world.taken(client).contains("TIMEOUT b: "), text.starts_with('b'), "{text}");
+    }
 
     // The body: bytes that drip in do not prolong anything.
     let mut world = World::with_alias(&[]);

@@ -154,7 +154,7 @@ impl Backend {
         if origin.queue.len() + origin.fresh.len() >= MAX_WAITING {
             return self.fail(exchange, Fault::Overloaded, false);
         }
-        origin.queue.push_back((now, exchange));
+        origin.wait(exchange, now);
     }
 
     /// The best of the routes that were not found unreachable: one with working addresses, and the
@@ -441,13 +441,7 @@ impl Backend {
     fn expire(&mut self, now: Instant) {
         for origin in &mut self.origins {
             let phase = origin.phase();
-            let (late, rest) = origin.queue.drain(..).partition(|(_, exchange)| exchange.deadline <= now);
-            origin.queue = rest;
-            let late: VecDeque<(Instant, Exchange)> = late;
-            let (late_fresh, rest) = origin.fresh.drain(..).partition(|exchange| exchange.deadline <= now);
-            origin.fresh = rest;
-            let late_fresh: VecDeque<Exchange> = late_fresh;
-            for exchange in late.into_iter().map(|(_, exchange)| exchange).chain(late_fresh) {
+            for exchange in origin.expire(now) {
                 self.failed.push_back(Done { exchange, result: Err(Fault::Timeout(phase)), sent: false });
             }
         }
@@ -456,11 +450,9 @@ impl Backend {
         for key in keys {
             self.expire_connection(key, now);
         }
-        let waiting = self.origins.iter().flat_map(|origin| {
-            origin.queue.iter().map(|(_, exchange)| exchange).chain(&origin.fresh).map(|exchange| exchange.deadline)
-        });
         let asked = self.connections.iter().flat_map(|(_, connection)| &connection.line);
-        self.soonest = waiting.chain(asked.map(|exchange| exchange.deadline)).min();
+        let waiting = self.origins.iter().filter_map(Origin::soonest);
+        self.soonest = asked.map(|exchange| exchange.deadline).chain(waiting).min();
     }
 
     fn expire_connection(&mut self, key: Key, now: Instant) {

@@ -65,6 +65,9 @@ pub(super) struct Origin {
     pub connecting: VecDeque<(Key, Instant)>,
     /// Exchanges that wait for a connection, and since when.
     pub queue: VecDeque<(Instant, Exchange)>,
+    /// The queue holds an exchange that is due before one in front of it. Mostly all of them have the same
+    /// time from the same start on, and only the front has to be looked at.
+    mixed: bool,
     /// Exchanges that wait for a new connection, because a used one broke.
     pub fresh: VecDeque<Exchange>,
     /// No connection is made before.
@@ -101,9 +104,47 @@ impl Origin {
             idle: VecDeque::new(),
             connecting: VecDeque::new(),
             queue: VecDeque::new(),
+            mixed: false,
             fresh: VecDeque::new(),
             pause: None,
         }
+    }
+
+    /// Puts an exchange at the end of the queue.
+    pub fn wait(&mut self, exchange: Exchange, now: Instant) {
+        self.mixed &= !self.queue.is_empty();
+        self.mixed |= self.queue.back().is_some_and(|(_, last)| exchange.deadline < last.deadline);
+        self.queue.push_back((now, exchange));
+    }
+
+    /// Takes out what waits and is due.
+    pub fn expire(&mut self, now: Instant) -> Vec<Exchange> {
+        let due = |exchange: &Exchange| exchange.deadline <= now;
+        let mut late = Vec::new();
+        let looked_at = if self.mixed { self.queue.len() } else { 0 };
+        for _ in 0..looked_at {
+            match self.queue.pop_front() {
+                Some((_, exchange)) if due(&exchange) => late.push(exchange),
+                other => self.queue.extend(other),
+            }
+        }
+        while self.queue.front().is_some_and(|(_, exchange)| due(exchange)) {
+            late.extend(self.queue.pop_front().map(|(_, exchange)| exchange));
+        }
+        for _ in 0..self.fresh.len() {
+            match self.fresh.pop_front() {
+                Some(exchange) if due(&exchange) => late.push(exchange),
+                other => self.fresh.extend(other),
+            }
+        }
+        late
+    }
+
+    /// When the first of those that wait is due.
+    pub fn soonest(&self) -> Option<Instant> {
+        let looked_at = if self.mixed { self.queue.len() } else { 1 };
+        let queue = self.queue.iter().take(looked_at).map(|(_, exchange)| exchange);
+        queue.chain(&self.fresh).map(|exchange| exchange.deadline).min()
     }
 
     /// Exchanges on their way.
