@@ -77,6 +77,13 @@ impl<T> Arena<T> {
             value.as_ref().map(|value| (Key { index: index as u32, age: *age }, value))
         })
     }
+
+    /// The same, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.slots.iter_mut().enumerate().filter_map(|(index, (age, value))| {
+            value.as_mut().map(|value| (Key { index: index as u32, age: *age }, value))
+        })
+    }
 }
 
 #[cfg(test)]

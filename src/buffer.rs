@@ -1,16 +1,29 @@
 //! Bytes on their way in or out of one connection.
 
-/// Empty buffers up to this capacity are kept for the next use; larger ones give their memory back.
+/// Empty buffers up to this capacity are kept for the next use, where nothing else is said; larger ones give
+/// their memory back.
 const KEPT: usize = 512; // bytes
 
 /// Bytes waiting for the kernel to take them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Output {
     bytes: Vec<u8>,
     sent: usize,
+    kept: usize,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::keeping(KEPT)
+    }
 }
 
 impl Output {
+    /// Keeps so many bytes of memory while it is empty.
+    pub fn keeping(kept: usize) -> Self {
+        Self { bytes: Vec::new(), sent: 0, kept }
+    }
+
     /// Where encoders append.
     pub fn end(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
@@ -25,18 +38,13 @@ impl Output {
         self.sent == self.bytes.len()
     }
 
-    /// Counts how many bytes were taken since the buffer was last empty.
-    pub fn sent(&self) -> usize {
-        self.sent
-    }
-
     /// Notes that the kernel took `count` bytes.
     pub fn advance(&mut self, count: usize) {
         self.sent += count;
         debug_assert!(self.sent <= self.bytes.len(), "more was sent than there is");
         if self.is_empty() {
             self.sent = 0;
-            recycle(&mut self.bytes);
+            recycle(&mut self.bytes, self.kept);
         }
     }
 }
@@ -50,10 +58,6 @@ pub struct Input {
 impl Input {
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
-    }
-
-    pub fn len(&self) -> usize {
-        self.held.len()
     }
 
     /// What is held together with what has just arrived. Nothing is copied when nothing is held.
@@ -75,7 +79,7 @@ impl Input {
             Joined::Held(mut bytes) => {
                 bytes.drain(..used);
                 if bytes.is_empty() {
-                    recycle(&mut bytes);
+                    recycle(&mut bytes, KEPT);
                 }
                 self.held = bytes;
             }
@@ -99,9 +103,9 @@ impl Joined<'_> {
     }
 }
 
-/// Empties a buffer, and gives its memory back if it has grown.
-pub fn recycle(bytes: &mut Vec<u8>) {
-    if bytes.capacity() > KEPT {
+/// Empties a buffer, and gives its memory back if it has grown beyond `kept` bytes.
+fn recycle(bytes: &mut Vec<u8>, kept: usize) {
+    if bytes.capacity() > kept {
         *bytes = Vec::new();
     } else {
         bytes.clear();
@@ -117,9 +121,9 @@ mod tests {
         let mut output = Output::default();
         output.end().extend_from_slice(&[b'x'; 3 * KEPT]);
         output.advance(1);
-        assert_eq!((output.unsent().len(), output.sent()), (3 * KEPT - 1, 1));
+        assert_eq!(output.unsent().len(), 3 * KEPT - 1);
         output.advance(3 * KEPT - 1);
-        assert!(output.is_empty() && output.sent() == 0 && output.end().capacity() == 0);
+        assert!(output.is_empty() && output.end().capacity() == 0);
     }
 
     #[test]

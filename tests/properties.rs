@@ -60,8 +60,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4) {
-        let mut model = Model::new(connections);
+    fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4, pipeline in 1usize..5) {
+        let mut model = Model::new(connections, pipeline);
         for op in ops {
             model.apply(op);
             model.check();
@@ -82,11 +82,15 @@ struct Client {
     left: bool,
 }
 
+/// The keys that a connection was asked for, each with what is not sent yet of its answer.
+type Line = VecDeque<(u32, Vec<u8>)>;
+
 struct Model {
     world: World,
     clients: Vec<Client>,
-    /// Backend connections, with the key that is asked and what is held back of its answer.
-    backends: BTreeMap<Peer, Option<(u32, Vec<u8>)>>,
+    backends: BTreeMap<Peer, Line>,
+    /// So many may be asked at once on one connection.
+    pipeline: usize,
     next_key: u32,
     /// How often each key was seen by a backend.
     seen: BTreeMap<u32, u32>,
@@ -95,10 +99,11 @@ struct Model {
 }
 
 impl Model {
-    fn new(connections: usize) -> Self {
-        let option = format!("alias:connections={connections}");
+    fn new(connections: usize, pipeline: usize) -> Self {
+        let options = [format!("alias:connections={connections}"), format!("alias:pipeline={pipeline}")];
         Self {
-            world: World::with_alias(&["--option", &option, "--timeout", "5"]),
+            world: World::with_alias(&["--option", &options[0], "--option", &options[1], "--timeout", "5"]),
+            pipeline,
             clients: Vec::new(),
             backends: BTreeMap::new(),
             next_key: 0,
@@ -128,22 +133,22 @@ impl Model {
             }
             Op::Accept if !self.world.connecting.is_empty() => {
                 let peer = self.world.accept();
-                self.backends.insert(peer, None);
+                self.backends.insert(peer, VecDeque::new());
             }
             Op::Refuse if !self.world.connecting.is_empty() => self.world.refuse(),
             Op::Accept | Op::Refuse => {}
             Op::Answer(at) => self.answer(at, b""),
             Op::Half(at) => {
-                if let Some((peer, bytes)) = self.asked(at).map(|(peer, held)| (peer, held.split_off(held.len() / 2)))
-                    && let Some(Some((_, held))) = self.backends.get_mut(&peer)
-                {
-                    let first = std::mem::replace(held, bytes);
+                if let Some((peer, line)) = self.asked(at) {
+                    let held = &mut line[0].1;
+                    let rest = held.split_off(held.len() / 2);
+                    let first = std::mem::replace(held, rest);
                     self.world.send(peer, &first);
                 }
             }
             Op::Surplus(at) => self.answer(at, b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"),
             Op::Blurt(at) => {
-                let idle = self.backends.iter().filter(|(_, asked)| asked.is_none()).map(|(peer, _)| *peer);
+                let idle = self.backends.iter().filter(|(_, asked)| asked.is_empty()).map(|(peer, _)| *peer);
                 let idle: Vec<Peer> = idle.collect();
                 if !idle.is_empty() {
                     self.world.send(idle[at % idle.len()], &response(200, "\"stranger\""));
@@ -192,22 +197,18 @@ impl Model {
     }
 
     /// The backend connections that owe an answer, one of them chosen.
-    fn asked(&mut self, at: usize) -> Option<(Peer, &mut Vec<u8>)> {
-        let mut asked: Vec<(Peer, &mut Vec<u8>)> = self
-            .backends
-            .iter_mut()
-            .filter_map(|(peer, asked)| asked.as_mut().map(|(_, held)| (*peer, held)))
-            .collect();
+    fn asked(&mut self, at: usize) -> Option<(Peer, &mut Line)> {
+        let asked = self.backends.iter_mut().map(|(peer, line)| (*peer, line)).filter(|(_, line)| !line.is_empty());
+        let mut asked: Vec<_> = asked.collect();
         if asked.is_empty() { None } else { Some(asked.swap_remove(at % asked.len())) }
     }
 
-    /// Completes an answer, with bytes behind it.
+    /// Completes an answer, with bytes behind it unless these would be an answer to the next request.
     fn answer(&mut self, at: usize, surplus: &[u8]) {
-        let Some((peer, held)) = self.asked(at) else { return };
-        let bytes = [&held[..], surplus].concat();
-        if let Some(Some((key, _))) = self.backends.insert(peer, None)
-            && key % 3 == 1
-        {
+        let Some((peer, line)) = self.asked(at) else { return };
+        let Some((key, held)) = line.pop_front() else { return };
+        let bytes = [&held[..], if line.is_empty() { surplus } else { b"" }].concat();
+        if key % 3 == 1 {
             self.misses.insert(key, true);
         }
         self.world.send(peer, &bytes);
@@ -217,19 +218,18 @@ impl Model {
     fn check(&mut self) {
         let world = &self.world;
         self.backends.retain(|peer, _| world.is_open(*peer));
-        for (peer, asked) in &mut self.backends {
-            let request = self.world.taken(*peer);
-            if request.is_empty() {
-                continue;
+        for (peer, line) in &mut self.backends {
+            let requests = self.world.taken(*peer);
+            assert!(requests.is_empty() || line.is_empty(), "more is sent before the last answer has come");
+            for request in requests.split_terminator("\r\n\r\n") {
+                let target = request.split(' ').nth(1).and_then(|target| target.strip_prefix("/a/"));
+                let key: u32 = target.and_then(|target| target.parse().ok()).expect("a key");
+                assert!(key < self.next_key);
+                *self.seen.entry(key).or_default() += 1;
+                assert!(self.seen[&key] <= 2, "key {key} is asked for again and again");
+                line.push_back((key, said(key)));
             }
-            assert!(asked.is_none(), "a second request before the first was answered");
-            assert_eq!(request.matches("\r\n\r\n").count(), 1);
-            let target = request.split(' ').nth(1).and_then(|target| target.strip_prefix("/a/")).expect("a target");
-            let key: u32 = target.parse().expect("a key");
-            assert!(key < self.next_key);
-            *self.seen.entry(key).or_default() += 1;
-            assert!(self.seen[&key] <= 2, "key {key} is asked for again and again");
-            *asked = Some((key, said(key)));
+            assert!(line.len() <= self.pipeline, "too many requests at once");
         }
         self.read();
     }

@@ -1,11 +1,14 @@
 //! One HTTP/1.1 connection to a backend.
 
 use super::Address;
-use super::request::{Exchange, Method};
+use super::request::Exchange;
 use crate::buffer::Output;
 use crate::wire::http::{Decoder, Error, Response};
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Memory for output that is kept for the next requests: as much as sixteen lookups need that are sent at once.
+const KEPT: usize = 4 * 1024; // bytes
 
 /// A connection, with the requests that it owes answers to.
 ///
@@ -15,13 +18,32 @@ pub(super) struct Connection {
     pub origin: usize,
     pub address: Address,
     pub connected: bool,
+    /// GETs that may stand in its line at once.
+    pub ahead: usize,
     /// Exchanges that were asked here, in the order of their answers.
-    pub line: VecDeque<Exchange>,
-    pub output: Output,
+    line: VecDeque<Asked>,
+    output: Output,
+    /// Bytes of requests that were rendered, and that the kernel took, since the connection was made.
+    rendered: u64,
+    taken: u64,
     /// How long the backend keeps it idle, if it said so.
     pub idle: Option<Duration>,
     decoder: Decoder,
     answered: bool,
+    /// It has answered a request that was sent before the answer to another one was there.
+    pub pipelines: bool,
+}
+
+/// An exchange in line.
+#[derive(Debug)]
+struct Asked {
+    /// `None` if its time was over: its answer is dropped when it comes.
+    exchange: Option<Exchange>,
+    /// Where its request begins and ends, counted from the first byte on this connection.
+    begins: u64,
+    ends: u64,
+    /// It was sent together with one in front of it.
+    behind: bool,
 }
 
 /// What the bytes of a backend mean.
@@ -30,41 +52,80 @@ pub(super) struct Connection {
 pub(super) enum Arrival<'a> {
     /// Nothing yet.
     Nothing,
-    /// The answer to the exchange at the front of the line.
-    Answer(Exchange, Response<'a>),
+    /// The answer to the exchange at the front of the line, unless its time was over.
+    Answer(Option<Exchange>, Response<'a>),
     /// Bytes that nobody asked for: whatever they are, they are no answer.
     Unsolicited,
     /// Not HTTP as it should be.
     Malformed(Error),
 }
 
+/// What becomes of an exchange whose connection has ended before its answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Left {
+    /// No byte of it was given to the kernel.
+    Unsent,
+    /// The backend may have seen it, and has not begun to answer it.
+    Unanswered,
+    /// A part of its answer had arrived.
+    Begun,
+}
+
 impl Connection {
-    pub fn new(origin: usize, address: Address) -> Self {
+    pub fn new(origin: usize, address: Address, ahead: usize) -> Self {
         Self {
             origin,
             address,
             connected: false,
+            ahead,
             line: VecDeque::new(),
-            output: Output::default(),
+            output: Output::keeping(KEPT),
+            rendered: 0,
+            taken: 0,
             idle: None,
             decoder: Decoder::default(),
             answered: false,
+            pipelines: false,
         }
     }
 
     /// Puts a request on the wire and its exchange in the line. True if output was empty before.
     pub fn ask(&mut self, exchange: Exchange) -> bool {
-        let begins = self.output.is_empty();
+        let (begins, behind) = (self.rendered, !self.line.is_empty());
+        let (quiet, before) = (self.output.is_empty(), self.output.unsent().len());
         exchange.render(self.output.end());
-        self.line.push_back(exchange);
-        begins
+        self.rendered += (self.output.unsent().len() - before) as u64;
+        self.line.push_back(Asked { exchange: Some(exchange), begins, ends: self.rendered, behind });
+        quiet
+    }
+
+    /// True if this exchange may be sent together with those that were asked in the same turn. What has left is
+    /// not added to: all that a backend reads at once it also answers in order, even one that answers what
+    /// came in two pieces in two threads. A connection that has not carried an answer yet takes one request
+    /// (RFC 9112, 9.3.2: what is asked again must not be pipelined at once).
+    pub fn takes(&self, exchange: &Exchange) -> bool {
+        let unsent = self.line.front().is_some_and(|first| {
+            self.taken == first.begins && first.exchange.as_ref().is_some_and(|first| first.request.method.is_safe())
+        });
+        unsent && self.line.len() < self.ahead && self.answered && exchange.request.method.is_safe()
+    }
+
+    /// What is to be written.
+    pub fn output(&self) -> &[u8] {
+        self.output.unsent()
+    }
+
+    /// Notes that `count` bytes were written.
+    pub fn sent(&mut self, count: usize) {
+        self.output.advance(count);
+        self.taken += count as u64;
     }
 
     /// Reads what has arrived. Bytes after an answer stay in `input`.
     pub fn receive<'a>(&mut self, input: &mut &'a [u8]) -> Arrival<'a> {
         // Before the request has left, whatever comes belongs to something else. So does what comes
         // while nothing is asked.
-        if self.line.is_empty() || !self.output.is_empty() {
+        if !self.expects() {
             return if input.is_empty() { Arrival::Nothing } else { Arrival::Unsolicited };
         }
         match self.decoder.push(input) {
@@ -76,7 +137,7 @@ impl Connection {
 
     /// The stream has ended, which may complete a response.
     pub fn end(&mut self) -> Arrival<'static> {
-        if self.line.is_empty() || !self.output.is_empty() {
+        if !self.expects() {
             return Arrival::Nothing;
         }
         match self.decoder.end() {
@@ -86,13 +147,56 @@ impl Connection {
         }
     }
 
+    /// True if the request at the front of the line has left as a whole.
+    fn expects(&self) -> bool {
+        self.line.front().is_some_and(|first| first.ends <= self.taken)
+    }
+
     fn answer<'a>(&mut self, response: Response<'a>) -> Arrival<'a> {
         self.answered = true;
         self.idle = response.idle;
-        match self.line.pop_front() {
-            Some(exchange) => Arrival::Answer(exchange, response),
-            None => Arrival::Unsolicited,
-        }
+        let Some(asked) = self.line.pop_front() else { return Arrival::Unsolicited };
+        self.pipelines |= asked.behind;
+        Arrival::Answer(asked.exchange, response)
+    }
+
+    /// Takes out all that was asked and not answered, in order. `broken` means that what came was no answer.
+    pub fn leave(&mut self, broken: bool) -> impl Iterator<Item = (Exchange, Left)> {
+        let (taken, silent) = (self.taken, self.decoder.is_clean() && !broken);
+        std::mem::take(&mut self.line).into_iter().enumerate().filter_map(move |(at, asked)| {
+            let left = match at {
+                _ if taken <= asked.begins => Left::Unsent,
+                0 if !silent => Left::Begun,
+                _ => Left::Unanswered,
+            };
+            asked.exchange.map(|exchange| (exchange, left))
+        })
+    }
+
+    /// Takes out those whose time is over, and tells whether the backend may have seen them. The places of those
+    /// behind the front stay.
+    pub fn expire(&mut self, now: Instant) -> Vec<(Exchange, bool)> {
+        let taken = self.taken;
+        let late = |asked: &mut Asked| {
+            let exchange = asked.exchange.take_if(|exchange| exchange.deadline <= now)?;
+            Some((exchange, taken > asked.begins))
+        };
+        self.line.iter_mut().filter_map(late).collect()
+    }
+
+    /// True if the time of the exchange whose answer is due was over.
+    pub fn is_late(&self) -> bool {
+        self.line.front().is_some_and(|first| first.exchange.is_none())
+    }
+
+    /// When the first of the exchanges in line is due.
+    pub fn soonest(&self) -> Option<Instant> {
+        self.line.iter().flat_map(|asked| &asked.exchange).map(|exchange| exchange.deadline).min()
+    }
+
+    /// How many answers it owes.
+    pub fn owes(&self) -> usize {
+        self.line.len()
     }
 
     /// True if it has not carried an answer yet.
@@ -100,23 +204,17 @@ impl Connection {
         !self.answered
     }
 
-    /// True if no byte of the response that is due has arrived.
-    pub fn is_silent(&self) -> bool {
-        self.decoder.is_clean()
-    }
-
     pub fn in_head(&self) -> bool {
         self.decoder.in_head()
-    }
-
-    /// True if nothing of the last exchange in line was given to the kernel.
-    pub fn is_unsent(&self) -> bool {
-        self.output.sent() == 0 && !self.output.is_empty()
     }
 
     /// True if it must be known to be open before anything is sent: a write is never sent twice, and a
     /// connection that was idle may have been closed meanwhile.
     pub fn needs_check(&self) -> bool {
-        self.answered && self.is_unsent() && self.line.front().is_some_and(|front| front.request.method != Method::Get)
+        self.answered
+            && self.line.front().is_some_and(|first| {
+                let exchange = first.exchange.as_ref();
+                self.taken <= first.begins && exchange.is_some_and(|front| !front.request.method.is_safe())
+            })
     }
 }

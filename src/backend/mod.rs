@@ -1,21 +1,22 @@
 //! The backends: origins with their pools of connections, queues, and the rules of asking again.
 
 mod connection;
+mod fault;
 mod origin;
 mod request;
 mod resolver;
 
+pub use fault::{Fault, Phase};
 pub use origin::{Address, Pool, Target};
 pub use request::{Astray, Exchange, MAX_ROUTES, Method, Piece, Request, Route};
 
 use crate::arena::{Arena, Key};
 use crate::log;
-use crate::wire::http::{self, Response};
-use connection::{Arrival, Connection};
+use crate::wire::http::Response;
+use connection::{Arrival, Connection, Left};
 use origin::Origin;
 use resolver::{Known, Resolver};
 use std::collections::VecDeque;
-use std::fmt;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -38,59 +39,6 @@ pub enum Action {
         host: String,
         port: u16,
     },
-}
-
-/// Why an exchange has no answer. `Display` completes a sentence that begins with the origin.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Fault {
-    Unresolved(String),
-    Unreachable(ErrorKind),
-    ConnectTimeout,
-    /// Closed before the first byte of the response.
-    Closed,
-    Broken(ErrorKind),
-    Malformed(http::Error),
-    /// Bytes came before the request had left.
-    Early,
-    Astray(u16, Astray),
-    Overloaded,
-    Timeout(Phase),
-}
-
-/// What an exchange was waiting for when its time was over.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Phase {
-    Resolve,
-    Connect,
-    Queue,
-    Head,
-    Body,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Unresolved(error) => write!(f, "has no address: {error}"),
-            Fault::Unreachable(ErrorKind::ConnectionRefused) => f.write_str("refused the connection"),
-            Fault::Unreachable(kind) => write!(f, "is unreachable: {kind}"),
-            Fault::ConnectTimeout => f.write_str("did not accept the connection in time"),
-            Fault::Closed => f.write_str("closed the connection without an answer"),
-            Fault::Broken(kind) => write!(f, "broke the connection: {kind}"),
-            Fault::Malformed(error) => write!(f, "sent nonsense: {error}"),
-            Fault::Early => f.write_str("answered before it was asked"),
-            Fault::Astray(status, Astray::NoLocation) => write!(f, "answered {status} without a usable location"),
-            Fault::Astray(status, Astray::OtherOrigin) => write!(f, "answered {status} to another origin"),
-            Fault::Astray(status, Astray::TooFar) => write!(f, "answered {status} too often"),
-            Fault::Overloaded => write!(f, "is overloaded: {MAX_WAITING} requests are waiting"),
-            Fault::Timeout(phase) => f.write_str(match phase {
-                Phase::Resolve => "was not resolved in time",
-                Phase::Connect => "did not accept a connection in time",
-                Phase::Queue => "had no connection free in time",
-                Phase::Head => "did not answer in time",
-                Phase::Body => "did not complete its answer in time",
-            }),
-        }
-    }
 }
 
 /// The end of an exchange.
@@ -143,18 +91,31 @@ impl Backend {
         if !exchange.is_redirected() {
             exchange.route = self.choose(&exchange, now);
         }
-        let at = exchange.origin();
-        while let Some((key, until)) = self.origins[at].idle.pop_back() {
-            if now < until {
-                return self.ask(key, exchange);
-            }
-            self.lost(key, Fault::Closed, now);
-        }
-        let origin = &mut self.origins[at];
+        let Some(exchange) = self.ask_at_once(exchange, now) else { return };
+        let origin = &mut self.origins[exchange.origin()];
         if origin.queue.len() + origin.fresh.len() >= MAX_WAITING {
             return self.fail(exchange, Fault::Overloaded, false);
         }
         origin.wait(exchange, now);
+    }
+
+    /// Puts an exchange on a connection that is free for it, or gives it back if there is none.
+    fn ask_at_once(&mut self, exchange: Exchange, now: Instant) -> Option<Exchange> {
+        let at = exchange.origin();
+        if let Some(key) = self.origins[at].batch
+            && self.connections.get(key).is_some_and(|connection| connection.takes(&exchange))
+        {
+            self.ask(key, exchange);
+            return None;
+        }
+        while let Some((key, until)) = self.origins[at].idle.pop_back() {
+            if now < until {
+                self.ask(key, exchange);
+                return None;
+            }
+            self.lost(key, Fault::Closed, now);
+        }
+        Some(exchange)
     }
 
     /// The best of the routes that were not found unreachable: one with working addresses, and the
@@ -174,6 +135,9 @@ impl Backend {
 
     fn ask(&mut self, key: Key, exchange: Exchange) {
         let connection = self.connections.get_mut(key).expect("connections leave the pool when they close");
+        let origin = &mut self.origins[connection.origin];
+        origin.asked += 1;
+        origin.batch = Some(key);
         if connection.ask(exchange) {
             self.actions.push_back(Action::Flush(key));
         }
@@ -189,30 +153,38 @@ impl Backend {
         self.feed(key, now);
     }
 
-    /// Gives a free connection its next exchange, or makes it idle.
+    /// Gives a free connection its next exchanges, or makes it idle.
     fn feed(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let origin = &mut self.origins[connection.origin];
+        let (at, ahead) = (connection.origin, connection.ahead);
+        let origin = &mut self.origins[at];
         let first = if connection.is_fresh() { origin.fresh.pop_front() } else { None };
-        match first.or_else(|| origin.queue.pop_front().map(|(_, exchange)| exchange)) {
-            Some(exchange) => self.ask(key, exchange),
-            None => {
-                // Half of what the backend grants, so that it never closes while we ask.
-                let granted = connection.idle.map_or(origin.pool.keepalive, |idle| idle / 2);
-                origin.idle.push_back((key, now + granted.min(origin.pool.keepalive)));
+        let Some(exchange) = first.or_else(|| origin.queue.pop_front().map(|(_, exchange)| exchange)) else {
+            // Half of what the backend grants, so that it never closes while we ask.
+            let granted = connection.idle.map_or(origin.pool.keepalive, |idle| idle / 2);
+            return origin.idle.push_back((key, now + granted.min(origin.pool.keepalive)));
+        };
+        self.ask(key, exchange);
+        for _ in 1..ahead {
+            let (connections, queue) = (&self.connections, &mut self.origins[at].queue);
+            let takes = |next: &Exchange| connections.get(key).is_some_and(|connection| connection.takes(next));
+            if !queue.front().is_some_and(|(_, next)| takes(next)) {
+                return;
             }
+            let next = queue.pop_front().map(|(_, exchange)| exchange);
+            next.into_iter().for_each(|exchange| self.ask(key, exchange));
         }
     }
 
     /// What is to be written to a connection.
     pub fn output(&self, key: Key) -> &[u8] {
-        self.connections.get(key).map_or(&[], |connection| connection.output.unsent())
+        self.connections.get(key).map_or(&[], Connection::output)
     }
 
     /// Notes that `count` bytes were written.
     pub fn sent(&mut self, key: Key, count: usize) {
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.output.advance(count);
+            connection.sent(count);
         }
     }
 
@@ -227,10 +199,15 @@ impl Backend {
             *input = &[];
             return None;
         };
-        match connection.receive(input) {
+        let pipelined = connection.pipelines;
+        let arrival = connection.receive(input);
+        if connection.pipelines && !pipelined {
+            self.origins[connection.origin].trust_pipeline(&connection.address);
+        }
+        match arrival {
             Arrival::Nothing => None,
             Arrival::Answer(exchange, response) => {
-                let surplus = connection.line.is_empty() && !input.is_empty();
+                let surplus = connection.owes() == 0 && !input.is_empty();
                 self.answered(key, exchange, response, surplus, now)
             }
             Arrival::Unsolicited => {
@@ -251,16 +228,20 @@ impl Backend {
     fn answered<'a>(
         &mut self,
         key: Key,
-        mut exchange: Exchange,
+        exchange: Option<Exchange>,
         response: Response<'a>,
         surplus: bool,
         now: Instant,
     ) -> Option<Done<'a>> {
+        let connection = self.connections.get(key)?;
+        self.origins[connection.origin].asked -= usize::from(exchange.is_some());
+        let owes = connection.owes();
         if !response.keep || surplus {
-            self.lost(key, Fault::Closed, now);
-        } else if self.connections.get(key).is_some_and(|connection| connection.line.is_empty()) {
+            self.lost(key, if owes > 0 { Fault::Last } else { Fault::Closed }, now);
+        } else if owes == 0 {
             self.feed(key, now);
         }
+        let mut exchange = exchange?; // else its time was over
         if exchange.request.method.is_safe() && matches!(response.status, 301..=303 | 307 | 308) {
             match exchange.redirect(response.location.as_deref()) {
                 Ok(()) => self.submit(exchange, now),
@@ -294,28 +275,51 @@ impl Backend {
     fn lost(&mut self, key: Key, fault: Fault, now: Instant) {
         let Some(mut connection) = self.connections.remove(key) else { return };
         self.actions.push_back(Action::Close(key));
+        if connection.owes() > 1 || fault == Fault::Last {
+            self.doubt_pipeline(&connection, fault == Fault::Last);
+        }
         let origin = &mut self.origins[connection.origin];
         origin.open -= 1;
         origin.idle.retain(|(other, _)| *other != key);
-        let (unsent, reused) = (connection.is_unsent(), !connection.is_fresh());
-        let silent = connection.is_silent() && !matches!(fault, Fault::Malformed(_) | Fault::Timeout(_));
+        let reused = !connection.is_fresh();
         let mut again = Vec::new();
-        for (at, mut exchange) in std::mem::take(&mut connection.line).into_iter().enumerate() {
-            let unanswered = at > 0 || silent;
-            if unsent && reused {
-                again.push(exchange); // it has not cost the backend anything
-            } else if unsent {
+        for (mut exchange, left) in connection.leave(matches!(fault, Fault::Malformed(_))) {
+            origin.asked -= 1;
+            match left {
+                Left::Unsent if reused => again.push(exchange), // it has not cost the backend anything
+                // What follows an announced end was not looked at (RFC 9112, 9.6).
+                Left::Unanswered if fault == Fault::Last => again.push(exchange),
+                Left::Unanswered if reused && exchange.request.method.is_safe() && !exchange.resent => {
+                    exchange.resent = true;
+                    log::info(format_args!("resend origin={} cause=\"{fault}\"", origin.label));
+                    origin.fresh.push_back(exchange);
+                }
                 // A new connection is no better the next time.
-                self.failed.push_back(Done { exchange, result: Err(fault.clone()), sent: false });
-            } else if unanswered && reused && exchange.request.method.is_safe() && !exchange.resent {
-                exchange.resent = true;
-                log::info(format_args!("resend origin={} cause=\"{fault}\"", origin.label));
-                origin.fresh.push_back(exchange);
-            } else {
-                self.failed.push_back(Done { exchange, result: Err(fault.clone()), sent: true });
+                Left::Unsent | Left::Unanswered | Left::Begun => {
+                    let sent = left != Left::Unsent;
+                    self.failed.push_back(Done { exchange, result: Err(fault.clone()), sent });
+                }
             }
         }
-        again.into_iter().for_each(|exchange| self.submit(exchange, now));
+        // In their old order, in front of what came later.
+        for exchange in again.into_iter().rev() {
+            if let Some(exchange) = self.ask_at_once(exchange, now) {
+                self.origins[exchange.origin()].wait_first(exchange, now);
+            }
+        }
+    }
+
+    /// A connection has ended that owed answers to requests sent ahead. A backend that says so with the answer to
+    /// the first of them, or breaks off twice in a row, and has answered none so far, is asked one at a time from
+    /// now on.
+    fn doubt_pipeline(&mut self, connection: &Connection, announced: bool) {
+        let origin = &mut self.origins[connection.origin];
+        if connection.pipelines || !origin.doubt_pipeline(&connection.address, announced) {
+            return;
+        }
+        log::warn(format_args!("no-pipelining origin={} cause=\"it closes connections\"", origin.label));
+        let same = |other: &&mut Connection| other.origin == connection.origin && other.address == connection.address;
+        self.connections.iter_mut().map(|(_, other)| other).filter(same).for_each(|other| other.ahead = 1);
     }
 
     /// A connection could not be made: tries the next address, or gives up those who wait for it.
@@ -373,9 +377,10 @@ impl Backend {
         self.resolver.answer(name, answer, now);
     }
 
-    /// Names have to be resolved again before the next connection.
+    /// Names have to be resolved again before the next connection, and who could not pipeline may try again.
     pub fn reload(&mut self) {
         self.resolver.doubt_all();
+        self.origins.iter_mut().for_each(Origin::trust_pipelines);
     }
 
     /// Opens the connections that are needed, gives up and closes those whose time is over, and ends the
@@ -423,7 +428,7 @@ impl Backend {
                 }
             }
             let address = origin.next_address(now);
-            let key = self.connections.insert(Connection::new(at, address.clone()));
+            let key = self.connections.insert(Connection::new(at, address.clone(), origin.ahead(&address)));
             origin.open += 1;
             origin.connecting.push_back((key, now + CONNECT));
             self.actions.push_back(Action::Connect(key, address));
@@ -437,7 +442,7 @@ impl Backend {
     }
 
     /// Ends every exchange whose deadline has passed, whether anybody still waits for it or not. A connection
-    /// that owes it an answer is closed: whatever came would be taken for the answer to the next one.
+    /// whose next answer would be for one of them is closed: it may be stuck, and others wait behind.
     fn expire(&mut self, now: Instant) {
         for origin in &mut self.origins {
             let phase = origin.phase();
@@ -445,27 +450,26 @@ impl Backend {
                 self.failed.push_back(Done { exchange, result: Err(Fault::Timeout(phase)), sent: false });
             }
         }
-        let late = |connection: &Connection| connection.line.iter().any(|exchange| exchange.deadline <= now);
+        let late = |connection: &Connection| connection.soonest().is_some_and(|soonest| soonest <= now);
         let keys: Vec<Key> = self.connections.iter().filter(|(_, one)| late(one)).map(|(key, _)| key).collect();
         for key in keys {
             self.expire_connection(key, now);
         }
-        let asked = self.connections.iter().flat_map(|(_, connection)| &connection.line);
+        let asked = self.connections.iter().filter_map(|(_, connection)| connection.soonest());
         let waiting = self.origins.iter().filter_map(Origin::soonest);
-        self.soonest = asked.map(|exchange| exchange.deadline).chain(waiting).min();
+        self.soonest = asked.chain(waiting).min();
     }
 
     fn expire_connection(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let phase = if connection.in_head() { Phase::Head } else { Phase::Body };
-        let sent = !connection.is_unsent();
-        let (late, rest) = connection.line.drain(..).partition(|exchange| exchange.deadline <= now);
-        connection.line = rest;
-        let late: VecDeque<Exchange> = late;
-        for exchange in late {
+        for (exchange, sent) in connection.expire(now) {
+            self.origins[connection.origin].asked -= 1;
             self.failed.push_back(Done { exchange, result: Err(Fault::Timeout(phase)), sent });
         }
-        self.lost(key, Fault::Closed, now);
+        if connection.is_late() {
+            self.lost(key, Fault::Closed, now);
+        }
     }
 
     /// Drops the waiting exchanges of jobs that nobody wants any more.
@@ -479,9 +483,9 @@ impl Backend {
     /// Writes the state of each origin to the log.
     pub fn dump(&self) {
         for origin in &self.origins {
-            let Origin { label, open, idle, connecting, queue, fresh, .. } = origin;
+            let Origin { label, open, asked, idle, connecting, queue, fresh, .. } = origin;
             log::warn(format_args!(
-                "state origin={label} connections={open} idle={} connecting={} waiting={}",
+                "state origin={label} connections={open} asked={asked} idle={} connecting={} waiting={}",
                 idle.len(),
                 connecting.len(),
                 queue.len() + fresh.len()

@@ -43,6 +43,8 @@ pub enum Address {
 pub struct Pool {
     pub connections: usize,
     pub keepalive: Duration,
+    /// GETs that one connection may owe answers to.
+    pub pipeline: usize,
 }
 
 /// One host and port, or one unix socket, with its connections and what waits for them.
@@ -58,6 +60,10 @@ pub(super) struct Origin {
     preferred: usize,
     /// All connections, of every state.
     pub open: usize,
+    /// Exchanges that connections owe answers to.
+    pub asked: usize,
+    /// The connection that was asked last: others may be asked together with it.
+    pub batch: Option<Key>,
     /// Unused connections, and when each is closed. The last one that was used comes first; what is
     /// left over ages at the front.
     pub idle: VecDeque<(Key, Instant)>,
@@ -82,6 +88,17 @@ struct Place {
     aside: Option<Instant>,
     /// It could not be reached since the last time that any address could, or that all could not.
     failed: bool,
+    /// How often in a row it broke off requests that were sent ahead, up to [`Place::STRIKES`].
+    strikes: u8,
+}
+
+impl Place {
+    /// So often a backend may break off before it is asked one at a time.
+    const STRIKES: u8 = 2;
+
+    fn new(address: Address) -> Self {
+        Self { address, aside: None, failed: false, strikes: 0 }
+    }
 }
 
 impl Origin {
@@ -98,9 +115,11 @@ impl Origin {
             target,
             pool,
             name,
-            addresses: address.map(|address| Place { address, aside: None, failed: false }).into_iter().collect(),
+            addresses: address.map(Place::new).into_iter().collect(),
             preferred: 0,
             open: 0,
+            asked: 0,
+            batch: None,
             idle: VecDeque::new(),
             connecting: VecDeque::new(),
             queue: VecDeque::new(),
@@ -115,6 +134,12 @@ impl Origin {
         self.mixed &= !self.queue.is_empty();
         self.mixed |= self.queue.back().is_some_and(|(_, last)| exchange.deadline < last.deadline);
         self.queue.push_back((now, exchange));
+    }
+
+    /// Puts an exchange that has waited before at the front of the queue.
+    pub fn wait_first(&mut self, exchange: Exchange, now: Instant) {
+        self.mixed |= self.queue.front().is_some_and(|(_, first)| first.deadline < exchange.deadline);
+        self.queue.push_front((now, exchange));
     }
 
     /// Takes out what waits and is due.
@@ -149,7 +174,31 @@ impl Origin {
 
     /// Exchanges on their way.
     pub fn load(&self) -> usize {
-        self.open - self.idle.len() - self.connecting.len() + self.queue.len() + self.fresh.len()
+        self.asked + self.queue.len() + self.fresh.len()
+    }
+
+    /// How many GETs may be sent ahead on a connection to this address.
+    pub fn ahead(&self, address: &Address) -> usize {
+        let place = self.addresses.iter().find(|place| place.address == *address);
+        if place.is_some_and(|place| place.strikes >= Place::STRIKES) { 1 } else { self.pool.pipeline }
+    }
+
+    /// A connection to this address ended before it had answered anything that was sent ahead, which was
+    /// `announced` or not. True if that has become too much.
+    pub fn doubt_pipeline(&mut self, address: &Address, announced: bool) -> bool {
+        let Some(place) = self.addresses.iter_mut().find(|place| place.address == *address) else { return false };
+        let before = place.strikes;
+        place.strikes = if announced { Place::STRIKES } else { Place::STRIKES.min(before + 1) };
+        before < Place::STRIKES && place.strikes == Place::STRIKES
+    }
+
+    /// Requests sent ahead were answered by this address.
+    pub fn trust_pipeline(&mut self, address: &Address) {
+        self.addresses.iter_mut().filter(|place| place.address == *address).for_each(|place| place.strikes = 0);
+    }
+
+    pub fn trust_pipelines(&mut self) {
+        self.addresses.iter_mut().for_each(|place| place.strikes = 0);
     }
 
     /// True if one more connection should be opened now.
@@ -165,8 +214,8 @@ impl Origin {
             return self.open < most || !self.idle.is_empty();
         }
         let patient = || self.queue.iter().take_while(|(since, _)| *since + PATIENCE <= now).take(most).count();
-        let used = self.open - self.connecting.len();
-        let wanted = if self.open < EAGER { self.queue.len().min(EAGER - used) } else { patient() };
+        let (used, eager) = (self.open - self.connecting.len(), EAGER.div_ceil(self.pool.pipeline));
+        let wanted = if self.open < eager { self.queue.len().min(eager - used) } else { patient() };
         self.open < most && self.connecting.len() < self.fresh.len() + wanted
     }
 
@@ -202,11 +251,14 @@ impl Origin {
             return;
         }
         let old = std::mem::take(&mut self.addresses);
-        let aside = |address: &Address| old.iter().find(|place| place.address == *address)?.aside;
+        let known = |address: &Address| old.iter().find(|place| place.address == *address);
         self.addresses = addresses
             .iter()
             .map(|address| Address::Tcp(*address))
-            .map(|address| Place { aside: aside(&address), address, failed: false })
+            .map(|address| match known(&address) {
+                Some(Place { aside, strikes, .. }) => Place { aside: *aside, strikes: *strikes, ..Place::new(address) },
+                None => Place::new(address),
+            })
             .collect();
         self.preferred = 0;
     }

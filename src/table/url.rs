@@ -58,6 +58,7 @@ impl Given {
             pool: Pool {
                 connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
                 keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
+                pipeline: number(&mut settings, "pipeline")?.unwrap_or(1),
             },
             misses: misses(settings.one("miss"))?,
             unset: match settings.one("unset") {
@@ -501,7 +502,7 @@ mod tests {
             (("header", "Content-Length: 5"), "Podop's own"),
             (("header-file", "/no/such/file"), "No such file"),
             (("cache", "60"), "setting 'cache' is unknown"),
-            (("pipeline", "16"), "setting 'pipeline' is unknown"),
+            (("pipeline", "0"), "wants a number"),
         ];
         for ((key, value), expected) in cases {
             let given = [Setting { key: key.into(), value: value.into(), general: false }];

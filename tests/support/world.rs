@@ -167,6 +167,12 @@ impl World {
         target.rsplit('/').next().unwrap_or_default().to_owned()
     }
 
+    /// The keys of all requests that a backend connection has got since the last call.
+    pub fn asked_all(&mut self, peer: Peer) -> Vec<String> {
+        let key = |head: &str| head.split(' ').nth(1).and_then(|target| target.rsplit('/').next().map(str::to_owned));
+        self.taken(peer).split_terminator("\r\n\r\n").map(|head| key(head).expect("a request")).collect()
+    }
+
     /// A whole response with a JSON string.
     pub fn respond(&mut self, peer: Peer, text: &str) {
         self.send(peer, &response(200, &format!("\"{text}\"")));
