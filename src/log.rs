@@ -124,7 +124,9 @@ impl Repeats {
 
     /// Tells how often each fault came again during its quiet time, and forgets it.
     pub fn expire(&mut self, now: Instant) {
-        self.tell(|until| until <= now);
+        if !self.seen.is_empty() {
+            self.tell(|until| until <= now);
+        }
     }
 
     fn tell(&mut self, due: impl Fn(Instant) -> bool) {

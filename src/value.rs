@@ -1,6 +1,7 @@
 //! JSON in, the text that Postfix and Dovecot want out. Nothing is rounded or reordered on the way:
 //! numbers and nested values are passed on as they were written.
 
+use crate::wire;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -28,6 +29,9 @@ pub struct NotJson;
 impl<'a> Value<'a> {
     /// Checks `bytes` and tells what they are. A byte order mark in front is ignored.
     pub fn parse(bytes: &'a [u8]) -> Result<Value<'a>, NotJson> {
+        if bytes.first() == Some(&b'"') {
+            return text(bytes); // as nearly always
+        }
         let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
         if bytes.iter().find(|byte| !is_space(byte)) == Some(&b'"') {
             return text(bytes);
@@ -115,6 +119,13 @@ impl<'a> Value<'a> {
 }
 
 fn text(bytes: &[u8]) -> Result<Value<'_>, NotJson> {
+    // Nearly all strings stand for themselves, which is seen in a quarter of the time of parsing them.
+    if let [b'"', inner @ .., b'"'] = bytes
+        && wire::all(inner, |byte| (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
+        && let Ok(inner) = std::str::from_utf8(inner)
+    {
+        return Ok(Value::Text(Cow::Borrowed(inner)));
+    }
     match serde_json::from_slice::<&str>(bytes) {
         Ok(text) => Ok(Value::Text(Cow::Borrowed(text))),
         // Escapes need memory of their own; whatever else is wrong is found once more.

@@ -3,7 +3,7 @@
 use super::{Event, Line, MAX_REQUEST, Mistake, Part, Reply};
 use crate::buffer::Output;
 use crate::query::{Answer, Failure, FailureKind, Query};
-use crate::wire::netstring;
+use crate::wire::{self, netstring};
 
 /// The longest reply that Postfix takes, with its word (`socketmap_max_reply_size`).
 const MAX_REPLY: usize = 100_000; // bytes
@@ -52,7 +52,7 @@ fn miss(out: &mut Vec<u8>) {
 fn unfit(text: &str) -> Option<&'static str> {
     if text.len() + "OK ".len() > MAX_REPLY {
         Some("the value is longer than Postfix takes (100000 bytes)")
-    } else if text.contains('\0') {
+    } else if !wire::all(text.as_bytes(), |byte| byte != 0) {
         Some("the value has a NUL, where Postfix would cut it")
     } else {
         None

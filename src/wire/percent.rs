@@ -9,31 +9,35 @@ pub enum Part {
     Query,
 }
 
-/// Per byte: 0 is encoded everywhere, 1 stays in a path, 2 stays everywhere (`unreserved`).
-const STAYS: [u8; 256] = {
-    let mut table = [0; 256];
+/// The bytes that stay: `unreserved`, and `/` in a path.
+const IN_QUERY: [bool; 256] = {
+    let mut stays = [false; 256];
     let mut byte = 0;
     while byte < 256 {
         let c = byte as u8;
-        if c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-' | b'~') {
-            table[byte] = 2;
-        }
+        stays[byte] = c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-' | b'~');
         byte += 1;
     }
-    table[b'/' as usize] = 1;
-    table
+    stays
+};
+const IN_PATH: [bool; 256] = {
+    let mut stays = IN_QUERY;
+    stays[b'/' as usize] = true;
+    stays
 };
 
 /// Appends `key` byte by byte: letters, digits and `_.-~` stay, the rest becomes `%XX`.
 pub fn encode(key: &[u8], part: Part, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let least = if part == Part::Path { 1 } else { 2 };
-    out.reserve(key.len() + 8);
-    for &byte in key {
-        if STAYS[usize::from(byte)] >= least {
-            out.push(byte);
-        } else {
-            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+    let stays = if part == Part::Path { &IN_PATH } else { &IN_QUERY };
+    // Most bytes stay, and are copied together.
+    for piece in key.split_inclusive(|byte| !stays[usize::from(*byte)]) {
+        match piece.split_last() {
+            Some((&last, plain)) if !stays[usize::from(last)] => {
+                out.extend_from_slice(plain);
+                out.extend_from_slice(&[b'%', HEX[usize::from(last >> 4)], HEX[usize::from(last & 15)]]);
+            }
+            _ => out.extend_from_slice(piece),
         }
     }
 }
