@@ -9,7 +9,7 @@ use crate::log::{self, Escaped, Repeats};
 use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
 use crate::table::{Need, Opened, Question};
 use crate::timers::Timers;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -63,8 +63,8 @@ pub struct Proxy {
     jobs: Arena<Job>,
     /// Iterations, which have to be driven when their clients have room again.
     streams: Vec<Key>,
+    /// Sorted by name.
     tables: Vec<Opened>,
-    names: HashMap<Vec<u8>, usize>,
     backend: Backend,
     timers: Timers<Due>,
     actions: VecDeque<Action>,
@@ -74,19 +74,20 @@ pub struct Proxy {
     timeout: Duration,
     /// Some client left that had lookups on their way.
     left: bool,
+    /// Something has happened since [`Proxy::settle`].
+    unsettled: bool,
     stopping: bool,
 }
 
 impl Proxy {
     /// `timeout` is the life of a request to a table that has none of its own.
-    pub fn new(tables: Vec<Opened>, backend: Backend, timeout: Duration) -> Self {
-        let names = tables.iter().enumerate().map(|(at, table)| (table.name.clone().into_bytes(), at)).collect();
+    pub fn new(mut tables: Vec<Opened>, backend: Backend, timeout: Duration) -> Self {
+        tables.sort_by(|one, other| one.name.cmp(&other.name));
         Self {
             clients: Arena::default(),
             jobs: Arena::default(),
             streams: Vec::new(),
             tables,
-            names,
             backend,
             timers: Timers::default(),
             actions: VecDeque::new(),
@@ -94,6 +95,7 @@ impl Proxy {
             faults: Repeats::default(),
             timeout,
             left: false,
+            unsettled: false,
             stopping: false,
         }
     }
@@ -105,11 +107,13 @@ impl Proxy {
 
     /// A connection to a backend is there.
     pub fn connected(&mut self, key: Key, now: Instant) {
+        self.unsettled = true;
         self.backend.connected(key, now);
     }
 
     /// Takes the answer to [`Action::Resolve`].
     pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
+        self.unsettled = true;
         self.backend.resolved(name, answer, now);
     }
 
@@ -125,6 +129,7 @@ impl Proxy {
 
     /// Bytes have arrived.
     pub fn received(&mut self, peer: Peer, bytes: &[u8], now: Instant) {
+        self.unsettled = true;
         match peer {
             Peer::Client(key) => self.client_sent(key, bytes, now),
             Peer::Backend(key) => {
@@ -140,6 +145,7 @@ impl Proxy {
 
     /// A connection has ended, on the whole or on the peer's side.
     pub fn ended(&mut self, peer: Peer, end: End, now: Instant) {
+        self.unsettled = true;
         match (peer, end) {
             (Peer::Client(key), End::Sending) => {
                 if let Some(client) = self.clients.get_mut(key) {
@@ -182,6 +188,7 @@ impl Proxy {
                 client.moved += count as u64;
                 let (waits, ended) = (!client.output.is_empty(), client.ended);
                 if client.paused && client.may_ask() || !self.streams.is_empty() {
+                    self.unsettled = true;
                     self.resumed.push(key);
                 }
                 if waits {
@@ -193,9 +200,15 @@ impl Proxy {
         }
     }
 
-    /// Lets due deadlines fire, and decides what follows from what has happened. Call it before
-    /// [`Proxy::next_action`], and again after the actions, until there are none.
+    /// True if [`Proxy::settle`] has to be called before anything is waited for.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
+    /// Lets due deadlines fire, and decides what follows from what has happened. Call it once a turn before
+    /// [`Proxy::next_action`], and again after the actions while [`Proxy::is_unsettled`].
     pub fn settle(&mut self, now: Instant) {
+        self.unsettled = false;
         if std::mem::take(&mut self.left) {
             self.sweep();
         }
@@ -272,6 +285,7 @@ impl Proxy {
 
     /// Reads files again, and resolves names again.
     pub fn reload(&mut self) {
+        self.unsettled = true;
         self.tables.iter_mut().for_each(|opened| opened.table.reload());
         self.backend.reload();
     }
@@ -299,9 +313,11 @@ impl Proxy {
         client.moved += bytes.len() as u64;
         let joined = client.input.join(bytes);
         let mut used = 0;
-        while let Some(client) = self.clients.get_mut(key).filter(|client| client.may_ask()) {
+        while let rest @ [_, ..] = &joined.bytes()[used..]
+            && let Some(client) = self.clients.get_mut(key).filter(|client| client.may_ask())
+        {
             let quiet = client.output.is_empty();
-            match client.next(&joined.bytes()[used..]) {
+            match client.next(rest) {
                 Ok(None) => break,
                 Ok(Some((event, count))) => {
                     used += count;
@@ -327,7 +343,7 @@ impl Proxy {
 
     /// Begins a request.
     fn start(&mut self, client: Key, place: u64, table: &[u8], query: Query<'_>, now: Instant) {
-        let Some(&at) = self.names.get(table) else {
+        let Ok(at) = self.tables.binary_search_by(|opened| opened.name.as_bytes().cmp(table)) else {
             let name = String::from_utf8_lossy(table);
             let failure = Failure::temporary(format_args!("no such table: {name}"));
             self.faults.warn(&format!("unknown-table name={}", Escaped(table)), now);
@@ -345,23 +361,24 @@ impl Proxy {
         match query {
             Query::Get(asked) => match table.ask(Question::Get(&asked), now) {
                 Need::Http(request) => {
+                    // Its only exchange has the same deadline, so it needs no timer of its own.
                     let key = self.jobs.insert(job(Work::Get));
-                    self.timers.add(now, timeout, Due::Job(key));
-                    self.backend.submit(Exchange::new(key, 0, deadline, request), now);
+                    let asked = self.backend.key(&asked);
+                    self.backend.submit(Exchange::new(key, 0, deadline, request, asked), now);
                 }
                 Need::Nothing(answer) => {
-                    log_answer(name, &answer, Some(&asked));
+                    log_answer(name, &answer, &asked);
                     respond(&mut self.clients, &mut self.actions, client, place, name, Reply::Answer(answer));
                 }
             },
             Query::Iterate(iterate) => {
-                let key = self.jobs.insert(job(Work::Iterate(Box::new(Iteration::new(iterate)))));
+                let key = self.jobs.insert(job(Work::Iterate(Box::new(Iteration::new(*iterate)))));
                 self.timers.add(now, timeout, Due::Job(key));
                 self.streams.push(key);
                 self.iterate(key, now);
             }
             Query::Commit(commit) => {
-                let key = self.jobs.insert(job(Work::Commit(Box::new(Commitment::new(commit)))));
+                let key = self.jobs.insert(job(Work::Commit(Box::new(Commitment::new(*commit)))));
                 self.timers.add(now, timeout, Due::Job(key));
                 self.commit(key, now);
             }
@@ -379,7 +396,7 @@ impl Proxy {
                 return;
             };
             let opened = &mut self.tables[at];
-            let (part, need) = match iteration.next(room) {
+            let (part, asked, need) = match iteration.next(room) {
                 Step::Wait => return,
                 Step::End => return self.end(key, Reply::End),
                 Step::Fail(why) => {
@@ -391,11 +408,14 @@ impl Proxy {
                     respond(&mut self.clients, &mut self.actions, client, place, &opened.name, reply);
                     continue;
                 }
-                Step::List(path) => (0, opened.table.ask(Question::List(&path), now)),
-                Step::Get(part, name) => (part, opened.table.ask(Question::Get(&name), now)),
+                Step::List(path) => (0, path.key(b""), opened.table.ask(Question::List(&path), now)),
+                Step::Get(part, name) => {
+                    let need = opened.table.ask(Question::Get(&name), now);
+                    (part, name, need)
+                }
             };
             match need {
-                Need::Http(request) => self.backend.submit(Exchange::new(key, part, deadline, request), now),
+                Need::Http(request) => self.backend.submit(Exchange::new(key, part, deadline, request, asked), now),
                 Need::Nothing(answer) => {
                     if let Err(failure) = iteration.answered(part, answer) {
                         return self.end(key, Reply::Failed(failure));
@@ -413,7 +433,9 @@ impl Proxy {
             return self.end(key, Reply::Committed(id, Outcome::Done));
         };
         match self.tables[*table].table.ask(Question::Write(write), now) {
-            Need::Http(request) => self.backend.submit(Exchange::new(key, 0, *deadline, request), now),
+            Need::Http(request) => {
+                self.backend.submit(Exchange::new(key, 0, *deadline, request, write.key.clone()), now);
+            }
             Need::Nothing(answer) => {
                 let failure = match answer {
                     Answer::Failed(failure) => failure,
@@ -464,7 +486,7 @@ impl Proxy {
             Ok(Err(why)) => Answer::Failed(failed(FailureKind::Temporary, &why, &mut self.faults)),
             Err(failure) => Answer::Failed(failure),
         };
-        log_answer(&opened.name, &answer, Some(&exchange.request.key));
+        log_answer(&opened.name, &answer, &exchange.key);
         if let Work::Iterate(iteration) = &mut job.work {
             return match iteration.answered(exchange.part, answer) {
                 Ok(()) => self.iterate(exchange.job, now),
@@ -472,6 +494,7 @@ impl Proxy {
             };
         }
         self.end(exchange.job, Reply::Answer(answer));
+        self.backend.reuse(exchange.key);
     }
 
     /// Ends a job with its last reply.
@@ -485,8 +508,8 @@ impl Proxy {
 
     fn reply(&mut self, key: Key, place: u64, table: Option<usize>, reply: Reply<'_>) {
         let name = table.map_or("", |at| &self.tables[at].name);
-        respond(&mut self.clients, &mut self.actions, key, place, name, reply);
-        let Some(client) = self.clients.get(key) else { return };
+        let client = respond(&mut self.clients, &mut self.actions, key, place, name, reply);
+        let Some(client) = client else { return };
         if client.is_hopeless() {
             log::warn(format_args!("client-stuck cause=\"far too many unread replies\""));
             return self.remove(key);
@@ -568,7 +591,7 @@ impl Proxy {
         let Some(client) = self.clients.remove(key) else { return };
         self.actions.push_back(Action::Close(Peer::Client(key)));
         if client.open() > 0 {
-            self.left = true;
+            (self.left, self.unsettled) = (true, true);
             // Iterations end here; lookups end with their answers, and commits go on.
             for one in self.streams_of(key) {
                 self.jobs.remove(one);
@@ -579,23 +602,24 @@ impl Proxy {
 }
 
 /// Puts a reply into a client's output, and has it flushed if nothing was waiting there.
-fn respond(
-    clients: &mut Arena<Client>,
+fn respond<'a>(
+    clients: &'a mut Arena<Client>,
     actions: &mut VecDeque<Action>,
     key: Key,
     place: u64,
     table: &str,
     reply: Reply<'_>,
-) {
-    let Some(client) = clients.get_mut(key) else { return };
+) -> Option<&'a Client> {
+    let client = clients.get_mut(key)?;
     let quiet = client.output.is_empty();
     client.reply(place, table, reply);
     if quiet && !client.output.is_empty() {
         actions.push_back(Action::Flush(Peer::Client(key)));
     }
+    Some(client)
 }
 
-fn log_answer(table: &str, answer: &Answer<'_>, key: Option<&[u8]>) {
+fn log_answer(table: &str, answer: &Answer<'_>, key: &[u8]) {
     if !log::shows(log::Level::Debug) {
         return;
     }
@@ -604,7 +628,7 @@ fn log_answer(table: &str, answer: &Answer<'_>, key: Option<&[u8]>) {
         Answer::Miss => "miss",
         Answer::Failed(_) => "failed",
     };
-    log::debug(format_args!("lookup table={table} key={} result={word}", Escaped(key.unwrap_or_default())));
+    log::debug(format_args!("lookup table={table} key={} result={word}", Escaped(key)));
 }
 
 fn is_alive(due: &Due, jobs: &Arena<Job>, clients: &Arena<Client>) -> bool {

@@ -4,15 +4,15 @@ use crate::value::Value;
 use std::borrow::Cow;
 use std::fmt;
 
-/// What a mail server asks of a table.
+/// What a mail server asks of a table. What is rare is boxed: the rest is handed on by value.
 #[derive(Debug)]
 pub enum Query<'a> {
     /// The value of one key.
     Get(Cow<'a, [u8]>),
     /// All rows below some paths.
-    Iterate(Iterate),
+    Iterate(Box<Iterate>),
     /// Writes, in order.
-    Commit(Commit),
+    Commit(Box<Commit>),
 }
 
 /// Rows below paths, with names and mostly with values.

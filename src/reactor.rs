@@ -266,7 +266,7 @@ impl Reactor {
         let accept = self.waiting.iter().map(|(_, at)| *at).min();
         let next = [self.proxy.deadline(self.now), self.stop, accept].into_iter().flatten().min();
         // The kernel counts whole milliseconds; rounding up avoids a turn in which nothing is due yet.
-        next.map(|at| at.saturating_duration_since(Instant::now()))
+        next.map(|at| at.saturating_duration_since(self.now))
     }
 
     fn event(&mut self, event: &Event) {
@@ -284,14 +284,16 @@ impl Reactor {
 
     fn socket_event(&mut self, peer: Peer, event: &Event) {
         let Some(io) = self.io(peer) else { return }; // closed earlier in this turn
+        let full = !io.writable;
         io.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         io.writable |= event.is_writable() || event.is_error();
+        let drained = full && io.writable; // an event also tells what has long been known
         io.half_closed |= event.is_read_closed();
         io.gone |= event.is_write_closed();
         if io.connecting {
             return self.connect_event(peer);
         }
-        if event.is_writable() {
+        if drained {
             self.flush(peer);
         }
         self.read(peer);
@@ -338,8 +340,12 @@ impl Reactor {
                     return self.proxy.ended(peer, end, self.now);
                 }
                 Ok(count) => {
-                    io.readable = count == CHUNK || io.half_closed;
+                    let more = count == CHUNK || io.half_closed;
+                    io.readable = more;
                     self.proxy.received(peer, &self.chunk[..count], self.now);
+                    if !more {
+                        return;
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => io.readable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -362,13 +368,11 @@ impl Reactor {
     fn act(&mut self) {
         loop {
             self.proxy.settle(self.now);
-            let Some(mut action) = self.proxy.next_action() else { return };
-            loop {
+            while let Some(action) = self.proxy.next_action() {
                 self.carry_out(action);
-                match self.proxy.next_action() {
-                    Some(next) => action = next,
-                    None => break,
-                }
+            }
+            if !self.proxy.is_unsettled() {
+                return;
             }
         }
     }
@@ -409,6 +413,7 @@ impl Reactor {
                     // Less than all means that the kernel is full; the edge comes when it is not.
                     io.writable = count == output.len();
                     self.proxy.sent(peer, count, self.now);
+                    break;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     io.writable = false;

