@@ -139,6 +139,21 @@ struct Io {
     hears_writable: bool,
 }
 
+impl Io {
+    fn new(key: Key, socket: Socket) -> Self {
+        Self {
+            age: key.age,
+            socket,
+            readable: false,
+            writable: true,
+            half_closed: false,
+            gone: false,
+            connecting: false,
+            hears_writable: false,
+        }
+    }
+}
+
 /// Sockets by the keys of the engine.
 #[derive(Default)]
 struct Sockets {
@@ -157,8 +172,9 @@ impl Sockets {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(io);
-        self.open += 1;
+        // Within a turn a slot may be used again before its last socket is closed, which happens here then.
+        let before = self.slots[index].replace(io);
+        self.open += u64::from(before.is_none());
     }
 
     /// Closes a socket; closing takes it out of the poll as well.
@@ -458,16 +474,7 @@ impl Reactor {
         let interest = if tcp { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         self.poll.registry().register(socket.source(), token(peer), interest)?;
         let (Peer::Client(key) | Peer::Backend(key)) = peer;
-        let io = Io {
-            age: key.age,
-            socket,
-            readable: false,
-            writable: true,
-            half_closed: false,
-            gone: false,
-            connecting,
-            hears_writable: tcp,
-        };
+        let io = Io { connecting, hears_writable: tcp, ..Io::new(key, socket) };
         match peer {
             Peer::Client(key) => self.clients.put(key, io),
             Peer::Backend(key) => self.backends.put(key, io),
@@ -579,6 +586,19 @@ fn peer(token: Token) -> Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_whose_slot_is_used_again_before_it_is_closed_is_counted_once() {
+        let mut sockets = Sockets::default();
+        let socket = || Socket::Unix(UnixStream::pair().unwrap().0);
+        let keys = [Key { index: 0, age: 0 }, Key { index: 0, age: 1 }];
+        keys.iter().for_each(|key| sockets.put(*key, Io::new(*key, socket())));
+        assert_eq!(sockets.open, 1);
+        sockets.drop(keys[0]);
+        assert!(sockets.get(keys[1]).is_some());
+        sockets.drop(keys[1]);
+        assert_eq!(sockets.open, 0);
+    }
 
     #[test]
     fn a_token_names_its_peer() {
