@@ -2,7 +2,7 @@
 
 /// Empty buffers up to this capacity are kept for the next use, where nothing else is said; larger ones give
 /// their memory back.
-const KEPT: usize = 512; // bytes
+const KEPT: usize = 1024; // bytes
 
 /// Bytes waiting for the kernel to take them.
 #[derive(Debug)]
@@ -22,6 +22,11 @@ impl Output {
     /// Keeps so many bytes of memory while it is empty.
     pub fn keeping(kept: usize) -> Self {
         Self { bytes: Vec::new(), sent: 0, kept }
+    }
+
+    /// Keeps so many bytes of memory while it is empty, from now on.
+    pub fn keep(&mut self, kept: usize) {
+        self.kept = kept;
     }
 
     /// Where encoders append.

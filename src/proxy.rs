@@ -325,7 +325,14 @@ impl Proxy {
                         self.actions.push_back(Action::Flush(Peer::Client(key)));
                     }
                     if let Event::Ask { place, table, query } = event {
-                        self.start(key, place, &table, query, now);
+                        let name = table.unwrap_or(client.table());
+                        match self.tables.binary_search_by(|opened| opened.name.as_bytes().cmp(name)) {
+                            Ok(table) => self.start(key, place, table, query, now),
+                            Err(_) => {
+                                let name = name.to_vec();
+                                self.refuse(key, place, &name, query, now);
+                            }
+                        }
                     }
                 }
                 Err(mistake) => {
@@ -341,19 +348,20 @@ impl Proxy {
         }
     }
 
-    /// Begins a request.
-    fn start(&mut self, client: Key, place: u64, table: &[u8], query: Query<'_>, now: Instant) {
-        let Ok(at) = self.tables.binary_search_by(|opened| opened.name.as_bytes().cmp(table)) else {
-            let name = String::from_utf8_lossy(table);
-            let failure = Failure::temporary(format_args!("no such table: {name}"));
-            self.faults.warn(&format!("unknown-table name={}", Escaped(table)), now);
-            let reply = match query {
-                Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
-                Query::Iterate(_) => Reply::Failed(failure),
-                Query::Commit(commit) => Reply::Committed(commit.id, Outcome::Failed(failure)),
-            };
-            return self.reply(client, place, None, reply);
+    /// Answers a request to a table that is not there.
+    fn refuse(&mut self, client: Key, place: u64, table: &[u8], query: Query<'_>, now: Instant) {
+        let failure = Failure::temporary(format_args!("no such table: {}", String::from_utf8_lossy(table)));
+        self.faults.warn(&format!("unknown-table name={}", Escaped(table)), now);
+        let reply = match query {
+            Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
+            Query::Iterate(_) => Reply::Failed(failure),
+            Query::Commit(commit) => Reply::Committed(commit.id, Outcome::Failed(failure)),
         };
+        self.reply(client, place, None, reply);
+    }
+
+    /// Begins a request.
+    fn start(&mut self, client: Key, place: u64, at: usize, query: Query<'_>, now: Instant) {
         let Opened { name, timeout, table } = &mut self.tables[at];
         let timeout = timeout.unwrap_or(self.timeout);
         let deadline = now + timeout;

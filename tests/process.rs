@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::http::{Backend, Request, Script, Then, raw, response};
@@ -34,17 +35,45 @@ fn without_descriptors_accepting_pauses_and_goes_on_later_without_a_busy_loop() 
 #[test]
 fn clients_cannot_take_the_descriptors_that_backends_need() {
     let backend = Backend::start(own);
-    let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("s");
-    let mut command = Command::new("prlimit");
-    command.args(["--nofile=48:48", env!("CARGO_BIN_EXE_podop"), "--socket"]).arg(&socket).args(alias(&backend));
-    let _child = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    wait_for(|| UnixStream::connect(&socket).is_ok());
+    let (_child, _dir, socket) = limited(&alias(&backend));
     let mut crowd: Vec<UnixStream> = (0..60).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     for (at, stream) in crowd.iter_mut().enumerate().take(20) {
         let got = ask(stream, "alias", format!("{at}").as_bytes());
         assert_eq!(String::from_utf8(got).unwrap(), format!("OK own {at}"));
     }
+}
+
+#[test]
+fn clients_that_come_as_others_leave_are_counted_once() {
+    let args = ["--name", "alias", "--type", "file", "--param", "tests/data/test.json"].map(str::to_owned);
+    let (child, _dir, socket) = limited(&args);
+    let signal = |signal| {
+        // SAFETY: the child was not waited for, so the process id is its own.
+        unsafe { libc::kill(child.0.id() as i32, signal) };
+    };
+    let mut client = UnixStream::connect(&socket).unwrap();
+    let start = Instant::now();
+    for _ in 0..200 {
+        assert_eq!(ask(&mut client, "alias", b"none"), b"NOTFOUND ");
+        // If the count were wrong, accepting would pause for 100 ms each time.
+        assert!(start.elapsed() < SOON, "accepting pauses");
+        // Both happen within one turn, the leaving first.
+        signal(libc::SIGSTOP);
+        drop(client);
+        client = UnixStream::connect(&socket).unwrap();
+        signal(libc::SIGCONT);
+    }
+}
+
+/// A Podop that may have 48 descriptors, and its socket.
+fn limited(args: &[String]) -> (Killed, tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=48:48", env!("CARGO_BIN_EXE_podop"), "--socket"]).arg(&socket).args(args);
+    let child = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    wait_for(|| UnixStream::connect(&socket).is_ok());
+    (child, dir, socket)
 }
 
 #[test]

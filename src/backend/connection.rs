@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Memory for output that is kept for the next requests: as much as sixteen lookups need that are sent at once.
-const KEPT: usize = 4 * 1024; // bytes
+const KEPT: usize = 8 * 1024; // bytes
 
 /// A connection, with the requests that it owes answers to.
 ///
@@ -191,6 +191,11 @@ impl Connection {
     /// When the first of the exchanges in line is due.
     pub fn soonest(&self) -> Option<Instant> {
         self.line.iter().flat_map(|asked| &asked.exchange).map(|exchange| exchange.deadline).min()
+    }
+
+    /// True if it owes an answer to a request that was sent behind another one.
+    pub fn owes_behind(&self) -> bool {
+        self.line.iter().any(|asked| asked.behind)
     }
 
     /// How many answers it owes.

@@ -222,9 +222,8 @@ impl Backend {
             *input = &[];
             return None;
         };
-        let pipelined = connection.pipelines;
         let arrival = connection.receive(input);
-        if connection.pipelines && !pipelined {
+        if connection.pipelines {
             self.origins[connection.origin].trust_pipeline(&connection.address);
         }
         match arrival {
@@ -298,7 +297,7 @@ impl Backend {
     fn lost(&mut self, key: Key, fault: Fault, now: Instant) {
         let Some(mut connection) = self.connections.remove(key) else { return };
         self.actions.push_back(Action::Close(key));
-        if connection.owes() > 1 || fault == Fault::Last {
+        if connection.owes_behind() {
             self.doubt_pipeline(&connection, fault == Fault::Last);
         }
         let origin = &mut self.origins[connection.origin];

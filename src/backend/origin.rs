@@ -62,6 +62,8 @@ pub(super) struct Origin {
     pub open: usize,
     /// Exchanges that connections owe answers to.
     pub asked: usize,
+    /// Some address broke off requests that were sent ahead.
+    doubted: bool,
     /// The connection that was asked last: others may be asked together with it.
     pub batch: Option<Key>,
     /// Unused connections, and when each is closed. The last one that was used comes first; what is
@@ -119,6 +121,7 @@ impl Origin {
             preferred: 0,
             open: 0,
             asked: 0,
+            doubted: false,
             batch: None,
             idle: VecDeque::new(),
             connecting: VecDeque::new(),
@@ -188,13 +191,16 @@ impl Origin {
     pub fn doubt_pipeline(&mut self, address: &Address, announced: bool) -> bool {
         let Some(place) = self.addresses.iter_mut().find(|place| place.address == *address) else { return false };
         let before = place.strikes;
+        self.doubted = true;
         place.strikes = if announced { Place::STRIKES } else { Place::STRIKES.min(before + 1) };
         before < Place::STRIKES && place.strikes == Place::STRIKES
     }
 
     /// Requests sent ahead were answered by this address.
     pub fn trust_pipeline(&mut self, address: &Address) {
-        self.addresses.iter_mut().filter(|place| place.address == *address).for_each(|place| place.strikes = 0);
+        if std::mem::take(&mut self.doubted) {
+            self.addresses.iter_mut().filter(|place| place.address == *address).for_each(|place| place.strikes = 0);
+        }
     }
 
     pub fn trust_pipelines(&mut self) {

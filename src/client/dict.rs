@@ -19,6 +19,9 @@ const MAX_PATHS: usize = 64;
 /// What the transactions of one client may hold in all.
 const MAX_HELD: usize = 4 * 1024 * 1024; // bytes
 
+/// The namespace of keys that belong to nobody.
+const SHARED: &[u8] = b"shared/";
+
 // Iteration flags (dict.h).
 const SORT_BY_KEY: u32 = 2;
 const SORT_BY_VALUE: u32 = 4;
@@ -52,6 +55,11 @@ struct Transaction {
 }
 
 impl Session {
+    /// The name in HELLO.
+    pub fn table(&self) -> &[u8] {
+        self.hello.as_ref().map_or(&[], |hello| &hello.table)
+    }
+
     pub fn next<'a>(
         &mut self,
         input: &'a [u8],
@@ -89,15 +97,15 @@ impl Session {
         match command {
             Command::Hello { .. } => Err(Mistake::Hello),
             Command::Lookup { key, user } => {
-                let asked = locate(&key, &hello.user(user.as_deref())).map(|path| Query::Get(path.key(b"").into()));
-                Ok(ask(hello, asked, line, output))
+                let asked = key_of(key, hello.user(user.as_deref())).map(Query::Get);
+                Ok(ask(asked, line, output))
             }
             Command::Iterate { flags, max_rows, rest } => {
                 let asked = hello.iterate(flags, max_rows, &rest).map(|iterate| Query::Iterate(Box::new(iterate)));
-                Ok(ask(hello, asked, line, output))
+                Ok(ask(asked, line, output))
             }
             Command::Begin { id, user } => {
-                let user = hello.user(user.as_deref());
+                let user = hello.user(user.as_deref()).to_vec();
                 self.begin(id, user).map(|()| Event::Nothing)
             }
             Command::Set { id, key, value } => self.write(id, &key, Change::Set(value.into_owned())),
@@ -109,13 +117,11 @@ impl Session {
             Command::Commit { id } => {
                 let transaction = self.end(id)?;
                 let place = line.enter();
-                let table = self.hello.as_ref().map(|hello| hello.table.clone()).unwrap_or_default();
                 match transaction.refused {
-                    None => Ok(Event::Ask {
-                        place,
-                        table: table.into(),
-                        query: Query::Commit(Box::new(transaction.commit)),
-                    }),
+                    None => {
+                        let query = Query::Commit(Box::new(transaction.commit));
+                        Ok(Event::Ask { place, table: None, query })
+                    }
                     Some(failure) => {
                         reply(place, Reply::Committed(id, Outcome::Failed(failure)), line, output.end());
                         Ok(Event::Nothing)
@@ -164,8 +170,8 @@ impl Session {
 
 impl Hello {
     /// Whose command it is: up to major 2 that is said once for all.
-    fn user(&self, told: Option<&[u8]>) -> Vec<u8> {
-        if self.major < 3 { self.user.clone() } else { told.unwrap_or_default().to_vec() }
+    fn user<'a>(&'a self, told: Option<&'a [u8]>) -> &'a [u8] {
+        if self.major < 3 { &self.user } else { told.unwrap_or_default() }
     }
 
     fn iterate(&self, flags: u32, max_rows: u64, rest: &[Cow<'_, [u8]>]) -> Result<Iterate, Failure> {
@@ -174,7 +180,7 @@ impl Hello {
         if paths.len() > MAX_PATHS {
             return Err(Failure::temporary(format_args!("too many paths")));
         }
-        let paths = paths.iter().map(|path| locate(path, &user)).collect::<Result<_, _>>()?;
+        let paths = paths.iter().map(|path| locate(path, user)).collect::<Result<_, _>>()?;
         let order = match flags {
             _ if flags & SORT_BY_KEY != 0 => Order::ByName,
             _ if flags & SORT_BY_VALUE != 0 => Order::ByValue,
@@ -185,10 +191,10 @@ impl Hello {
 }
 
 /// A question in its place of the line; one that cannot be asked is answered at once.
-fn ask<'a>(hello: &Hello, asked: Result<Query<'a>, Failure>, line: &mut Line, output: &mut Output) -> Event<'a> {
+fn ask<'a>(asked: Result<Query<'a>, Failure>, line: &mut Line, output: &mut Output) -> Event<'a> {
     let place = line.enter();
     match asked {
-        Ok(query) => Event::Ask { place, table: hello.table.clone().into(), query },
+        Ok(query) => Event::Ask { place, table: None, query },
         Err(failure) => {
             reply(place, Reply::Failed(failure), line, output.end());
             Event::Nothing
@@ -196,9 +202,17 @@ fn ask<'a>(hello: &Hello, asked: Result<Query<'a>, Failure>, line: &mut Line, ou
     }
 }
 
+/// The table's key of a key with its namespace, for a user. One that all users share is a part of the line.
+fn key_of<'a>(key: Cow<'a, [u8]>, user: &[u8]) -> Result<Cow<'a, [u8]>, Failure> {
+    match key {
+        Cow::Borrowed(key) if key.starts_with(SHARED) => Ok(Cow::Borrowed(&key[SHARED.len()..])),
+        key => locate(&key, user).map(|path| Cow::Owned(path.key(b""))),
+    }
+}
+
 /// What a key with its namespace names, for a user.
 fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
-    if let Some(path) = key.strip_prefix(b"shared/") {
+    if let Some(path) = key.strip_prefix(SHARED) {
         return Ok(Path { namespace: "shared/", path: path.to_vec(), user: None });
     }
     match key.strip_prefix(b"priv/") {

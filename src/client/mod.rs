@@ -7,7 +7,6 @@ use crate::buffer::{Input, Output};
 use crate::config::Mode;
 use crate::query::{Answer, Failure, Outcome, Query};
 use crate::wire;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -19,6 +18,9 @@ pub const MAX_OPEN: usize = 1_000;
 
 /// Nothing is read from a client, and no rows are added, while it leaves more than this unread.
 pub const MAX_UNSENT: usize = 256 * 1024; // bytes
+
+/// Memory for replies that a Dovecot keeps: it asks for dozens of keys at once, and there are few of it.
+const KEPT_FOR_DICT: usize = 4 * 1024; // bytes
 
 /// A client is closed that leaves more than this unread of what it asked for at once.
 const MAX_HEAP: usize = 64 * 1024 * 1024; // bytes
@@ -55,7 +57,8 @@ pub enum Event<'a> {
     Nothing,
     Ask {
         place: u64,
-        table: Cow<'a, [u8]>,
+        /// `None` is the one that [`Client::table`] names.
+        table: Option<&'a [u8]>,
         query: Query<'a>,
     },
 }
@@ -106,13 +109,28 @@ impl fmt::Display for Mistake {
 
 impl Client {
     pub fn new(mode: Mode) -> Self {
-        let protocol = match mode {
-            Mode::Auto => Protocol::Unknown,
-            Mode::Postfix => Protocol::Socketmap,
-            Mode::Dovecot => Protocol::Dict(Box::default()),
-        };
         let (line, input, output) = (Line::default(), Input::default(), Output::default());
-        Self { protocol, line, input, output, ended: false, paused: false, watched: None, moved: 0 }
+        let protocol = Protocol::Unknown;
+        let mut client = Self { protocol, line, input, output, ended: false, paused: false, watched: None, moved: 0 };
+        match mode {
+            Mode::Auto => {}
+            Mode::Postfix => client.protocol = Protocol::Socketmap,
+            Mode::Dovecot => client.protocol = client.begin_dict(),
+        }
+        client
+    }
+
+    fn begin_dict(&mut self) -> Protocol {
+        self.output.keep(KEPT_FOR_DICT);
+        Protocol::Dict(Box::default())
+    }
+
+    /// The name of the table that a dict client has chosen once for all.
+    pub fn table(&self) -> &[u8] {
+        match &self.protocol {
+            Protocol::Dict(session) => session.table(),
+            Protocol::Unknown | Protocol::Socketmap => &[],
+        }
     }
 
     /// Takes one request off the front of `input`, with the bytes that it took; `None` until it is whole.
@@ -121,7 +139,7 @@ impl Client {
         if matches!(self.protocol, Protocol::Unknown) {
             self.protocol = match first {
                 b'0'..=b'9' => Protocol::Socketmap,
-                b'H' => Protocol::Dict(Box::default()),
+                b'H' => self.begin_dict(),
                 _ => return Err(Mistake::Protocol),
             };
         }

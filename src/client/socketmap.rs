@@ -16,7 +16,7 @@ pub fn next<'a>(input: &'a [u8], line: &mut Line, output: &mut Output) -> Result
     let event = match request.iter().position(|byte| *byte == b' ') {
         Some(at) => {
             let (table, key) = (&request[..at], &request[at + 1..]);
-            Event::Ask { place, table: table.into(), query: Query::Get(key.into()) }
+            Event::Ask { place, table: Some(table), query: Query::Get(key.into()) }
         }
         None => {
             let failure =
