@@ -1,5 +1,8 @@
 //! The engine, without I/O: bytes and time in, bytes and actions out.
 
+mod clients;
+mod report;
+
 use crate::arena::{Arena, Key};
 use crate::backend::{self, Address, Backend, Done, Exchange, Fault};
 use crate::client::{Client, Event, Reply};
@@ -9,14 +12,11 @@ use crate::log::{self, Escaped, Repeats};
 use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
 use crate::table::{Need, Opened, Question};
 use crate::timers::Timers;
+use report::log_answer;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-
-/// A client that has sent half a request, or leaves its reply unread, is closed after so long without
-/// any progress: Postfix's own limit for both. One that is merely idle never is.
-const STALL: Duration = Duration::from_secs(100);
 
 /// Names a connection of either side.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -248,21 +248,6 @@ impl Proxy {
         }
     }
 
-    /// Goes on with a client that has room again: with rows, with what was read already, with reading.
-    fn resume(&mut self, key: Key, now: Instant) {
-        self.stream(key, now);
-        let Some(client) = self.clients.get_mut(key).filter(|client| client.may_ask()) else { return };
-        let paused = std::mem::take(&mut client.paused);
-        if self.stopping || !paused {
-            return;
-        }
-        self.client_sent(key, &[], now);
-        self.actions.push_back(Action::Resume(Peer::Client(key)));
-        if self.clients.get(key).is_some_and(|client| client.ended) {
-            self.dismiss(key);
-        }
-    }
-
     /// The next thing to do; call [`Proxy::settle`] first.
     pub fn next_action(&mut self) -> Option<Action> {
         let action = self.actions.pop_front();
@@ -299,13 +284,6 @@ impl Proxy {
     pub fn is_drained(&self) -> bool {
         let wanted = |job: &Job| job.is_commit() || self.clients.contains(job.client);
         !self.jobs.iter().any(|(_, job)| wanted(job)) && self.clients.iter().all(|(_, client)| client.output.is_empty())
-    }
-
-    /// Writes the state to the log.
-    pub fn dump(&self) {
-        let waiting: usize = self.clients.iter().map(|(_, client)| client.open()).sum();
-        log::warn(format_args!("state clients={} requests={waiting} jobs={}", self.clients.len(), self.jobs.len()));
-        self.backend.dump();
     }
 
     fn client_sent(&mut self, key: Key, bytes: &[u8], now: Instant) {
@@ -529,18 +507,6 @@ impl Proxy {
         }
     }
 
-    /// Drives the iterations of a client that has room again.
-    fn stream(&mut self, client: Key, now: Instant) {
-        for key in self.streams_of(client) {
-            self.iterate(key, now);
-        }
-    }
-
-    fn streams_of(&self, client: Key) -> Vec<Key> {
-        let of = |key: &Key| self.jobs.get(*key).is_some_and(|job| job.client == client);
-        self.streams.iter().copied().filter(of).collect()
-    }
-
     /// Ends what is due: requests whose time is over, and clients that make no progress.
     fn fire(&mut self, now: Instant) {
         loop {
@@ -565,48 +531,6 @@ impl Proxy {
         };
         self.end(key, reply);
     }
-
-    /// Looks at a client again after a while, once, unless that is planned already.
-    fn watch(&mut self, key: Key, now: Instant) {
-        if let Some(client) = self.clients.get_mut(key).filter(|client| client.watched.is_none()) {
-            client.watched = Some(client.moved);
-            self.timers.add(now, STALL, Due::Stuck(key));
-        }
-    }
-
-    fn check_stuck(&mut self, key: Key, now: Instant) {
-        let Some(client) = self.clients.get_mut(key) else { return };
-        let before = client.watched.take();
-        if !client.is_stuck() {
-            return;
-        }
-        if before == Some(client.moved) {
-            let kind = if client.output.is_empty() { "half a request" } else { "unread replies" };
-            self.faults.warn(&format!("client-stuck cause=\"{kind}\""), now);
-            return self.remove(key);
-        }
-        self.watch(key, now);
-    }
-
-    /// Closes a client that has ended its side and has got all that it is owed.
-    fn dismiss(&mut self, key: Key) {
-        if self.clients.get(key).is_some_and(Client::is_served) {
-            self.remove(key);
-        }
-    }
-
-    fn remove(&mut self, key: Key) {
-        let Some(client) = self.clients.remove(key) else { return };
-        self.actions.push_back(Action::Close(Peer::Client(key)));
-        if client.open() > 0 {
-            (self.left, self.unsettled) = (true, true);
-            // Iterations end here; lookups end with their answers, and commits go on.
-            for one in self.streams_of(key) {
-                self.jobs.remove(one);
-                self.streams.retain(|other| *other != one);
-            }
-        }
-    }
 }
 
 /// Puts a reply into a client's output, and has it flushed if nothing was waiting there.
@@ -625,18 +549,6 @@ fn respond<'a>(
         actions.push_back(Action::Flush(Peer::Client(key)));
     }
     Some(client)
-}
-
-fn log_answer(table: &str, answer: &Answer<'_>, key: &[u8]) {
-    if !log::shows(log::Level::Debug) {
-        return;
-    }
-    let word = match answer {
-        Answer::Found(_) => "found",
-        Answer::Miss => "miss",
-        Answer::Failed(_) => "failed",
-    };
-    log::debug(format_args!("lookup table={table} key={} result={word}", Escaped(key)));
 }
 
 fn is_alive(due: &Due, jobs: &Arena<Job>, clients: &Arena<Client>) -> bool {
