@@ -31,6 +31,8 @@ Tables, one per triple:
 
 Other:
   --timeout SECONDS      whole life of a request, default 20
+  --slow SECONDS         warn of requests that take longer, default 1
+  --metrics PATH         figures for Prometheus, and health; also inet:HOST:PORT
   -v, -vv, --verbose     log more
   --check                check everything, report, exit
   @FILE                  further arguments from a file, one per line
@@ -40,6 +42,7 @@ Other:
 /// Exit codes (sysexits.h).
 pub const EX_USAGE: u8 = 64;
 pub const EX_NOHOST: u8 = 68;
+pub const EX_UNAVAILABLE: u8 = 69;
 pub const EX_OSERR: u8 = 71;
 pub const EX_CANTCREAT: u8 = 73;
 pub const EX_TEMPFAIL: u8 = 75;
@@ -48,10 +51,12 @@ pub const EX_CONFIG: u8 = 78;
 
 const FLAGS: &[&str] = &["--check", "--help", "--verbose", "--version"];
 const VALUE_FLAGS: &[&str] = &[
+    "--metrics",
     "--mode",
     "--name",
     "--option",
     "--param",
+    "--slow",
     "--socket",
     "--socket-group",
     "--socket-mode",
@@ -78,9 +83,13 @@ pub enum Command {
 #[derive(Debug)]
 pub struct Config {
     pub listeners: Vec<(Endpoint, Mode)>,
+    /// The protocol of inherited sockets whose names say none.
+    pub inherited: Mode,
     pub rights: Rights,
     pub tables: Vec<Spec>,
     pub timeout: Duration,
+    /// What takes longer is worth a warning.
+    pub slow: Duration,
     /// How many `-v` there were.
     pub verbosity: usize,
 }
@@ -110,6 +119,8 @@ pub enum Mode {
     Auto,
     Postfix,
     Dovecot,
+    /// Figures and health over HTTP, for who watches.
+    Monitor,
 }
 
 /// Rights of the unix sockets.
@@ -179,17 +190,19 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistak
     }
     let check = args.contains("--check");
     let endpoints: Vec<Endpoint> =
-        all(&mut args, "--socket")?.iter().map(|text| endpoint(text)).collect::<Result<_, _>>()?;
+        all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
+    let mut listeners = pair(endpoints, &modes)?;
+    for text in all(&mut args, "--metrics")? {
+        listen_once(&mut listeners, endpoint("--metrics", &text)?, Mode::Monitor)?;
+    }
+    let inherited = if let [only] = modes[..] { only } else { Mode::Auto };
     let config = Config {
-        listeners: pair(endpoints, &modes)?,
+        listeners,
+        inherited,
         rights: rights(&mut args)?,
         tables: tables(&mut args)?,
-        timeout: match one(&mut args, "--timeout")? {
-            None => Duration::from_secs(20),
-            Some(text) => {
-                seconds(&text).ok_or_else(|| usage(format!("--timeout wants seconds above 0, not '{text}'")))?
-            }
-        },
+        timeout: time(&mut args, "--timeout", 20)?,
+        slow: time(&mut args, "--slow", 1)?,
         verbosity,
     };
     finish(args)?;
@@ -262,7 +275,7 @@ fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, Mistake> {
         [Mode::Dovecot] => true,
         _ => return Err(usage("--mode of a query wants postfix or dovecot, once")),
     };
-    Ok(Command::Query(Ask { socket: endpoint(&socket)?, dovecot, user, table, key }))
+    Ok(Command::Query(Ask { socket: endpoint("SOCKET", &socket)?, dovecot, user, table, key }))
 }
 
 fn finish(args: Arguments) -> Result<(), Mistake> {
@@ -287,6 +300,13 @@ fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, Mista
     }
 }
 
+impl Mode {
+    /// The protocol that the name of an inherited socket says (`FileDescriptorName=` of a systemd socket unit).
+    pub fn of_name(name: &str) -> Option<Mode> {
+        [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Monitor].into_iter().find(|mode| mode.to_string() == name)
+    }
+}
+
 fn parse_mode(text: &str) -> Result<Mode, Mistake> {
     match text {
         "postfix" => Ok(Mode::Postfix),
@@ -296,38 +316,55 @@ fn parse_mode(text: &str) -> Result<Mode, Mistake> {
     }
 }
 
+/// A time in seconds that a flag gives.
+fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Duration, Mistake> {
+    match one(args, flag)? {
+        None => Ok(Duration::from_secs(default)),
+        Some(text) => seconds(&text).ok_or_else(|| usage(format!("{flag} wants seconds above 0, not '{text}'"))),
+    }
+}
+
 /// `inet:HOST:PORT`, or a path.
-fn endpoint(text: &str) -> Result<Endpoint, Mistake> {
+fn endpoint(flag: &str, text: &str) -> Result<Endpoint, Mistake> {
     let Some(address) = text.strip_prefix("inet:") else {
         let path = text.strip_prefix("unix:").unwrap_or(text);
         return match path {
-            "" => Err(usage("--socket wants a path or inet:HOST:PORT")),
+            "" => Err(usage(format!("{flag} wants a path or inet:HOST:PORT"))),
             path => Ok(Endpoint::Unix(path.into())),
         };
     };
     match address.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Endpoint::Inet(address.to_owned())),
-        _ => Err(usage(format!("--socket wants inet:HOST:PORT, not '{text}'"))),
+        _ => Err(usage(format!("{flag} wants inet:HOST:PORT, not '{text}'"))),
     }
 }
 
 fn pair(endpoints: Vec<Endpoint>, modes: &[Mode]) -> Result<Vec<(Endpoint, Mode)>, Mistake> {
-    if endpoints.is_empty() {
+    if endpoints.is_empty() && system::inherited() == 0 {
         return Err(usage("--socket is required: where to listen"));
-    }
-    for (at, endpoint) in endpoints.iter().enumerate() {
-        if endpoints[..at].contains(endpoint) {
-            return Err(unusable(format!("--socket {endpoint} is given twice")));
-        }
     }
     let mode = |at: usize| match modes {
         [] => Ok(Mode::Auto),
         [only] => Ok(*only),
-        modes if modes.len() == endpoints.len() => Ok(modes[at]),
-        _ => Err(usage("--mode is given once for all, or once per --socket")),
+        modes => Ok(modes[at]),
     };
+    if modes.len() > 1 && modes.len() != endpoints.len() {
+        return Err(usage("--mode is given once for all, or once per --socket"));
+    }
     let modes = (0..endpoints.len()).map(mode).collect::<Result<Vec<_>, _>>()?;
-    Ok(endpoints.into_iter().zip(modes).collect())
+    let mut listeners = Vec::new();
+    for (endpoint, mode) in endpoints.into_iter().zip(modes) {
+        listen_once(&mut listeners, endpoint, mode)?;
+    }
+    Ok(listeners)
+}
+
+fn listen_once(listeners: &mut Vec<(Endpoint, Mode)>, endpoint: Endpoint, mode: Mode) -> Result<(), Mistake> {
+    if listeners.iter().any(|(other, _)| *other == endpoint) {
+        return Err(unusable(format!("{endpoint} is to be listened on twice")));
+    }
+    listeners.push((endpoint, mode));
+    Ok(())
 }
 
 fn rights(args: &mut Arguments) -> Result<Rights, Mistake> {
@@ -410,6 +447,7 @@ impl fmt::Display for Mode {
             Mode::Auto => "auto",
             Mode::Postfix => "postfix",
             Mode::Dovecot => "dovecot",
+            Mode::Monitor => "metrics",
         })
     }
 }

@@ -106,6 +106,11 @@ pub struct Repeats {
 impl Repeats {
     /// Warns of a fault, or counts it if the same line was written a short while ago.
     pub fn warn(&mut self, line: &str, now: Instant) {
+        self.warn_of(line, "", now);
+    }
+
+    /// The same with details that may differ from time to time; those of the first time are shown.
+    pub fn warn_of(&mut self, line: &str, details: &str, now: Instant) {
         if let Some((_, count)) = self.seen.get_mut(line) {
             *count += 1;
             return;
@@ -113,7 +118,8 @@ impl Repeats {
         if self.seen.len() >= KINDS {
             self.tell(|_| true);
         }
-        warn(format_args!("{line}"));
+        let space = if details.is_empty() { "" } else { " " };
+        warn(format_args!("{line}{space}{details}"));
         self.seen.insert(line.to_owned(), (now + QUIET, 0));
     }
 

@@ -21,9 +21,11 @@ const FLOORS: &[(&str, u32)] = &[
     ("config", 30),
     ("value", 20),
     ("wire", 10),
+    ("notify", 2),
     ("log", 1),
     ("arena", 0),
     ("buffer", 0),
+    ("metrics", 0),
     ("timers", 0),
     ("system", 0),
 ];

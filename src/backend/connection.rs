@@ -17,7 +17,11 @@ const KEPT: usize = 8 * 1024; // bytes
 pub(super) struct Connection {
     pub origin: usize,
     pub address: Address,
-    pub connected: bool,
+    /// When it began to be made, and when it was there.
+    pub opened: Instant,
+    pub connected: Option<Instant>,
+    /// When the head of the response was there that is not complete.
+    head: Option<Instant>,
     /// GETs that may stand in its line at once.
     pub ahead: usize,
     /// Exchanges that were asked here, in the order of their answers.
@@ -71,11 +75,13 @@ pub(super) enum Left {
 }
 
 impl Connection {
-    pub fn new(origin: usize, address: Address, ahead: usize) -> Self {
+    pub fn new(origin: usize, address: Address, ahead: usize, now: Instant) -> Self {
         Self {
             origin,
             address,
-            connected: false,
+            opened: now,
+            connected: None,
+            head: None,
             ahead,
             line: VecDeque::new(),
             output: Output::keeping(KEPT),
@@ -121,14 +127,19 @@ impl Connection {
     }
 
     /// Reads what has arrived. Bytes after an answer stay in `input`.
-    pub fn receive<'a>(&mut self, input: &mut &'a [u8]) -> Arrival<'a> {
+    pub fn receive<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Arrival<'a> {
         // Before the request has left, whatever comes belongs to something else. So does what comes
         // while nothing is asked.
         if !self.expects() {
             return if input.is_empty() { Arrival::Nothing } else { Arrival::Unsolicited };
         }
         match self.decoder.push(input) {
-            Ok(None) => Arrival::Nothing,
+            Ok(None) => {
+                if self.head.is_none() && !self.decoder.in_head() {
+                    self.head = Some(now);
+                }
+                Arrival::Nothing
+            }
             Ok(Some(response)) => self.answer(response),
             Err(error) => Arrival::Malformed(error),
         }
@@ -154,7 +165,10 @@ impl Connection {
     fn answer<'a>(&mut self, response: Response<'a>) -> Arrival<'a> {
         self.answered = true;
         self.idle = response.idle;
-        let Some(asked) = self.line.pop_front() else { return Arrival::Unsolicited };
+        let Some(mut asked) = self.line.pop_front() else { return Arrival::Unsolicited };
+        if let (Some(head), Some(exchange)) = (self.head.take(), &mut asked.exchange) {
+            exchange.trail.head_ms = exchange.trail.passed(head);
+        }
         self.pipelines |= asked.behind;
         Arrival::Answer(asked.exchange, response)
     }

@@ -8,10 +8,11 @@ mod resolver;
 
 pub use fault::{Fault, Phase};
 pub use origin::{Address, Pool, Target};
-pub use request::{Astray, Exchange, MAX_ROUTES, Method, Piece, Request, Route};
+pub use request::{Astray, Exchange, MAX_ROUTES, Method, Piece, Request, Route, Trail};
 
 use crate::arena::{Arena, Key};
 use crate::log;
+use crate::metrics::BackendFigures;
 use crate::wire::http::Response;
 use connection::{Arrival, Connection, Left};
 use origin::Origin;
@@ -127,12 +128,12 @@ impl Backend {
         if let Some(key) = origin.batch.filter(|_| origin.pool.pipeline > 1)
             && self.connections.get(key).is_some_and(|connection| connection.takes(&exchange))
         {
-            self.ask(key, exchange);
+            self.ask(key, exchange, now);
             return None;
         }
         while let Some((key, until)) = self.origins[at].idle.pop_back() {
             if now < until {
-                self.ask(key, exchange);
+                self.ask(key, exchange, now);
                 return None;
             }
             self.lost(key, Fault::Closed, now);
@@ -155,9 +156,16 @@ impl Backend {
         .unwrap_or(exchange.route)
     }
 
-    fn ask(&mut self, key: Key, exchange: Exchange) {
+    fn ask(&mut self, key: Key, mut exchange: Exchange, now: Instant) {
         let connection = self.connections.get_mut(key).expect("connections leave the pool when they close");
         let origin = &mut self.origins[connection.origin];
+        let trail = &mut exchange.trail;
+        if now > trail.since {
+            trail.asked_ms = trail.passed(now);
+            trail.connect_ms = trail.overlap(connection.opened, connection.connected.unwrap_or(now), now);
+            let resolved = origin.name.and_then(|name| self.resolver.took(name));
+            trail.resolve_ms = resolved.map_or(0, |(asked, told)| trail.overlap(asked, told, now));
+        }
         origin.asked += 1;
         origin.batch = Some(key);
         if connection.ask(exchange) {
@@ -168,7 +176,7 @@ impl Backend {
     /// A connection was made.
     pub fn connected(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.connected = true;
+        connection.connected = Some(now);
         let origin = &mut self.origins[connection.origin];
         origin.connecting.retain(|(other, _)| *other != key);
         origin.reached(&connection.address);
@@ -187,7 +195,7 @@ impl Backend {
             let granted = connection.idle.map_or(keepalive, |idle| keepalive.min(idle / 2));
             return origin.idle.push_back((key, now + granted));
         };
-        self.ask(key, exchange);
+        self.ask(key, exchange, now);
         for _ in 1..ahead {
             let (connections, queue) = (&self.connections, &mut self.origins[at].queue);
             let takes = |next: &Exchange| connections.get(key).is_some_and(|connection| connection.takes(next));
@@ -195,7 +203,7 @@ impl Backend {
                 return;
             }
             let next = queue.pop_front().map(|(_, exchange)| exchange);
-            next.into_iter().for_each(|exchange| self.ask(key, exchange));
+            next.into_iter().for_each(|exchange| self.ask(key, exchange, now));
         }
     }
 
@@ -222,7 +230,7 @@ impl Backend {
             *input = &[];
             return None;
         };
-        let arrival = connection.receive(input);
+        let arrival = connection.receive(input, now);
         if connection.pipelines {
             self.origins[connection.origin].trust_pipeline(&connection.address);
         }
@@ -256,7 +264,9 @@ impl Backend {
         now: Instant,
     ) -> Option<Done<'a>> {
         let connection = self.connections.get(key)?;
-        self.origins[connection.origin].asked -= usize::from(exchange.is_some());
+        let origin = &mut self.origins[connection.origin];
+        origin.asked -= usize::from(exchange.is_some());
+        origin.figures.answer(response.status);
         let owes = connection.owes();
         if !response.keep || surplus {
             self.lost(key, if owes > 0 { Fault::Last } else { Fault::Closed }, now);
@@ -277,7 +287,7 @@ impl Backend {
     /// The backend has closed a connection, or it broke, or it could not be made.
     pub fn ended(&mut self, key: Key, cause: Option<ErrorKind>, now: Instant) -> Option<Done<'static>> {
         let connection = self.connections.get_mut(key)?;
-        if !connection.connected {
+        if connection.connected.is_none() {
             self.unreachable(key, Fault::Unreachable(cause.unwrap_or(ErrorKind::ConnectionAborted)), now);
             return None;
         }
@@ -304,7 +314,7 @@ impl Backend {
         origin.open -= 1;
         origin.idle.retain(|(other, _)| *other != key);
         let reused = !connection.is_fresh();
-        let mut again = Vec::new();
+        let (mut again, mut given_up) = (Vec::new(), Vec::new());
         for (mut exchange, left) in connection.leave(matches!(fault, Fault::Malformed(_))) {
             origin.asked -= 1;
             match left {
@@ -313,16 +323,18 @@ impl Backend {
                 Left::Unanswered if fault == Fault::Last => again.push(exchange),
                 Left::Unanswered if reused && exchange.request.method.is_safe() && !exchange.resent => {
                     exchange.resent = true;
+                    origin.figures.resent += 1;
                     log::info(format_args!("resend origin={} cause=\"{fault}\"", origin.label));
                     origin.fresh.push_back(exchange);
                 }
                 // A new connection is no better the next time.
                 Left::Unsent | Left::Unanswered | Left::Begun => {
                     let sent = left != Left::Unsent;
-                    self.failed.push_back(Done { exchange, result: Err(fault.clone()), sent });
+                    given_up.push((exchange, sent));
                 }
             }
         }
+        given_up.into_iter().for_each(|(exchange, sent)| self.fail(exchange, fault.clone(), sent));
         // In their old order, in front of what came later.
         for exchange in again.into_iter().rev() {
             if let Some(exchange) = self.ask_at_once(exchange, now) {
@@ -370,10 +382,12 @@ impl Backend {
             waiting.extend(origin.queue.drain(..).map(|(_, exchange)| exchange));
         }
         for mut exchange in waiting {
+            let left = exchange.origin();
             exchange.give_up_route();
             let routes = exchange.request.routes.len();
             // Nothing of it has left, or it is a lookup: another replica may be asked.
             if exchange.unreachable.count_ones() < routes as u32 {
+                self.origins[left].figures.retried += 1;
                 self.submit(exchange, now);
             } else {
                 self.fail(exchange, fault.clone(), false);
@@ -382,6 +396,11 @@ impl Backend {
     }
 
     fn fail(&mut self, exchange: Exchange, fault: Fault, sent: bool) {
+        let figures = &mut self.origins[exchange.origin()].figures;
+        match fault {
+            Fault::Timeout(_) => figures.timed_out += 1,
+            _ => figures.failed += 1,
+        }
         self.failed.push_back(Done { exchange, result: Err(fault), sent });
     }
 
@@ -450,7 +469,8 @@ impl Backend {
                 }
             }
             let address = origin.next_address(now);
-            let key = self.connections.insert(Connection::new(at, address.clone(), origin.ahead(&address)));
+            origin.figures.opened += 1;
+            let key = self.connections.insert(Connection::new(at, address.clone(), origin.ahead(&address), now));
             origin.open += 1;
             origin.connecting.push_back((key, now + CONNECT));
             self.actions.push_back(Action::Connect(key, address));
@@ -466,10 +486,10 @@ impl Backend {
     /// Ends every exchange whose deadline has passed, whether anybody still waits for it or not. A connection
     /// whose next answer would be for one of them is closed: it may be stuck, and others wait behind.
     fn expire(&mut self, now: Instant) {
-        for origin in &mut self.origins {
-            let phase = origin.phase();
-            for exchange in origin.expire(now) {
-                self.failed.push_back(Done { exchange, result: Err(Fault::Timeout(phase)), sent: false });
+        for at in 0..self.origins.len() {
+            let phase = self.origins[at].phase();
+            for exchange in self.origins[at].expire(now) {
+                self.fail(exchange, Fault::Timeout(phase), false);
             }
         }
         let late = |connection: &Connection| connection.soonest().is_some_and(|soonest| soonest <= now);
@@ -485,11 +505,12 @@ impl Backend {
     fn expire_connection(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let phase = if connection.in_head() { Phase::Head } else { Phase::Body };
-        for (exchange, sent) in connection.expire(now) {
-            self.origins[connection.origin].asked -= 1;
-            self.failed.push_back(Done { exchange, result: Err(Fault::Timeout(phase)), sent });
+        let (late, is_late, origin) = (connection.expire(now), connection.is_late(), connection.origin);
+        for (exchange, sent) in late {
+            self.origins[origin].asked -= 1;
+            self.fail(exchange, Fault::Timeout(phase), sent);
         }
-        if connection.is_late() {
+        if is_late {
             self.lost(key, Fault::Closed, now);
         }
     }
@@ -502,17 +523,30 @@ impl Backend {
         }
     }
 
-    /// Writes the state of each origin to the log.
-    pub fn dump(&self) {
-        for origin in &self.origins {
-            let Origin { label, open, asked, idle, connecting, queue, fresh, .. } = origin;
-            log::warn(format_args!(
-                "state origin={label} connections={open} asked={asked} idle={} connecting={} waiting={}",
-                idle.len(),
-                connecting.len(),
-                queue.len() + fresh.len()
-            ));
-        }
+    /// Resolves all names, so that the first lookups need not wait for it.
+    pub fn resolve_all(&mut self, now: Instant) {
+        let asked = self.resolver.ask_all(now).into_iter();
+        self.actions.extend(asked.map(|(name, host, port)| Action::Resolve { name, host, port }));
+    }
+
+    /// The figures of each origin, by its label; several go by the same if their pools differ.
+    pub fn figures(&self) -> impl Iterator<Item = (&str, BackendFigures)> {
+        self.origins.iter().map(|origin| {
+            let (idle, connecting) = (origin.idle.len(), origin.connecting.len());
+            let figures = BackendFigures {
+                busy: (origin.open - idle - connecting) as u64,
+                idle: idle as u64,
+                connecting: connecting as u64,
+                waiting: (origin.queue.len() + origin.fresh.len()) as u64,
+                ..origin.figures.clone()
+            };
+            (&origin.label[..], figures)
+        })
+    }
+
+    /// How many origins there are, and how many of them cannot be reached at the moment.
+    pub fn health(&self, now: Instant) -> (usize, usize) {
+        (self.origins.len(), self.origins.iter().filter(|origin| origin.is_aside(now)).count())
     }
 }
 

@@ -4,6 +4,7 @@ use super::Phase;
 use super::request::Exchange;
 use super::resolver::Resolver;
 use crate::arena::Key;
+use crate::metrics::BackendFigures;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,6 +63,7 @@ pub(super) struct Origin {
     pub open: usize,
     /// Exchanges that connections owe answers to.
     pub asked: usize,
+    pub figures: BackendFigures,
     /// Some address broke off requests that were sent ahead.
     doubted: bool,
     /// The connection that was asked last: others may be asked together with it.
@@ -121,6 +123,7 @@ impl Origin {
             preferred: 0,
             open: 0,
             asked: 0,
+            figures: BackendFigures::default(),
             doubted: false,
             batch: None,
             idle: VecDeque::new(),

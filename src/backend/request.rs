@@ -96,6 +96,7 @@ pub struct Exchange {
     pub deadline: Instant,
     pub request: Request,
     pub key: Vec<u8>,
+    pub trail: Trail,
     /// The chosen one of the request's routes.
     pub(super) route: u8,
     /// Routes that could not be reached, as bits.
@@ -107,6 +108,53 @@ pub struct Exchange {
     hops: u8,
 }
 
+/// Where the time of an exchange went, for who asks why a lookup was slow. Whole milliseconds will do.
+#[derive(Clone, Copy, Debug)]
+pub struct Trail {
+    /// When it began to wait for its backend.
+    pub since: Instant,
+    /// From then until it was put on a connection, the last time; with resolving and connecting, if they fell in.
+    pub asked_ms: u32,
+    pub resolve_ms: u32,
+    pub connect_ms: u32,
+    /// Until the head of the response was there, if that came earlier than the end.
+    pub head_ms: u32,
+}
+
+impl Trail {
+    fn new(since: Instant) -> Self {
+        Self { since, asked_ms: 0, resolve_ms: 0, connect_ms: 0, head_ms: 0 }
+    }
+
+    /// Milliseconds since the beginning.
+    pub(super) fn passed(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.since).as_millis().try_into().unwrap_or(u32::MAX)
+    }
+
+    /// The part of the time from the beginning until `now` that lies between two others.
+    pub(super) fn overlap(&self, start: Instant, end: Instant, now: Instant) -> u32 {
+        let time = end.min(now).saturating_duration_since(start.max(self.since));
+        time.as_millis().try_into().unwrap_or(u32::MAX)
+    }
+
+    /// `queue=… resolve=… connect=… wait=… body=…` in seconds, for an answer that came at `now`.
+    pub fn phases(&self, now: Instant) -> String {
+        let (end, Trail { asked_ms, resolve_ms, connect_ms, .. }) = (self.passed(now), *self);
+        let head_ms = if self.head_ms > asked_ms { self.head_ms } else { end };
+        let queue = asked_ms.saturating_sub(resolve_ms).saturating_sub(connect_ms);
+        let (wait, body) = (head_ms.saturating_sub(asked_ms), end.saturating_sub(head_ms));
+        let seconds = |ms: u32| f64::from(ms) / 1000.0;
+        format!(
+            "queue={:.3} resolve={:.3} connect={:.3} wait={:.3} body={:.3}",
+            seconds(queue),
+            seconds(resolve_ms),
+            seconds(connect_ms),
+            seconds(wait),
+            seconds(body)
+        )
+    }
+}
+
 /// Why a redirect is not followed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Astray {
@@ -116,8 +164,20 @@ pub enum Astray {
 }
 
 impl Exchange {
-    pub fn new(job: Key, part: u32, deadline: Instant, request: Request, key: Vec<u8>) -> Self {
-        Self { job, part, deadline, request, key, route: 0, unreachable: 0, resent: false, redirected: None, hops: 0 }
+    pub fn new(job: Key, part: u32, deadline: Instant, request: Request, key: Vec<u8>, now: Instant) -> Self {
+        Self {
+            job,
+            part,
+            deadline,
+            request,
+            key,
+            trail: Trail::new(now),
+            route: 0,
+            unreachable: 0,
+            resent: false,
+            redirected: None,
+            hops: 0,
+        }
     }
 
     pub(super) fn origin(&self) -> usize {
@@ -295,7 +355,8 @@ mod tests {
             let body = (!body.is_empty()).then(|| body.as_bytes().into());
             let (request, key) = (Request { method, routes: routes.clone(), body }, b"a/b@c".to_vec());
             let mut out = Vec::new();
-            Exchange::new(Key { index: 0, age: 0 }, 0, Instant::now(), request, key).render(&mut out);
+            let now = Instant::now();
+            Exchange::new(Key { index: 0, age: 0 }, 0, now, request, key, now).render(&mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(exchange(Method::Get, ""), "GET /map/a/b%40c?k=a%2Fb%40c HTTP/1.1\r\nHost: h\r\n\r\n");

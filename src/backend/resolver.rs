@@ -1,5 +1,6 @@
 //! Names to addresses: what is known, for how long, and when to ask again. Who asks is the reactor.
 
+use crate::log;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ struct Name {
     settled: Option<Instant>,
     /// When the question was asked that is still open.
     asked: Option<Instant>,
+    /// When the last answer was asked for, and when it came.
+    took: Option<(Instant, Instant)>,
     error: String,
 }
 
@@ -50,7 +53,7 @@ impl Resolver {
         let known = self.names.iter().position(|name| name.host == host && name.port == port);
         known.unwrap_or_else(|| {
             let (host, error) = (host.to_owned(), String::new());
-            self.names.push(Name { host, port, addresses: Vec::new(), settled: None, asked: None, error });
+            self.names.push(Name { host, port, addresses: Vec::new(), settled: None, asked: None, took: None, error });
             self.names.len() - 1
         })
     }
@@ -80,9 +83,13 @@ impl Resolver {
     /// Takes an answer. After a failure, or an empty list, the last good addresses stay.
     pub fn answer(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
         let name = &mut self.names[name];
-        name.asked = None;
+        name.took = name.asked.take().map(|asked| (asked, now));
         match answer {
             Ok(addresses) if !addresses.is_empty() => {
+                if name.addresses != addresses {
+                    let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                    log::info(format_args!("resolved host={} addresses={}", name.host, list.join(",")));
+                }
                 name.settled = Some(now + GOOD);
                 name.addresses = addresses;
             }
@@ -91,6 +98,22 @@ impl Resolver {
                 name.error = failed.err().unwrap_or_else(|| "no address".to_owned());
             }
         }
+    }
+
+    /// When the last answer was asked for, and when it came.
+    pub fn took(&self, name: usize) -> Option<(Instant, Instant)> {
+        self.names[name].took
+    }
+
+    /// All names with what is known of them now, for a start that is not slowed down by them.
+    pub fn ask_all(&mut self, now: Instant) -> Vec<(usize, String, u16)> {
+        let unknown = |(_, name): &(usize, &mut Name)| name.settled.is_none() && name.asked.is_none();
+        let all = self.names.iter_mut().enumerate().filter(unknown);
+        all.map(|(at, name)| {
+            name.asked = Some(now);
+            (at, name.host.clone(), name.port)
+        })
+        .collect()
     }
 
     /// The name has to be asked for again, because its addresses do not work.

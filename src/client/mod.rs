@@ -1,6 +1,7 @@
 //! A mail server's connection: which protocol it speaks, its line of replies, and its bounds.
 
 mod dict;
+mod monitor;
 mod socketmap;
 
 use crate::buffer::{Input, Output};
@@ -48,6 +49,7 @@ enum Protocol {
     Socketmap,
     /// Boxed, as most clients are Postfix and ten thousand of them should cost little.
     Dict(Box<dict::Session>),
+    Monitor,
 }
 
 /// One request, or a command that is none.
@@ -61,6 +63,20 @@ pub enum Event<'a> {
         table: Option<&'a [u8]>,
         query: Query<'a>,
     },
+    /// Who watches wants to see something.
+    Show(Page),
+}
+
+/// What can be seen over HTTP.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Page {
+    Metrics,
+    Health,
+    Readiness,
+    /// There is no such page.
+    Unknown,
+    /// Something else than GET.
+    Refused,
 }
 
 /// An answer to a request, or a part of one.
@@ -92,6 +108,8 @@ pub enum Mistake {
     Version,
     /// An id of no transaction, or of one that is open already.
     Transaction,
+    /// What came to a listener for figures is no HTTP request, or far too long.
+    Page,
 }
 
 impl fmt::Display for Mistake {
@@ -103,6 +121,7 @@ impl fmt::Display for Mistake {
             Mistake::Hello => f.write_str("dict command before HELLO, or a second HELLO"),
             Mistake::Version => f.write_str("unknown major version of the dict protocol"),
             Mistake::Transaction => f.write_str("unknown or reused transaction id"),
+            Mistake::Page => f.write_str("no HTTP request to the figures"),
         }
     }
 }
@@ -115,6 +134,7 @@ impl Client {
         match mode {
             Mode::Auto => {}
             Mode::Postfix => client.protocol = Protocol::Socketmap,
+            Mode::Monitor => client.protocol = Protocol::Monitor,
             Mode::Dovecot => client.protocol = client.begin_dict(),
         }
         client
@@ -129,7 +149,7 @@ impl Client {
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
-            Protocol::Unknown | Protocol::Socketmap => &[],
+            Protocol::Unknown | Protocol::Socketmap | Protocol::Monitor => &[],
         }
     }
 
@@ -147,6 +167,7 @@ impl Client {
             Protocol::Unknown => Ok(None),
             Protocol::Socketmap => socketmap::next(input, &mut self.line, &mut self.output),
             Protocol::Dict(session) => session.next(input, &mut self.line, &mut self.output),
+            Protocol::Monitor => monitor::next(input),
         };
         self.paused |= !self.may_ask();
         next
@@ -156,11 +177,21 @@ impl Client {
     pub fn reply(&mut self, place: u64, table: &str, reply: Reply<'_>) {
         let out = self.output.end();
         match &self.protocol {
-            Protocol::Unknown => {}
+            Protocol::Unknown | Protocol::Monitor => {}
             Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.line, out),
             Protocol::Dict(_) => dict::reply(place, reply, &mut self.line, out),
         }
         self.paused |= !self.may_ask();
+    }
+
+    pub fn is_monitor(&self) -> bool {
+        matches!(self.protocol, Protocol::Monitor)
+    }
+
+    /// Puts a page into its output, the only one that it gets.
+    pub fn show(&mut self, status: &str, body: &str) {
+        monitor::respond(status, body, self.output.end());
+        self.ended = true;
     }
 
     /// True if more requests may be read from it.

@@ -54,7 +54,7 @@ impl Proxy {
         if before == Some(client.moved) {
             let kind = if client.output.is_empty() { "half a request" } else { "unread replies" };
             self.faults.warn(&format!("client-stuck cause=\"{kind}\""), now);
-            return self.remove(key);
+            return self.reject(key);
         }
         self.watch(key, now);
     }

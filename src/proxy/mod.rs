@@ -9,10 +9,11 @@ use crate::client::{Client, Event, Reply};
 use crate::config::Mode;
 use crate::job::{Commitment, Iteration, Job, Step, Work};
 use crate::log::{self, Escaped, Repeats};
+use crate::metrics::TableFigures;
 use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
 use crate::table::{Need, Opened, Question};
 use crate::timers::Timers;
-use report::log_answer;
+use report::{count, log_answer};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -71,7 +72,15 @@ pub struct Proxy {
     /// Clients that may be read from again.
     resumed: Vec<Key>,
     faults: Repeats,
+    /// Of each table.
+    figures: Vec<TableFigures>,
+    /// Clients that came, that were let go for their own fault, and requests to no table.
+    accepted: u64,
+    rejected: u64,
+    astray: u64,
     timeout: Duration,
+    /// An exchange that takes longer is worth a warning.
+    slow: Duration,
     /// Some client left that had lookups on their way.
     left: bool,
     /// Something has happened since [`Proxy::settle`].
@@ -87,6 +96,10 @@ impl Proxy {
             clients: Arena::default(),
             jobs: Arena::default(),
             streams: Vec::new(),
+            figures: vec![TableFigures::default(); tables.len()],
+            accepted: 0,
+            rejected: 0,
+            astray: 0,
             tables,
             backend,
             timers: Timers::default(),
@@ -94,14 +107,26 @@ impl Proxy {
             resumed: Vec::new(),
             faults: Repeats::default(),
             timeout,
+            slow: Duration::from_secs(1),
             left: false,
             unsettled: false,
             stopping: false,
         }
     }
 
-    /// A mail server has connected.
+    /// Warns of exchanges that take longer than this, instead of one second.
+    pub fn call_slow(&mut self, slow: Duration) {
+        self.slow = slow;
+    }
+
+    /// Begins to resolve the names of all backends.
+    pub fn resolve_all(&mut self, now: Instant) {
+        self.backend.resolve_all(now);
+    }
+
+    /// A mail server has connected, or who watches.
     pub fn accepted(&mut self, mode: Mode) -> Peer {
+        self.accepted += u64::from(mode != Mode::Monitor);
         Peer::Client(self.clients.insert(Client::new(mode)))
     }
 
@@ -121,7 +146,8 @@ impl Proxy {
     pub fn wants_input(&self, peer: Peer) -> bool {
         match peer {
             Peer::Client(key) => {
-                self.clients.get(key).is_some_and(|client| client.may_ask() && !client.ended) && !self.stopping
+                let open = |client: &&Client| !self.stopping || client.is_monitor();
+                self.clients.get(key).filter(open).is_some_and(|client| client.may_ask() && !client.ended)
             }
             Peer::Backend(_) => true,
         }
@@ -302,7 +328,9 @@ impl Proxy {
                     if quiet && !client.output.is_empty() {
                         self.actions.push_back(Action::Flush(Peer::Client(key)));
                     }
-                    if let Event::Ask { place, table, query } = event {
+                    if let Event::Show(page) = event {
+                        self.show(key, page);
+                    } else if let Event::Ask { place, table, query } = event {
                         let name = table.unwrap_or(client.table());
                         match self.tables.binary_search_by(|opened| opened.name.as_bytes().cmp(name)) {
                             Ok(table) => self.start(key, place, table, query, now),
@@ -315,7 +343,7 @@ impl Proxy {
                 }
                 Err(mistake) => {
                     self.faults.warn(&format!("client-error cause=\"{mistake}\""), now);
-                    return self.remove(key);
+                    return self.reject(key);
                 }
             }
         }
@@ -329,6 +357,7 @@ impl Proxy {
     /// Answers a request to a table that is not there.
     fn refuse(&mut self, client: Key, place: u64, table: &[u8], query: Query<'_>, now: Instant) {
         let failure = Failure::temporary(format_args!("no such table: {}", String::from_utf8_lossy(table)));
+        self.astray += 1;
         self.faults.warn(&format!("unknown-table name={}", Escaped(table)), now);
         let reply = match query {
             Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
@@ -350,10 +379,11 @@ impl Proxy {
                     // Its only exchange has the same deadline, so it needs no timer of its own.
                     let key = self.jobs.insert(job(Work::Get));
                     let asked = self.backend.key(&asked);
-                    self.backend.submit(Exchange::new(key, 0, deadline, request, asked), now);
+                    self.backend.submit(Exchange::new(key, 0, deadline, request, asked, now), now);
                 }
                 Need::Nothing(answer) => {
                     log_answer(name, &answer, &asked);
+                    count(&mut self.figures[at], &answer, Duration::ZERO);
                     respond(&mut self.clients, &mut self.actions, client, place, name, Reply::Answer(answer));
                 }
             },
@@ -401,7 +431,9 @@ impl Proxy {
                 }
             };
             match need {
-                Need::Http(request) => self.backend.submit(Exchange::new(key, part, deadline, request, asked), now),
+                Need::Http(request) => {
+                    self.backend.submit(Exchange::new(key, part, deadline, request, asked, now), now)
+                }
                 Need::Nothing(answer) => {
                     if let Err(failure) = iteration.answered(part, answer) {
                         return self.end(key, Reply::Failed(failure));
@@ -420,7 +452,7 @@ impl Proxy {
         };
         match self.tables[*table].table.ask(Question::Write(write), now) {
             Need::Http(request) => {
-                self.backend.submit(Exchange::new(key, 0, *deadline, request, write.key.clone()), now);
+                self.backend.submit(Exchange::new(key, 0, *deadline, request, write.key.clone(), now), now);
             }
             Need::Nothing(answer) => {
                 let failure = match answer {
@@ -439,12 +471,18 @@ impl Proxy {
     fn finish(&mut self, done: Done<'_>, now: Instant) {
         let Done { exchange, result, sent } = done;
         let Some(job) = self.jobs.get_mut(exchange.job) else { return };
-        let opened = &self.tables[job.table];
+        let (opened, figures) = (&self.tables[job.table], &mut self.figures[job.table]);
+        let took = now.saturating_duration_since(exchange.trail.since);
         let label = self.backend.label(&exchange);
         let failed = |kind, cause: &dyn std::fmt::Display, faults: &mut Repeats| {
             faults.warn(&format!("fault table={} origin={label} cause=\"{cause}\"", opened.name), now);
             Failure::new(kind, format_args!("{}: {label} {cause}", opened.name))
         };
+        if took >= self.slow && result.is_ok() {
+            figures.slow += 1;
+            let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.trail.phases(now));
+            self.faults.warn_of(&format!("slow table={} origin={label}", opened.name), &details, now);
+        }
         let response = result.map_err(|fault| {
             let late = matches!(fault, Fault::Timeout(_));
             failed(if late { FailureKind::Timeout } else { FailureKind::Temporary }, &fault, &mut self.faults)
@@ -473,6 +511,9 @@ impl Proxy {
             Err(failure) => Answer::Failed(failure),
         };
         log_answer(&opened.name, &answer, &exchange.key);
+        if matches!(job.work, Work::Get) {
+            count(figures, &answer, took);
+        }
         if let Work::Iterate(iteration) = &mut job.work {
             return match iteration.answered(exchange.part, answer) {
                 Ok(()) => self.iterate(exchange.job, now),
@@ -489,6 +530,16 @@ impl Proxy {
         if matches!(job.work, Work::Iterate(_)) {
             self.streams.retain(|other| *other != key);
         }
+        let figures = &mut self.figures[job.table];
+        match &reply {
+            Reply::Answer(_) | Reply::Row { .. } => {}
+            Reply::End => figures.iterated += 1,
+            Reply::Failed(_) => figures.iterations_failed += 1,
+            Reply::Committed(_, Outcome::Done) => figures.committed += 1,
+            Reply::Committed(_, Outcome::NotFound) => figures.commits_not_found += 1,
+            Reply::Committed(_, Outcome::Failed(_)) => figures.commits_failed += 1,
+            Reply::Committed(_, Outcome::Uncertain(_)) => figures.commits_uncertain += 1,
+        }
         self.reply(job.client, job.place, Some(job.table), reply);
     }
 
@@ -498,7 +549,7 @@ impl Proxy {
         let Some(client) = client else { return };
         if client.is_hopeless() {
             log::warn(format_args!("client-stuck cause=\"far too many unread replies\""));
-            return self.remove(key);
+            return self.reject(key);
         }
         let turn = client.paused && client.may_ask();
         // An iteration may be next in line now; what was not read goes on being read.

@@ -1,16 +1,176 @@
 //! What is said of the state: to the log, and to who asks for figures.
 
-use super::Proxy;
+use super::{Action, Peer, Proxy};
+use crate::arena::Key;
+use crate::client::Page;
 use crate::log::{self, Escaped};
-use crate::query::Answer;
+use crate::metrics::{BackendFigures, TableFigures, Text};
+use crate::query::{Answer, FailureKind};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 impl Proxy {
-    /// Writes the state to the log.
+    /// Writes the figures to the log, without the buckets.
     pub fn dump(&self) {
-        let waiting: usize = self.clients.iter().map(|(_, client)| client.open()).sum();
-        log::warn(format_args!("state clients={} requests={waiting} jobs={}", self.clients.len(), self.jobs.len()));
-        self.backend.dump();
+        for line in self.metrics().lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{")) {
+            log::warn(format_args!("state {line}"));
+        }
     }
+
+    /// One line for a person: tables and backends.
+    pub fn summary(&self, now: Instant) -> String {
+        let (backends, unreachable) = self.backend.health(now);
+        let trouble = if unreachable == 0 { String::new() } else { format!(", {unreachable} unreachable") };
+        format!("{} tables, {backends} backends{trouble}, {} clients", self.tables.len(), self.mail_servers())
+    }
+
+    fn mail_servers(&self) -> usize {
+        self.clients.iter().filter(|(_, client)| !client.is_monitor()).count()
+    }
+
+    /// Shows a page to who watches.
+    pub(super) fn show(&mut self, key: Key, page: Page) {
+        let (status, body) = match page {
+            Page::Metrics => ("200 OK", self.metrics()),
+            Page::Health => ("200 OK", "ok\n".to_owned()),
+            Page::Readiness if self.stopping => ("503 Service Unavailable", "stopping\n".to_owned()),
+            Page::Readiness => ("200 OK", "ok\n".to_owned()),
+            Page::Unknown => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
+            Page::Refused => ("405 Method Not Allowed", "GET only\n".to_owned()),
+        };
+        let Some(client) = self.clients.get_mut(key) else { return };
+        client.show(status, &body);
+        self.actions.push_back(Action::Flush(Peer::Client(key)));
+    }
+
+    /// All figures, as Prometheus reads them. Labels come from the command line only.
+    pub fn metrics(&self) -> String {
+        let mut text = Text::default();
+        text.family("podop_build_info", "gauge", "The version that runs.");
+        text.sample("podop_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        self.client_metrics(&mut text);
+        let tables: Vec<_> = self.tables.iter().map(|opened| &opened.name[..]).zip(&self.figures).collect();
+        table_metrics(&tables, &mut text);
+        let mut backends = BTreeMap::<&str, BackendFigures>::new();
+        for (label, figures) in self.backend.figures() {
+            backends.entry(label).or_default().add(&figures);
+        }
+        backend_metrics(&backends, &mut text);
+        text.into_string()
+    }
+
+    fn client_metrics(&self, text: &mut Text) {
+        text.family("podop_clients", "gauge", "Connections of mail servers.");
+        text.sample("podop_clients", &[], self.mail_servers());
+        let (name, help) = ("podop_clients_accepted_total", "Connections of mail servers that were accepted.");
+        text.family(name, "counter", help);
+        text.sample(name, &[], self.accepted);
+        let (name, help) =
+            ("podop_clients_rejected_total", "Clients that were closed for what they sent or did not read.");
+        text.family(name, "counter", help);
+        text.sample(name, &[], self.rejected);
+        let waiting: usize = self.clients.iter().map(|(_, client)| client.open()).sum();
+        text.family("podop_requests_in_flight", "gauge", "Requests that wait for their answers.");
+        text.sample("podop_requests_in_flight", &[], waiting);
+        let (name, help) = ("podop_unknown_table_requests_total", "Requests to tables that are not there.");
+        text.family(name, "counter", help);
+        text.sample(name, &[], self.astray);
+    }
+
+    /// Counts a client that is let go for its own fault.
+    pub(super) fn reject(&mut self, key: Key) {
+        self.rejected += 1;
+        self.remove(key);
+    }
+}
+
+type Figure<T> = fn(&T) -> u64;
+
+fn table_metrics(tables: &[(&str, &TableFigures)], text: &mut Text) {
+    const LOOKUPS: [(&str, Figure<TableFigures>); 4] = [
+        ("found", |table| table.found),
+        ("miss", |table| table.missed),
+        ("fault", |table| table.failed),
+        ("timeout", |table| table.timed_out),
+    ];
+    const ITERATIONS: [(&str, Figure<TableFigures>); 2] =
+        [("done", |table| table.iterated), ("failed", |table| table.iterations_failed)];
+    const COMMITS: [(&str, Figure<TableFigures>); 4] = [
+        ("done", |table| table.committed),
+        ("not_found", |table| table.commits_not_found),
+        ("failed", |table| table.commits_failed),
+        ("uncertain", |table| table.commits_uncertain),
+    ];
+    let families: [(&str, &str, &[(&str, Figure<TableFigures>)]); 3] = [
+        ("podop_lookups_total", "Lookups, by what came of them.", &LOOKUPS),
+        ("podop_iterations_total", "Lists of a dict, by what came of them.", &ITERATIONS),
+        ("podop_commits_total", "Transactions of a dict, by what came of them.", &COMMITS),
+    ];
+    for (name, help, results) in families {
+        text.family(name, "counter", help);
+        for (table, figures) in tables {
+            for (result, figure) in results {
+                text.sample(name, &[("table", table), ("result", result)], figure(figures));
+            }
+        }
+    }
+    let (name, help) = ("podop_slow_exchanges_total", "Requests to backends that took longer than --slow.");
+    text.family(name, "counter", help);
+    tables.iter().for_each(|(table, figures)| text.sample(name, &[("table", table)], figures.slow));
+    let (name, help) = ("podop_lookup_duration_seconds", "From a lookup's arrival until its answer.");
+    text.family(name, "histogram", help);
+    tables.iter().for_each(|(table, figures)| text.histogram(name, &[("table", table)], &figures.latency));
+}
+
+fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
+    const OUTCOMES: [(&str, Figure<BackendFigures>); 6] = [
+        ("2xx", |backend| backend.answered[0]),
+        ("3xx", |backend| backend.answered[1]),
+        ("4xx", |backend| backend.answered[2]),
+        ("5xx", |backend| backend.answered[3]),
+        ("fault", |backend| backend.failed),
+        ("timeout", |backend| backend.timed_out),
+    ];
+    const STATES: [(&str, Figure<BackendFigures>); 3] = [
+        ("busy", |backend| backend.busy),
+        ("idle", |backend| backend.idle),
+        ("connecting", |backend| backend.connecting),
+    ];
+    const PLAIN: [(&str, &str, &str, Figure<BackendFigures>); 4] = [
+        ("podop_resends_total", "counter", "Requests sent once more because a used connection broke.", |one| {
+            one.resent
+        }),
+        ("podop_retries_total", "counter", "Requests handed on to another replica.", |one| one.retried),
+        ("podop_connections_opened_total", "counter", "Connections to backends that were opened.", |one| one.opened),
+        ("podop_queue_length", "gauge", "Requests that wait for a connection.", |one| one.waiting),
+    ];
+    let families: [(&str, &str, &str, &str, &[(&str, Figure<BackendFigures>)]); 2] = [
+        ("podop_exchanges_total", "counter", "Requests to backends, by status or fault.", "outcome", &OUTCOMES),
+        ("podop_connections", "gauge", "Connections to backends.", "state", &STATES),
+    ];
+    for (name, kind, help, label, values) in families {
+        text.family(name, kind, help);
+        for (backend, figures) in backends {
+            for (value, figure) in values {
+                text.sample(name, &[("backend", backend), (label, value)], figure(figures));
+            }
+        }
+    }
+    for (name, kind, help, figure) in PLAIN {
+        text.family(name, kind, help);
+        backends.iter().for_each(|(backend, one)| text.sample(name, &[("backend", backend)], figure(one)));
+    }
+}
+
+/// Counts the answer to a lookup.
+pub(super) fn count(figures: &mut TableFigures, answer: &Answer<'_>, took: Duration) {
+    match answer {
+        Answer::Found(_) => figures.found += 1,
+        Answer::Miss => figures.missed += 1,
+        Answer::Failed(failure) if failure.kind == FailureKind::Timeout => figures.timed_out += 1,
+        Answer::Failed(_) => figures.failed += 1,
+    }
+    figures.latency.observe(took);
 }
 
 /// Tells, at debug level, what became of a lookup.

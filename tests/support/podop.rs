@@ -67,9 +67,8 @@ impl Podop {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub fn signal(&self, signal: i32) {
-        // SAFETY: the child was not waited for, so the process id is its own.
-        unsafe { libc::kill(self.child.id() as i32, signal) };
+    pub fn signal(&self, number: i32) {
+        signal(&self.child, number);
     }
 
     /// Waits for the end of the process.
@@ -120,6 +119,21 @@ fn spawn(dir: &TempDir, socket: &Path, args: &Vec<String>) -> Child {
     command.arg("--socket").arg(socket).args(["--socket-mode", "0666", "-v"]).args(args);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     command.spawn().expect("podop can be started")
+}
+
+/// Sends a signal to a child that was not waited for.
+pub fn signal(child: &Child, number: i32) {
+    // SAFETY: the child was not waited for, so the process id is its own.
+    unsafe { libc::kill(child.id() as i32, number) };
+}
+
+/// Waits until something has happened.
+pub fn wait_until(mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < until, "it does not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Runs the program to its end.

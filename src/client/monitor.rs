@@ -1,0 +1,63 @@
+//! Who watches: `GET` of a page with figures or a word on health. One request per connection.
+
+use super::{Event, MAX_REQUEST, Mistake, Page};
+
+/// Takes one request, whose fields do not matter.
+pub fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, Mistake> {
+    let Some(end) = input.windows(4).position(|end| end == b"\r\n\r\n") else {
+        return if input.len() > MAX_REQUEST { Err(Mistake::Page) } else { Ok(None) };
+    };
+    let mut words = input[..end].split(|byte| matches!(byte, b' ' | b'\r'));
+    let (method, target, version) = (words.next(), words.next(), words.next());
+    if !version.is_some_and(|version| version.starts_with(b"HTTP/1.")) {
+        return Err(Mistake::Page);
+    }
+    let path = target.and_then(|target| target.split(|byte| *byte == b'?').next());
+    let page = match (method, path) {
+        (Some(b"GET"), Some(b"/metrics")) => Page::Metrics,
+        (Some(b"GET"), Some(b"/healthz")) => Page::Health,
+        (Some(b"GET"), Some(b"/readyz")) => Page::Readiness,
+        (Some(b"GET"), _) => Page::Unknown,
+        _ => Page::Refused,
+    };
+    Ok(Some((Event::Show(page), end + 4)))
+}
+
+/// Appends a response, after which the connection is closed.
+pub fn respond(status: &str, body: &str, out: &mut Vec<u8>) {
+    let head = "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\nCache-Control: no-store\r\nConnection: close";
+    let length = body.len();
+    out.extend_from_slice(format!("HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_split_of_a_request_asks_for_the_same_page() {
+        let cases: &[(&[u8], Result<Option<Page>, Mistake>)] = &[
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Some(Page::Metrics))),
+            (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", Ok(Some(Page::Metrics))),
+            (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(Page::Health))),
+            (b"GET /readyz HTTP/1.1\r\n\r\n", Ok(Some(Page::Readiness))),
+            (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(Page::Unknown))),
+            (b"POST /metrics HTTP/1.1\r\n\r\n", Ok(Some(Page::Refused))),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n", Ok(None)),
+            (b"hello\r\n\r\n", Err(Mistake::Page)),
+            (b"\r\n\r\n", Err(Mistake::Page)),
+        ];
+        for (input, expected) in cases {
+            for end in 0..input.len() {
+                assert!(matches!(next(&input[..end]), Ok(None)), "{}", input[..end].escape_ascii());
+            }
+            let got = next(input).map(|event| match event {
+                Some((Event::Show(page), used)) if used == input.len() => Some(page),
+                None => None,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(&got, expected, "{}", input.escape_ascii());
+        }
+        assert_eq!(next(&[b'x'; MAX_REQUEST + 1]).err(), Some(Mistake::Page));
+    }
+}
