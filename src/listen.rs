@@ -33,6 +33,28 @@ pub enum Socket {
 }
 
 impl Listener {
+    /// Takes over a socket that somebody else has opened, and told to listen.
+    pub fn inherit(socket: OwnedFd, mode: Mode) -> io::Result<Listener> {
+        let socket = RawSocket::from(socket);
+        let (kind, address) = (socket.r#type()?, socket.local_addr()?);
+        if kind != Type::STREAM {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "not a stream socket"));
+        }
+        socket.listen(BACKLOG)?; // again, as systemd's default is shorter; a connected socket fails here
+        socket.set_nonblocking(true)?;
+        let fd = OwnedFd::from(socket);
+        let socket = if address.is_unix() { Socket::Unix(fd.into()) } else { Socket::Tcp(fd.into()) };
+        Ok(Listener { socket, mode, file: None })
+    }
+
+    /// What a warning is due for: everybody who can reach the address may ask.
+    pub fn is_exposed(&self) -> bool {
+        match &self.socket {
+            Socket::Unix(_) => false,
+            Socket::Tcp(socket) => socket.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback()),
+        }
+    }
+
     /// Listens. The rights are set before anybody can connect. A socket file that nobody serves any
     /// more is replaced; a living one, and a file that is no socket, are left alone.
     pub fn bind(endpoint: &Endpoint, mode: Mode, rights: Rights) -> io::Result<Listener> {

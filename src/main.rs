@@ -2,15 +2,20 @@
 
 use podop::ask::{self, Found};
 use podop::backend::Target;
-use podop::config::{self, Ask, Command, Config, Mistake};
+use podop::config::{self, Ask, Command, Config, Mistake, Mode, Spec};
 use podop::listen::Listener;
 use podop::log::{self, Level};
 use podop::proxy::Proxy;
 use podop::reactor::Reactor;
 use podop::system::{self, Signals};
 use std::io::{self, ErrorKind, Write};
-use std::net::ToSocketAddrs;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a check waits for a connection to one address.
+const CONNECT: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let done = match config::parse(std::env::args_os().skip(1)) {
@@ -38,21 +43,48 @@ fn run(config: &Config) -> Result<(), Mistake> {
     let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
     let (tables, backend) = podop::open(&config.tables)?;
     let descriptors = system::raise_descriptor_limit();
-    let mut listeners = Vec::new();
-    for (endpoint, mode) in &config.listeners {
-        let listener = Listener::bind(endpoint, *mode, config.rights);
-        listeners.push(listener.map_err(|error| failure(&format!("--socket {endpoint}"), &error))?);
-        log::info(format_args!("listen socket={endpoint} mode={mode}"));
+    let listeners = listen(config)?;
+    for Spec { name, kind, .. } in &config.tables {
+        log::info(format_args!("table name={name} type={kind}"));
     }
     for (label, _) in backend.targets() {
         log::info(format_args!("backend origin={label}"));
     }
-    log::info(format_args!("start tables={} descriptors={descriptors}", tables.len()));
+    let (timeout, slow) = (config.timeout.as_secs_f64(), config.slow.as_secs_f64());
+    log::info(format_args!(
+        "start version={} tables={} timeout={timeout} slow={slow} descriptors={descriptors}",
+        env!("CARGO_PKG_VERSION"),
+        tables.len()
+    ));
     let patience = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
-    let proxy = Proxy::new(tables, backend, config.timeout);
+    let mut proxy = Proxy::new(tables, backend, config.timeout);
+    proxy.call_slow(config.slow);
     let mut reactor =
         Reactor::new(proxy, listeners, signals, patience, descriptors).map_err(|error| failure("start", &error))?;
     reactor.run().map_err(|error| failure("poll", &error))
+}
+
+/// All sockets: those that systemd has passed, and those that the command line names.
+fn listen(config: &Config) -> Result<Vec<Listener>, Mistake> {
+    let mut listeners = Vec::new();
+    for (name, socket) in system::inherited_sockets() {
+        let mode = Mode::of_name(&name).unwrap_or(config.inherited);
+        let listener = Listener::inherit(socket, mode);
+        let listener = listener.map_err(|error| failure(&format!("inherited socket '{name}'"), &error))?;
+        listeners.push((format!("inherited:{name}"), listener));
+    }
+    for (endpoint, mode) in &config.listeners {
+        let listener = Listener::bind(endpoint, *mode, config.rights);
+        let listener = listener.map_err(|error| failure(&format!("--socket {endpoint}"), &error))?;
+        listeners.push((endpoint.to_string(), listener));
+    }
+    for (name, listener) in &listeners {
+        log::info(format_args!("listen socket={name} mode={}", listener.mode));
+        if listener.is_exposed() {
+            log::warn(format_args!("exposed socket={name} cause=\"not on loopback: whoever reaches it may ask\""));
+        }
+    }
+    Ok(listeners.into_iter().map(|(_, listener)| listener).collect())
 }
 
 fn failure(what: &str, error: &io::Error) -> Mistake {
@@ -65,50 +97,62 @@ fn failure(what: &str, error: &io::Error) -> Mistake {
     Mistake { code, line: format!("{what}: {error}") }
 }
 
-/// Opens all tables, resolves all backends, and reports.
+/// Opens all tables, tries to reach all backends, and reports.
 fn check(config: &Config) -> Result<u8, Mistake> {
     let (tables, backend) = podop::open(&config.tables)?;
-    let mut report = String::new();
+    let (mut report, mut code) = (String::new(), 0);
     for (endpoint, mode) in &config.listeners {
         report += &format!("socket {endpoint} mode {mode}\n");
     }
     for table in &tables {
         report += &format!("table {} is usable\n", table.name);
     }
-    let mut code = 0;
     for (label, target) in backend.targets() {
-        let result = match target {
-            Target::Unix(path) => format!("is the socket {}", path.display()),
-            Target::Tcp(host, port) => match (host.as_str(), *port).to_socket_addrs() {
-                Ok(addresses) => {
-                    format!("is {}", addresses.map(|one| one.to_string()).collect::<Vec<_>>().join(", "))
-                }
-                Err(error) => {
-                    code = config::EX_NOHOST;
-                    format!("has no address: {error}")
-                }
-            },
+        let reached = reach(target);
+        let result = match &reached {
+            Ok(address) => format!("is reachable at {address}"),
+            Err((_, error)) => error.clone(),
         };
+        code = code.max(reached.err().map_or(0, |(code, _)| code));
         report += &format!("backend {label} {result}\n");
     }
     print(report.as_bytes());
     Ok(code)
 }
 
-/// Asks a running Podop: 0 for a value, 1 for none, 75 for a failure.
-fn query(question: &Ask) -> u8 {
-    match ask::ask(question) {
-        Ok(Found::Value(value)) => print(&[&value[..], b"\n"].concat()),
-        Ok(Found::Nothing) => 1,
-        Ok(Found::Failure(reason)) => {
-            let _ = writeln!(io::stderr(), "podop: {reason}"); // the exit code says it too
-            config::EX_TEMPFAIL
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "podop: {}: {error}", question.socket); // likewise
-            config::EX_TEMPFAIL
+/// Connects to a backend: the address that took the connection, or an exit code and what is wrong.
+fn reach(target: &Target) -> Result<String, (u8, String)> {
+    let unreachable = |error: &io::Error| (config::EX_UNAVAILABLE, format!("is not reachable: {error}"));
+    match target {
+        Target::Unix(path) => match UnixStream::connect(path) {
+            Ok(_) => Ok(path.display().to_string()),
+            Err(error) => Err(unreachable(&error)),
+        },
+        Target::Tcp(host, port) => {
+            let addresses = (host.as_str(), *port).to_socket_addrs();
+            let addresses = addresses.map_err(|error| (config::EX_NOHOST, format!("has no address: {error}")))?;
+            let mut result = Err((config::EX_NOHOST, "has no address".to_owned()));
+            for address in addresses {
+                match TcpStream::connect_timeout(&address, CONNECT) {
+                    Ok(_) => return Ok(address.to_string()),
+                    Err(error) => result = Err(unreachable(&error)),
+                }
+            }
+            result
         }
     }
+}
+
+/// Asks a running Podop: 0 for a value, 1 for none, 75 for a failure.
+fn query(question: &Ask) -> u8 {
+    let (code, reason) = match ask::ask(question) {
+        Ok(Found::Value(value)) => return print(&[&value[..], b"\n"].concat()),
+        Ok(Found::Nothing) => (1, "not found".to_owned()),
+        Ok(Found::Failure(reason)) => (config::EX_TEMPFAIL, reason),
+        Err(error) => (config::EX_TEMPFAIL, format!("{}: {error}", question.socket)),
+    };
+    let _ = writeln!(io::stderr(), "podop: {reason} (exit code {code})"); // the exit code says it too
+    code
 }
 
 fn print(text: &[u8]) -> u8 {

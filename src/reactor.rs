@@ -6,6 +6,7 @@ use crate::client::MAX_OPEN;
 use crate::config::Mode;
 use crate::listen::{self, Listener, SocketFile};
 use crate::log;
+use crate::notify::Notifier;
 use crate::proxy::{Action, End, Peer, Proxy};
 use crate::system::{Signal, Signals};
 use mio::event::{Event, Source};
@@ -198,6 +199,7 @@ pub struct Reactor {
     clients: Sockets,
     backends: Sockets,
     signals: Signals,
+    notifier: Notifier,
     questions: mpsc::Sender<Question>,
     answers: mpsc::Receiver<Resolved>,
     chunk: Box<[u8]>,
@@ -238,6 +240,7 @@ impl Reactor {
             clients: Sockets::default(),
             backends: Sockets::default(),
             signals,
+            notifier: Notifier::from_environment(Instant::now()),
             questions,
             answers,
             chunk: vec![0; CHUNK].into_boxed_slice(),
@@ -254,6 +257,10 @@ impl Reactor {
     /// Serves until a signal says to stop and what is in flight is done, or its time is over.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(MAX_OPEN);
+        self.now = Instant::now();
+        self.proxy.resolve_all(self.now);
+        self.act();
+        self.notifier.ready(&self.proxy.summary(self.now), self.now);
         loop {
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
@@ -269,6 +276,7 @@ impl Reactor {
             }
             self.accept_waiting();
             self.act();
+            self.notifier.turn(|| self.proxy.summary(self.now), self.now);
             if self.stop.is_some_and(|until| self.proxy.is_drained() || until <= self.now) {
                 return Ok(());
             }
@@ -280,7 +288,8 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let accept = self.waiting.iter().map(|(_, at)| *at).min();
-        let next = [self.proxy.deadline(self.now), self.stop, accept].into_iter().flatten().min();
+        let next = [self.proxy.deadline(self.now), self.stop, accept, self.notifier.deadline()];
+        let next = next.into_iter().flatten().min();
         // The kernel counts whole milliseconds; rounding up avoids a turn in which nothing is due yet.
         next.map(|at| at.saturating_duration_since(self.now))
     }
@@ -538,6 +547,7 @@ impl Reactor {
                 }
                 Signal::Stop => {
                     log::info(format_args!("stop"));
+                    self.notifier.stopping();
                     self.doors.clear();
                     self.waiting.clear();
                     self.proxy.stop();
@@ -545,7 +555,9 @@ impl Reactor {
                 }
                 Signal::Reload => {
                     log::info(format_args!("reload"));
+                    self.notifier.reloading();
                     self.proxy.reload();
+                    self.notifier.ready(&self.proxy.summary(self.now), self.now);
                 }
                 Signal::Dump => self.proxy.dump(),
             }

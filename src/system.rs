@@ -134,6 +134,42 @@ fn by_name(
     found
 }
 
+/// Sockets that systemd has opened for us, with their names (sd_listen_fds(3)). They are ours only if `$LISTEN_PID`
+/// is this process. To be called once.
+pub fn inherited_sockets() -> Vec<(String, OwnedFd)> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':').filter(|name| !name.is_empty()).map(str::to_owned);
+    let own = |at: i32| {
+        let fd = FIRST_INHERITED + at;
+        // SAFETY: by the protocol these descriptors are open and belong to nobody else; one that is not is left alone.
+        unsafe {
+            if libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
+                return None;
+            }
+            Some((names.next().unwrap_or_default(), OwnedFd::from_raw_fd(fd)))
+        }
+    };
+    (0..inherited()).filter_map(own).collect()
+}
+
+/// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
+const FIRST_INHERITED: i32 = 3;
+
+/// How many sockets were passed to this process.
+pub fn inherited() -> i32 {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    let ours = number("LISTEN_PID") == Some(std::process::id());
+    number("LISTEN_FDS").filter(|_| ours).map_or(0, |count| count.min(1_000) as i32)
+}
+
+/// The monotonic clock in microseconds, as systemd reads it.
+pub fn monotonic_us() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call only writes to `time`.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
+}
+
 /// True if a short write to stderr will not block.
 pub fn stderr_is_writable() -> bool {
     let mut poll = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };

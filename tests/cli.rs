@@ -86,8 +86,9 @@ fn query_tells_value_none_and_failure_apart() {
         (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     assert_eq!(query(&[socket, "test", "example.org"]), (Some(0), "example.org\n".into(), "".into()));
-    assert_eq!(query(&[socket, "test", "none"]), (Some(1), "".into(), "".into()));
-    let failure = (Some(75), "".into(), "podop: TEMP no such table: none\n".into());
+    let none = (Some(1), "".into(), "podop: not found (exit code 1)\n".into());
+    assert_eq!(query(&[socket, "test", "none"]), none);
+    let failure = (Some(75), "".into(), "podop: TEMP no such table: none (exit code 75)\n".into());
     assert_eq!(query(&[socket, "none", "x"]), failure);
     let list = (Some(0), "[\"alice@example.org\",\"bob@example.net\"]\n".into(), "".into());
     assert_eq!(query(&["--mode", "dovecot", socket, "test", "alias@example.org"]), list);
@@ -97,20 +98,33 @@ fn query_tells_value_none_and_failure_apart() {
 }
 
 #[test]
-fn check_reports_tables_and_backends() {
+fn check_reports_tables_and_which_backends_are_reachable() {
     let args = ["--check", "--socket", "/s", "--name", "t", "--type", "url", "--param"];
-    let good = run(&[&args[..], &["http://127.0.0.1:9/§ http+unix://%2Frun%2Fapp.sock/§"]].concat());
-    assert_eq!(good.status.code(), Some(0));
-    let report = String::from_utf8(good.stdout).unwrap();
+    let check = |param: &str| {
+        let output = run(&[&args[..], &[param]].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("app.sock");
+    let _unix = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let path = socket.to_str().unwrap();
+    let (code, report) = check(&format!("http://{address}/§ http+unix://{}/§", path.replace('/', "%2F")));
     for line in [
-        "socket /s mode auto",
-        "table t is usable",
-        "backend 127.0.0.1:9 is 127.0.0.1:9",
-        "backend unix:/run/app.sock is the socket /run/app.sock",
+        "socket /s mode auto".to_owned(),
+        "table t is usable".to_owned(),
+        format!("backend {address} is reachable at {address}"),
+        format!("backend unix:{path} is reachable at {path}"),
     ] {
         assert!(report.lines().any(|one| one == line), "{report}");
     }
-    let bad = run(&[&args[..], &["http://no-such-host.invalid/§"]].concat());
-    assert_eq!(bad.status.code(), Some(68));
-    assert!(String::from_utf8(bad.stdout).unwrap().contains("backend no-such-host.invalid has no address"));
+    assert_eq!(code, Some(0));
+    drop(listener);
+    let (code, report) = check(&format!("http://{address}/§"));
+    assert_eq!(code, Some(69));
+    assert!(report.contains(&format!("backend {address} is not reachable: Connection refused")), "{report}");
+    let (code, report) = check("http://no-such-host.invalid/§");
+    assert_eq!(code, Some(68));
+    assert!(report.contains("backend no-such-host.invalid has no address"), "{report}");
 }

@@ -1,0 +1,136 @@
+//! The service manager: what systemd is told (sd_notify(3)), and how often it wants to hear that we live. Without its
+//! variables in the environment nothing of this does anything.
+
+use crate::log;
+use crate::system;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+/// The status line is told again at most so often.
+const STATUS: Duration = Duration::from_secs(1);
+
+/// Tells systemd how we do.
+#[derive(Debug, Default)]
+pub struct Notifier {
+    socket: Option<UnixDatagram>,
+    /// Half of the watchdog's time, and when it is over.
+    watchdog: Option<(Duration, Instant)>,
+    /// The last status, and when it was told.
+    status: Option<(String, Instant)>,
+}
+
+impl Notifier {
+    /// Reads `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`.
+    pub fn from_environment(now: Instant) -> Self {
+        let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return Self::default() };
+        let socket = match connect(&path) {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                log::warn(format_args!("notify-socket-unusable path={path} cause=\"{error}\""));
+                None
+            }
+        };
+        let ours = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
+        let time = std::env::var("WATCHDOG_USEC").ok().filter(|_| ours).and_then(|us| us.parse().ok());
+        let half = time.filter(|us| *us > 1).map(|us: u64| Duration::from_micros(us / 2));
+        Self { socket, watchdog: half.map(|half| (half, now)), status: None }
+    }
+
+    /// All listeners listen.
+    pub fn ready(&mut self, summary: &str, now: Instant) {
+        self.tell(&format!("READY=1\nSTATUS={summary}"));
+        self.status = Some((summary.to_owned(), now));
+    }
+
+    /// A reload begins; [`Notifier::ready`] ends it.
+    pub fn reloading(&self) {
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", system::monotonic_us()));
+    }
+
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1\nSTATUS=answering what is in flight");
+    }
+
+    /// Tells the watchdog in time that the loop turns, and the status when it has changed.
+    pub fn turn(&mut self, summary: impl FnOnce() -> String, now: Instant) {
+        if self.socket.is_none() {
+            return;
+        }
+        if let Some((half, due)) = self.watchdog.filter(|(_, due)| *due <= now) {
+            self.tell("WATCHDOG=1");
+            self.watchdog = Some((half, due.max(now) + half));
+        }
+        let Some((told, at)) = &mut self.status else { return };
+        if now < *at + STATUS {
+            return;
+        }
+        *at = now;
+        let summary = summary();
+        if *told != summary {
+            told.clone_from(&summary);
+            self.tell(&format!("STATUS={summary}"));
+        }
+    }
+
+    /// When [`Notifier::turn`] has something to do though nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.watchdog.filter(|_| self.socket.is_some()).map(|(_, due)| due)
+    }
+
+    fn tell(&self, message: &str) {
+        if let Some(socket) = &self.socket {
+            let _ = socket.send(message.as_bytes()); // whoever does not listen any more need not know
+        }
+    }
+}
+
+/// A path, or after `@` a name in the abstract namespace.
+fn connect(path: &str) -> std::io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    match path.strip_prefix('@') {
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => socket.connect(path)?,
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_hears_in_time_and_a_status_is_told_once() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let heard = || {
+            let mut bytes = [0; 200];
+            theirs.recv(&mut bytes).map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned()).ok()
+        };
+        let (mut now, half) = (Instant::now(), Duration::from_secs(5));
+        let mut notifier = Notifier { socket: Some(ours), watchdog: Some((half, now)), status: None };
+        notifier.ready("a", now);
+        assert_eq!(heard().as_deref(), Some("READY=1\nSTATUS=a"));
+        notifier.turn(|| "a".to_owned(), now);
+        assert_eq!(heard().as_deref(), Some("WATCHDOG=1"));
+        assert_eq!(notifier.deadline(), Some(now + half));
+        now += Duration::from_secs(1);
+        notifier.turn(|| "b".to_owned(), now);
+        assert_eq!(heard().as_deref(), Some("STATUS=b"));
+        now += Duration::from_secs(4);
+        notifier.turn(|| "b".to_owned(), now);
+        assert_eq!((heard().as_deref(), heard()), (Some("WATCHDOG=1"), None));
+        notifier.reloading();
+        assert!(heard().is_some_and(|text| text.starts_with("RELOADING=1\nMONOTONIC_USEC=")));
+        notifier.stopping();
+        assert!(heard().is_some_and(|text| text.starts_with("STOPPING=1")));
+    }
+
+    #[test]
+    fn without_a_socket_nothing_is_due() {
+        let mut notifier = Notifier { watchdog: Some((STATUS, Instant::now())), ..Notifier::default() };
+        assert_eq!(notifier.deadline(), None);
+        notifier.turn(|| unreachable!(), Instant::now());
+    }
+}
