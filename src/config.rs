@@ -193,7 +193,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistak
         all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
     let mut listeners = pair(endpoints, &modes)?;
     for text in all(&mut args, "--metrics")? {
-        listen_once(&mut listeners, endpoint("--metrics", &text)?, Mode::Monitor)?;
+        listen_once(&mut listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Monitor)?;
     }
     let inherited = if let [only] = modes[..] { only } else { Mode::Auto };
     let config = Config {
@@ -354,14 +354,19 @@ fn pair(endpoints: Vec<Endpoint>, modes: &[Mode]) -> Result<Vec<(Endpoint, Mode)
     let modes = (0..endpoints.len()).map(mode).collect::<Result<Vec<_>, _>>()?;
     let mut listeners = Vec::new();
     for (endpoint, mode) in endpoints.into_iter().zip(modes) {
-        listen_once(&mut listeners, endpoint, mode)?;
+        listen_once(&mut listeners, "--socket", endpoint, mode)?;
     }
     Ok(listeners)
 }
 
-fn listen_once(listeners: &mut Vec<(Endpoint, Mode)>, endpoint: Endpoint, mode: Mode) -> Result<(), Mistake> {
+fn listen_once(
+    listeners: &mut Vec<(Endpoint, Mode)>,
+    flag: &str,
+    endpoint: Endpoint,
+    mode: Mode,
+) -> Result<(), Mistake> {
     if listeners.iter().any(|(other, _)| *other == endpoint) {
-        return Err(unusable(format!("{endpoint} is to be listened on twice")));
+        return Err(unusable(format!("{flag} {endpoint} is given twice")));
     }
     listeners.push((endpoint, mode));
     Ok(())

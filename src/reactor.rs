@@ -35,6 +35,10 @@ const RESERVE: u64 = 1_100;
 /// When descriptors have run out, accepting is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Who is connected when a stop is asked for may ask for so long: whoever has just come has not sent anything yet, and
+/// `postmap` dies if it writes to a connection that was closed.
+const GRACE: Duration = Duration::from_millis(100);
+
 const SIGNALS: Token = Token(usize::MAX);
 const RESOLVED: Token = Token(usize::MAX - 1);
 const LISTENERS: usize = usize::MAX - 1_000_000;
@@ -214,6 +218,8 @@ pub struct Reactor {
     now: Instant,
     /// When what is in flight has to be done, once a stop was asked for.
     stop: Option<Instant>,
+    /// Until then those who are connected may still ask, once a stop was asked for.
+    last_orders: Option<Instant>,
     patience: Duration,
 }
 
@@ -250,6 +256,7 @@ impl Reactor {
             most_clients: descriptors - RESERVE.min(descriptors / 4),
             now: Instant::now(),
             stop: None,
+            last_orders: None,
             patience,
         })
     }
@@ -275,9 +282,14 @@ impl Reactor {
                 self.read(peer);
             }
             self.accept_waiting();
+            if self.last_orders.is_some_and(|until| until <= self.now) {
+                self.last_orders = None;
+                self.proxy.stop();
+            }
             self.act();
             self.notifier.turn(|| self.proxy.summary(self.now), self.now);
-            if self.stop.is_some_and(|until| self.proxy.is_drained() || until <= self.now) {
+            let drained = self.last_orders.is_none() && self.proxy.is_drained();
+            if self.stop.is_some_and(|until| drained || until <= self.now) {
                 return Ok(());
             }
         }
@@ -288,7 +300,7 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let accept = self.waiting.iter().map(|(_, at)| *at).min();
-        let next = [self.proxy.deadline(self.now), self.stop, accept, self.notifier.deadline()];
+        let next = [self.proxy.deadline(self.now), self.stop, accept, self.last_orders, self.notifier.deadline()];
         let next = next.into_iter().flatten().min();
         // The kernel counts whole milliseconds; rounding up avoids a turn in which nothing is due yet.
         next.map(|at| at.saturating_duration_since(self.now))
@@ -550,7 +562,8 @@ impl Reactor {
                     self.notifier.stopping();
                     self.doors.clear();
                     self.waiting.clear();
-                    self.proxy.stop();
+                    self.proxy.leave();
+                    self.last_orders = Some(self.now + if self.clients.open > 0 { GRACE } else { Duration::ZERO });
                     self.stop = Some(self.now + self.patience);
                 }
                 Signal::Reload => {

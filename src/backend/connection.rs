@@ -52,6 +52,7 @@ struct Asked {
 
 /// What the bytes of a backend mean.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned; a box would cost an allocation")]
 pub(super) enum Arrival<'a> {
     /// Nothing yet.
     Nothing,

@@ -36,7 +36,8 @@ mod tests {
 
     #[test]
     fn any_split_of_a_request_asks_for_the_same_page() {
-        let cases: &[(&[u8], Result<Option<Page>, Mistake>)] = &[
+        type Asked = Result<Option<Page>, Mistake>;
+        let cases: &[(&[u8], Asked)] = &[
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Some(Page::Metrics))),
             (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", Ok(Some(Page::Metrics))),
             (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(Page::Health))),

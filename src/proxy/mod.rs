@@ -85,6 +85,9 @@ pub struct Proxy {
     left: bool,
     /// Something has happened since [`Proxy::settle`].
     unsettled: bool,
+    /// A stop is near.
+    leaving: bool,
+    /// No more requests are taken.
     stopping: bool,
 }
 
@@ -110,6 +113,7 @@ impl Proxy {
             slow: Duration::from_secs(1),
             left: false,
             unsettled: false,
+            leaving: false,
             stopping: false,
         }
     }
@@ -299,6 +303,11 @@ impl Proxy {
         self.unsettled = true;
         self.tables.iter_mut().for_each(|opened| opened.table.reload());
         self.backend.reload();
+    }
+
+    /// Is not ready any more for who watches, as a stop is near.
+    pub fn leave(&mut self) {
+        self.leaving = true;
     }
 
     /// Takes no more requests. What is in flight is answered.

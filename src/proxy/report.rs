@@ -33,7 +33,7 @@ impl Proxy {
         let (status, body) = match page {
             Page::Metrics => ("200 OK", self.metrics()),
             Page::Health => ("200 OK", "ok\n".to_owned()),
-            Page::Readiness if self.stopping => ("503 Service Unavailable", "stopping\n".to_owned()),
+            Page::Readiness if self.leaving => ("503 Service Unavailable", "stopping\n".to_owned()),
             Page::Readiness => ("200 OK", "ok\n".to_owned()),
             Page::Unknown => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
             Page::Refused => ("405 Method Not Allowed", "GET only\n".to_owned()),
@@ -84,24 +84,25 @@ impl Proxy {
     }
 }
 
-type Figure<T> = fn(&T) -> u64;
+/// The value of a label, and where its figure is.
+type Figure<T> = (&'static str, fn(&T) -> u64);
 
 fn table_metrics(tables: &[(&str, &TableFigures)], text: &mut Text) {
-    const LOOKUPS: [(&str, Figure<TableFigures>); 4] = [
+    const LOOKUPS: [Figure<TableFigures>; 4] = [
         ("found", |table| table.found),
         ("miss", |table| table.missed),
         ("fault", |table| table.failed),
         ("timeout", |table| table.timed_out),
     ];
-    const ITERATIONS: [(&str, Figure<TableFigures>); 2] =
+    const ITERATIONS: [Figure<TableFigures>; 2] =
         [("done", |table| table.iterated), ("failed", |table| table.iterations_failed)];
-    const COMMITS: [(&str, Figure<TableFigures>); 4] = [
+    const COMMITS: [Figure<TableFigures>; 4] = [
         ("done", |table| table.committed),
         ("not_found", |table| table.commits_not_found),
         ("failed", |table| table.commits_failed),
         ("uncertain", |table| table.commits_uncertain),
     ];
-    let families: [(&str, &str, &[(&str, Figure<TableFigures>)]); 3] = [
+    let families: [(&str, &str, &[Figure<TableFigures>]); 3] = [
         ("podop_lookups_total", "Lookups, by what came of them.", &LOOKUPS),
         ("podop_iterations_total", "Lists of a dict, by what came of them.", &ITERATIONS),
         ("podop_commits_total", "Transactions of a dict, by what came of them.", &COMMITS),
@@ -123,7 +124,7 @@ fn table_metrics(tables: &[(&str, &TableFigures)], text: &mut Text) {
 }
 
 fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
-    const OUTCOMES: [(&str, Figure<BackendFigures>); 6] = [
+    const OUTCOMES: [Figure<BackendFigures>; 6] = [
         ("2xx", |backend| backend.answered[0]),
         ("3xx", |backend| backend.answered[1]),
         ("4xx", |backend| backend.answered[2]),
@@ -131,12 +132,12 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
         ("fault", |backend| backend.failed),
         ("timeout", |backend| backend.timed_out),
     ];
-    const STATES: [(&str, Figure<BackendFigures>); 3] = [
+    const STATES: [Figure<BackendFigures>; 3] = [
         ("busy", |backend| backend.busy),
         ("idle", |backend| backend.idle),
         ("connecting", |backend| backend.connecting),
     ];
-    const PLAIN: [(&str, &str, &str, Figure<BackendFigures>); 4] = [
+    const PLAIN: [(&str, &str, &str, fn(&BackendFigures) -> u64); 4] = [
         ("podop_resends_total", "counter", "Requests sent once more because a used connection broke.", |one| {
             one.resent
         }),
@@ -144,7 +145,7 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
         ("podop_connections_opened_total", "counter", "Connections to backends that were opened.", |one| one.opened),
         ("podop_queue_length", "gauge", "Requests that wait for a connection.", |one| one.waiting),
     ];
-    let families: [(&str, &str, &str, &str, &[(&str, Figure<BackendFigures>)]); 2] = [
+    let families: [(&str, &str, &str, &str, &[Figure<BackendFigures>]); 2] = [
         ("podop_exchanges_total", "counter", "Requests to backends, by status or fault.", "outcome", &OUTCOMES),
         ("podop_connections", "gauge", "Connections to backends.", "state", &STATES),
     ];
