@@ -88,43 +88,38 @@ impl Proxy {
 type Figure<T> = (&'static str, fn(&T) -> u64);
 
 fn table_metrics(tables: &[(&str, &TableFigures)], text: &mut Text) {
-    const LOOKUPS: [Figure<TableFigures>; 4] = [
+    let each = || tables.iter().copied();
+    let what = ["podop_lookups_total", "counter", "Lookups, by what came of them."];
+    let results: &[Figure<TableFigures>] = &[
         ("found", |table| table.found),
         ("miss", |table| table.missed),
         ("fault", |table| table.failed),
         ("timeout", |table| table.timed_out),
     ];
-    const ITERATIONS: [Figure<TableFigures>; 2] =
-        [("done", |table| table.iterated), ("failed", |table| table.iterations_failed)];
-    const COMMITS: [Figure<TableFigures>; 4] = [
+    family(text, what, ["table", "result"], each(), results);
+    let what = ["podop_iterations_total", "counter", "Lists of a dict, by what came of them."];
+    let results: &[Figure<TableFigures>] =
+        &[("done", |table| table.iterated), ("failed", |table| table.iterations_failed)];
+    family(text, what, ["table", "result"], each(), results);
+    let what = ["podop_commits_total", "counter", "Transactions of a dict, by what came of them."];
+    let results: &[Figure<TableFigures>] = &[
         ("done", |table| table.committed),
         ("not_found", |table| table.commits_not_found),
         ("failed", |table| table.commits_failed),
         ("uncertain", |table| table.commits_uncertain),
     ];
-    let families: [(&str, &str, &[Figure<TableFigures>]); 3] = [
-        ("podop_lookups_total", "Lookups, by what came of them.", &LOOKUPS),
-        ("podop_iterations_total", "Lists of a dict, by what came of them.", &ITERATIONS),
-        ("podop_commits_total", "Transactions of a dict, by what came of them.", &COMMITS),
-    ];
-    for (name, help, results) in families {
-        text.family(name, "counter", help);
-        for (table, figures) in tables {
-            for (result, figure) in results {
-                text.sample(name, &[("table", table), ("result", result)], figure(figures));
-            }
-        }
-    }
-    let (name, help) = ("podop_slow_exchanges_total", "Requests to backends that took longer than --slow.");
-    text.family(name, "counter", help);
-    tables.iter().for_each(|(table, figures)| text.sample(name, &[("table", table)], figures.slow));
-    let (name, help) = ("podop_lookup_duration_seconds", "From a lookup's arrival until its answer.");
-    text.family(name, "histogram", help);
-    tables.iter().for_each(|(table, figures)| text.histogram(name, &[("table", table)], &figures.latency));
+    family(text, what, ["table", "result"], each(), results);
+    let what = ["podop_slow_exchanges_total", "counter", "Requests to backends that took longer than --slow."];
+    family(text, what, ["table", ""], each(), &[("", |table| table.slow)]);
+    let name = "podop_lookup_duration_seconds";
+    text.family(name, "histogram", "From a lookup's arrival until its answer.");
+    each().for_each(|(table, figures)| text.histogram(name, &[("table", table)], &figures.latency));
 }
 
 fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
-    const OUTCOMES: [Figure<BackendFigures>; 6] = [
+    let each = || backends.iter().map(|(label, figures)| (*label, figures));
+    let what = ["podop_exchanges_total", "counter", "Requests to backends, by status or fault."];
+    let outcomes: &[Figure<BackendFigures>] = &[
         ("2xx", |backend| backend.answered[0]),
         ("3xx", |backend| backend.answered[1]),
         ("4xx", |backend| backend.answered[2]),
@@ -132,34 +127,36 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
         ("fault", |backend| backend.failed),
         ("timeout", |backend| backend.timed_out),
     ];
-    const STATES: [Figure<BackendFigures>; 3] = [
-        ("busy", |backend| backend.busy),
-        ("idle", |backend| backend.idle),
-        ("connecting", |backend| backend.connecting),
-    ];
-    const PLAIN: [(&str, &str, &str, fn(&BackendFigures) -> u64); 4] = [
-        ("podop_resends_total", "counter", "Requests sent once more because a used connection broke.", |one| {
-            one.resent
-        }),
-        ("podop_retries_total", "counter", "Requests handed on to another replica.", |one| one.retried),
-        ("podop_connections_opened_total", "counter", "Connections to backends that were opened.", |one| one.opened),
-        ("podop_queue_length", "gauge", "Requests that wait for a connection.", |one| one.waiting),
-    ];
-    let families: [(&str, &str, &str, &str, &[Figure<BackendFigures>]); 2] = [
-        ("podop_exchanges_total", "counter", "Requests to backends, by status or fault.", "outcome", &OUTCOMES),
-        ("podop_connections", "gauge", "Connections to backends.", "state", &STATES),
-    ];
-    for (name, kind, help, label, values) in families {
-        text.family(name, kind, help);
-        for (backend, figures) in backends {
-            for (value, figure) in values {
-                text.sample(name, &[("backend", backend), (label, value)], figure(figures));
-            }
+    family(text, what, ["backend", "outcome"], each(), outcomes);
+    let what = ["podop_connections", "gauge", "Connections to backends."];
+    let states: &[Figure<BackendFigures>] =
+        &[("busy", |backend| backend.busy), ("idle", |backend| backend.idle), ("connecting", |one| one.connecting)];
+    family(text, what, ["backend", "state"], each(), states);
+    let what = ["podop_resends_total", "counter", "Requests sent once more because a used connection broke."];
+    family(text, what, ["backend", ""], each(), &[("", |backend| backend.resent)]);
+    let what = ["podop_retries_total", "counter", "Requests handed on to another replica."];
+    family(text, what, ["backend", ""], each(), &[("", |backend| backend.retried)]);
+    let what = ["podop_connections_opened_total", "counter", "Connections to backends that were opened."];
+    family(text, what, ["backend", ""], each(), &[("", |backend| backend.opened)]);
+    let what = ["podop_queue_length", "gauge", "Requests that wait for a connection."];
+    family(text, what, ["backend", ""], each(), &[("", |backend| backend.waiting)]);
+}
+
+/// A family `[name, kind, help]` with a sample for each owner, and for each value of the second label if that has a name.
+fn family<'a, T: 'a>(
+    text: &mut Text,
+    [name, kind, help]: [&str; 3],
+    [owner, label]: [&str; 2],
+    owners: impl Iterator<Item = (&'a str, &'a T)>,
+    values: &[Figure<T>],
+) {
+    text.family(name, kind, help);
+    for (of, figures) in owners {
+        for (value, figure) in values {
+            let labels = [(owner, of), (label, *value)];
+            let count = if label.is_empty() { 1 } else { 2 };
+            text.sample(name, &labels[..count], figure(figures));
         }
-    }
-    for (name, kind, help, figure) in PLAIN {
-        text.family(name, kind, help);
-        backends.iter().for_each(|(backend, one)| text.sample(name, &[("backend", backend)], figure(one)));
     }
 }
 
