@@ -141,19 +141,19 @@ impl Connection {
                 }
                 Arrival::Nothing
             }
-            Ok(Some(response)) => self.answer(response),
+            Ok(Some(response)) => self.answer(response, now),
             Err(error) => Arrival::Malformed(error),
         }
     }
 
     /// The stream has ended, which may complete a response.
-    pub fn end(&mut self) -> Arrival<'static> {
+    pub fn end(&mut self, now: Instant) -> Arrival<'static> {
         if !self.expects() {
             return Arrival::Nothing;
         }
         match self.decoder.end() {
             Ok(None) => Arrival::Nothing,
-            Ok(Some(response)) => self.answer(response),
+            Ok(Some(response)) => self.answer(response, now),
             Err(error) => Arrival::Malformed(error),
         }
     }
@@ -163,12 +163,12 @@ impl Connection {
         self.line.front().is_some_and(|first| first.ends <= self.taken)
     }
 
-    fn answer<'a>(&mut self, response: Response<'a>) -> Arrival<'a> {
+    fn answer<'a>(&mut self, response: Response<'a>, now: Instant) -> Arrival<'a> {
         self.answered = true;
         self.idle = response.idle;
         let Some(mut asked) = self.line.pop_front() else { return Arrival::Unsolicited };
         if let (Some(head), Some(exchange)) = (self.head.take(), &mut asked.exchange) {
-            exchange.trail.head_ms = exchange.trail.passed(head);
+            exchange.lingered(head, now);
         }
         self.pipelines |= asked.behind;
         Arrival::Answer(asked.exchange, response)

@@ -8,7 +8,7 @@ mod resolver;
 
 pub use fault::{Fault, Phase};
 pub use origin::{Address, Pool, Target};
-pub use request::{Astray, Exchange, MAX_ROUTES, Method, Piece, Request, Route, Trail};
+pub use request::{Astray, Exchange, MAX_ROUTES, Method, Piece, Request, Route};
 
 use crate::arena::{Arena, Key};
 use crate::log;
@@ -148,7 +148,7 @@ impl Backend {
         if routes.len() == 1 {
             return 0;
         }
-        let left = (0..routes.len() as u8).filter(|at| exchange.unreachable & 1 << at == 0);
+        let left = (0..routes.len() as u8).filter(|at| !exchange.has_given_up(*at));
         left.min_by_key(|at| {
             let origin = &self.origins[routes[usize::from(*at)].origin];
             (origin.is_aside(now), origin.is_unresolved(), origin.load())
@@ -159,12 +159,9 @@ impl Backend {
     fn ask(&mut self, key: Key, mut exchange: Exchange, now: Instant) {
         let connection = self.connections.get_mut(key).expect("connections leave the pool when they close");
         let origin = &mut self.origins[connection.origin];
-        let trail = &mut exchange.trail;
-        if now > trail.since {
-            trail.asked_ms = trail.passed(now);
-            trail.connect_ms = trail.overlap(connection.opened, connection.connected.unwrap_or(now), now);
+        if now > exchange.since {
             let resolved = origin.name.and_then(|name| self.resolver.took(name));
-            trail.resolve_ms = resolved.map_or(0, |(asked, told)| trail.overlap(asked, told, now));
+            exchange.waited((connection.opened, connection.connected.unwrap_or(now)), resolved, now);
         }
         origin.asked += 1;
         origin.batch = Some(key);
@@ -293,7 +290,7 @@ impl Backend {
         }
         let fault = match cause {
             Some(kind) => Fault::Broken(kind),
-            None => match connection.end() {
+            None => match connection.end(now) {
                 Arrival::Answer(exchange, response) => return self.answered(key, exchange, response, false, now),
                 Arrival::Malformed(error) => Fault::Malformed(error),
                 Arrival::Nothing | Arrival::Unsolicited => Fault::Closed,
@@ -384,9 +381,8 @@ impl Backend {
         for mut exchange in waiting {
             let left = exchange.origin();
             exchange.give_up_route();
-            let routes = exchange.request.routes.len();
             // Nothing of it has left, or it is a lookup: another replica may be asked.
-            if exchange.unreachable.count_ones() < routes as u32 {
+            if !exchange.is_lost() {
                 self.origins[left].figures.retried += 1;
                 self.submit(exchange, now);
             } else {

@@ -4,7 +4,7 @@ use crate::arena::Key;
 use crate::wire::percent::{self, Part};
 use std::io::Write;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Replicas of one table; which of them an exchange found unreachable is kept in as many bits.
 pub const MAX_ROUTES: usize = 64;
@@ -96,64 +96,40 @@ pub struct Exchange {
     pub deadline: Instant,
     pub request: Request,
     pub key: Vec<u8>,
-    pub trail: Trail,
+    /// When it began to wait for its backend.
+    pub since: Instant,
     /// The chosen one of the request's routes.
     pub(super) route: u8,
-    /// Routes that could not be reached, as bits.
-    pub(super) unreachable: u64,
     /// Asked again because a reused connection broke.
     pub(super) resent: bool,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few exchanges need: kept apart, as exchanges are moved about a lot.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Routes that could not be reached, as bits.
+    unreachable: u64,
     /// Where a redirect led to.
     redirected: Option<Box<[u8]>>,
     hops: u8,
+    /// Where its time went.
+    phases: Phases,
 }
 
-/// Where the time of an exchange went, for who asks why a lookup was slow. Whole milliseconds will do.
-#[derive(Clone, Copy, Debug)]
-pub struct Trail {
-    /// When it began to wait for its backend.
-    pub since: Instant,
-    /// From then until it was put on a connection, the last time; with resolving and connecting, if they fell in.
-    pub asked_ms: u32,
-    pub resolve_ms: u32,
-    pub connect_ms: u32,
-    /// Until the head of the response was there, if that came earlier than the end.
-    pub head_ms: u32,
+/// Milliseconds of an exchange since it began to wait.
+#[derive(Clone, Copy, Debug, Default)]
+struct Phases {
+    /// Until it was put on a connection, the last time; with resolving and connecting, if they fell in.
+    asked: u32,
+    resolve: u32,
+    connect: u32,
+    /// Until the head of the response was there, if the rest came later.
+    head: u32,
 }
 
-impl Trail {
-    fn new(since: Instant) -> Self {
-        Self { since, asked_ms: 0, resolve_ms: 0, connect_ms: 0, head_ms: 0 }
-    }
-
-    /// Milliseconds since the beginning.
-    pub(super) fn passed(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.since).as_millis().try_into().unwrap_or(u32::MAX)
-    }
-
-    /// The part of the time from the beginning until `now` that lies between two others.
-    pub(super) fn overlap(&self, start: Instant, end: Instant, now: Instant) -> u32 {
-        let time = end.min(now).saturating_duration_since(start.max(self.since));
-        time.as_millis().try_into().unwrap_or(u32::MAX)
-    }
-
-    /// `queue=… resolve=… connect=… wait=… body=…` in seconds, for an answer that came at `now`.
-    pub fn phases(&self, now: Instant) -> String {
-        let (end, Trail { asked_ms, resolve_ms, connect_ms, .. }) = (self.passed(now), *self);
-        let head_ms = if self.head_ms > asked_ms { self.head_ms } else { end };
-        let queue = asked_ms.saturating_sub(resolve_ms).saturating_sub(connect_ms);
-        let (wait, body) = (head_ms.saturating_sub(asked_ms), end.saturating_sub(head_ms));
-        let seconds = |ms: u32| f64::from(ms) / 1000.0;
-        format!(
-            "queue={:.3} resolve={:.3} connect={:.3} wait={:.3} body={:.3}",
-            seconds(queue),
-            seconds(resolve_ms),
-            seconds(connect_ms),
-            seconds(wait),
-            seconds(body)
-        )
-    }
-}
+/// Phases that are shorter are not told apart.
+const NOTABLE: Duration = Duration::from_millis(10);
 
 /// Why a redirect is not followed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -165,19 +141,15 @@ pub enum Astray {
 
 impl Exchange {
     pub fn new(job: Key, part: u32, deadline: Instant, request: Request, key: Vec<u8>, now: Instant) -> Self {
-        Self {
-            job,
-            part,
-            deadline,
-            request,
-            key,
-            trail: Trail::new(now),
-            route: 0,
-            unreachable: 0,
-            resent: false,
-            redirected: None,
-            hops: 0,
-        }
+        Self { job, part, deadline, request, key, since: now, route: 0, resent: false, rare: None }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn redirected(&self) -> Option<&[u8]> {
+        self.rare.as_ref()?.redirected.as_deref()
     }
 
     pub(super) fn origin(&self) -> usize {
@@ -189,19 +161,64 @@ impl Exchange {
     }
 
     pub(super) fn is_redirected(&self) -> bool {
-        self.redirected.is_some()
+        self.redirected().is_some()
+    }
+
+    /// True if a route was found to lead nowhere.
+    pub(super) fn has_given_up(&self, route: u8) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.unreachable & 1 << route != 0)
+    }
+
+    /// True if no route is left.
+    pub(super) fn is_lost(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.unreachable.count_ones() as usize >= self.request.routes.len())
+    }
+
+    /// Notes that it is put on a connection that was opened and there at these times, to a host whose name was asked
+    /// for and known at those.
+    pub(super) fn waited(&mut self, made: (Instant, Instant), resolved: Option<(Instant, Instant)>, now: Instant) {
+        if now.saturating_duration_since(self.since) < NOTABLE {
+            return;
+        }
+        let since = self.since;
+        let overlap = |(start, end): (Instant, Instant)| ms(end.min(now).saturating_duration_since(start.max(since)));
+        let phases = &mut self.rare().phases;
+        phases.asked = ms(now - since);
+        phases.connect = overlap(made);
+        phases.resolve = resolved.map_or(0, overlap);
+    }
+
+    /// Notes that the head of its response was there at `head`, and the rest at `now`.
+    pub(super) fn lingered(&mut self, head: Instant, now: Instant) {
+        if now.saturating_duration_since(head) >= NOTABLE {
+            let until_head = ms(head.saturating_duration_since(self.since));
+            self.rare().phases.head = until_head;
+        }
+    }
+
+    /// `queue=… resolve=… connect=… wait=… body=…` in seconds, for an answer that came at `now`.
+    pub fn phases(&self, now: Instant) -> String {
+        let Phases { asked, resolve, connect, head } = self.rare.as_ref().map(|rare| rare.phases).unwrap_or_default();
+        let end = ms(now.saturating_duration_since(self.since));
+        let head = if head > asked { head } else { end };
+        let (queue, wait) = (asked.saturating_sub(resolve).saturating_sub(connect), head.saturating_sub(asked));
+        let named = [("queue", queue), ("resolve", resolve), ("connect", connect), ("wait", wait)];
+        let seconds = |(name, ms): (&str, u32)| format!("{name}={:.3}", f64::from(ms) / 1000.0);
+        named.into_iter().chain([("body", end.saturating_sub(head))]).map(seconds).collect::<Vec<_>>().join(" ")
     }
 
     /// The chosen route leads nowhere; a redirect of its origin does not count for another one.
     pub(super) fn give_up_route(&mut self) {
-        self.unreachable |= 1 << self.route;
-        self.redirected = None;
+        let route = self.route;
+        let rare = self.rare();
+        rare.unreachable |= 1 << route;
+        rare.redirected = None;
     }
 
     /// Appends the request as it goes on the wire.
     pub(super) fn render(&self, out: &mut Vec<u8>) {
         let method = self.request.method;
-        if method == Method::Get && self.redirected.is_none() {
+        if method == Method::Get && !self.is_redirected() {
             return self.render_pieces(&self.route().get, out);
         }
         out.extend_from_slice(method.name());
@@ -219,7 +236,7 @@ impl Exchange {
     }
 
     fn render_target(&self, out: &mut Vec<u8>) {
-        match &self.redirected {
+        match self.redirected() {
             Some(target) => out.extend_from_slice(target),
             None => self.render_pieces(&self.route().target, out),
         }
@@ -239,13 +256,18 @@ impl Exchange {
         let mut current = Vec::new();
         self.render_target(&mut current);
         let target = follow(location.ok_or(Astray::NoLocation)?, &self.route().host, &current)?;
-        self.hops += 1;
-        if self.hops > MAX_HOPS {
+        let rare = self.rare();
+        rare.hops += 1;
+        if rare.hops > MAX_HOPS {
             return Err(Astray::TooFar);
         }
-        self.redirected = Some(target.into());
+        rare.redirected = Some(target.into());
         Ok(())
     }
+}
+
+fn ms(time: Duration) -> u32 {
+    time.as_millis().try_into().unwrap_or(u32::MAX)
 }
 
 /// Where `location` leads from `current` (RFC 3986, 5.2), if that is on the same host.

@@ -481,7 +481,7 @@ impl Proxy {
         let Done { exchange, result, sent } = done;
         let Some(job) = self.jobs.get_mut(exchange.job) else { return };
         let (opened, figures) = (&self.tables[job.table], &mut self.figures[job.table]);
-        let took = now.saturating_duration_since(exchange.trail.since);
+        let took = now.saturating_duration_since(exchange.since);
         let label = self.backend.label(&exchange);
         let failed = |kind, cause: &dyn std::fmt::Display, faults: &mut Repeats| {
             faults.warn(&format!("fault table={} origin={label} cause=\"{cause}\"", opened.name), now);
@@ -489,7 +489,7 @@ impl Proxy {
         };
         if took >= self.slow && result.is_ok() {
             figures.slow += 1;
-            let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.trail.phases(now));
+            let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.phases(now));
             self.faults.warn_of(&format!("slow table={} origin={label}", opened.name), &details, now);
         }
         let response = result.map_err(|fault| {
