@@ -266,10 +266,10 @@ impl Reactor {
         let mut events = Events::with_capacity(MAX_OPEN);
         self.now = Instant::now();
         self.proxy.resolve_all(self.now);
-        self.act();
+        let mut first = Some(Duration::ZERO); // there is something to do already
         self.notifier.ready(&self.proxy.summary(self.now), self.now);
         loop {
-            let timeout = self.timeout();
+            let timeout = first.take().or_else(|| self.timeout());
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 _ => {}

@@ -52,12 +52,11 @@ struct Asked {
 
 /// What the bytes of a backend mean.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned; a box would cost an allocation")]
 pub(super) enum Arrival<'a> {
     /// Nothing yet.
     Nothing,
-    /// The answer to the exchange at the front of the line, unless its time was over.
-    Answer(Option<Exchange>, Response<'a>),
+    /// The answer to the exchange at the front of the line, see [`Connection::answered`].
+    Answer(Response<'a>),
     /// Bytes that nobody asked for: whatever they are, they are no answer.
     Unsolicited,
     /// Not HTTP as it should be.
@@ -105,6 +104,15 @@ impl Connection {
         quiet
     }
 
+    /// Notes in the exchange that was asked last how long it had waited, for a connection and for a name that was asked
+    /// for and known at those times.
+    pub fn note_wait(&mut self, resolved: Option<(Instant, Instant)>, now: Instant) {
+        let made = (self.opened, self.connected.unwrap_or(now));
+        if let Some(exchange) = self.line.back_mut().and_then(|asked| asked.exchange.as_mut()) {
+            exchange.waited(made, resolved, now);
+        }
+    }
+
     /// True if this exchange may be sent together with those that were asked in the same turn. What has left is
     /// not added to: all that a backend reads at once it also answers in order, even one that answers what
     /// came in two pieces in two threads. A connection that has not carried an answer yet takes one request
@@ -141,19 +149,19 @@ impl Connection {
                 }
                 Arrival::Nothing
             }
-            Ok(Some(response)) => self.answer(response, now),
+            Ok(Some(response)) => Arrival::Answer(response),
             Err(error) => Arrival::Malformed(error),
         }
     }
 
     /// The stream has ended, which may complete a response.
-    pub fn end(&mut self, now: Instant) -> Arrival<'static> {
+    pub fn end(&mut self) -> Arrival<'static> {
         if !self.expects() {
             return Arrival::Nothing;
         }
         match self.decoder.end() {
             Ok(None) => Arrival::Nothing,
-            Ok(Some(response)) => self.answer(response, now),
+            Ok(Some(response)) => Arrival::Answer(response),
             Err(error) => Arrival::Malformed(error),
         }
     }
@@ -163,15 +171,17 @@ impl Connection {
         self.line.front().is_some_and(|first| first.ends <= self.taken)
     }
 
-    fn answer<'a>(&mut self, response: Response<'a>, now: Instant) -> Arrival<'a> {
+    /// Takes the exchange out that was answered by [`Arrival::Answer`]; `None` if its time was over. `idle` is how long
+    /// the backend keeps the connection, if it said so.
+    pub fn answered(&mut self, idle: Option<Duration>, now: Instant) -> Option<Exchange> {
         self.answered = true;
-        self.idle = response.idle;
-        let Some(mut asked) = self.line.pop_front() else { return Arrival::Unsolicited };
+        self.idle = idle;
+        let mut asked = self.line.pop_front()?;
+        self.pipelines |= asked.behind;
         if let (Some(head), Some(exchange)) = (self.head.take(), &mut asked.exchange) {
             exchange.lingered(head, now);
         }
-        self.pipelines |= asked.behind;
-        Arrival::Answer(asked.exchange, response)
+        asked.exchange
     }
 
     /// Takes out all that was asked and not answered, in order. `broken` means that what came was no answer.

@@ -156,17 +156,17 @@ impl Backend {
         .unwrap_or(exchange.route)
     }
 
-    fn ask(&mut self, key: Key, mut exchange: Exchange, now: Instant) {
+    fn ask(&mut self, key: Key, exchange: Exchange, now: Instant) {
         let connection = self.connections.get_mut(key).expect("connections leave the pool when they close");
         let origin = &mut self.origins[connection.origin];
-        if now > exchange.since {
-            let resolved = origin.name.and_then(|name| self.resolver.took(name));
-            exchange.waited((connection.opened, connection.connected.unwrap_or(now)), resolved, now);
-        }
+        let waited = now > exchange.since;
         origin.asked += 1;
         origin.batch = Some(key);
         if connection.ask(exchange) {
             self.actions.push_back(Action::Flush(key));
+        }
+        if waited {
+            connection.note_wait(origin.name.and_then(|name| self.resolver.took(name)), now);
         }
     }
 
@@ -227,16 +227,9 @@ impl Backend {
             *input = &[];
             return None;
         };
-        let arrival = connection.receive(input, now);
-        if connection.pipelines {
-            self.origins[connection.origin].trust_pipeline(&connection.address);
-        }
-        match arrival {
+        match connection.receive(input, now) {
             Arrival::Nothing => None,
-            Arrival::Answer(exchange, response) => {
-                let surplus = connection.owes() == 0 && !input.is_empty();
-                self.answered(key, exchange, response, surplus, now)
-            }
+            Arrival::Answer(response) => self.answered(key, response, !input.is_empty(), now),
             Arrival::Unsolicited => {
                 *input = &[];
                 let label = &self.origins[connection.origin].label;
@@ -252,19 +245,17 @@ impl Backend {
         }
     }
 
-    fn answered<'a>(
-        &mut self,
-        key: Key,
-        exchange: Option<Exchange>,
-        response: Response<'a>,
-        surplus: bool,
-        now: Instant,
-    ) -> Option<Done<'a>> {
-        let connection = self.connections.get(key)?;
-        let origin = &mut self.origins[connection.origin];
+    /// Takes an answer to its exchange. `more` means that other bytes came behind it.
+    fn answered<'a>(&mut self, key: Key, response: Response<'a>, more: bool, now: Instant) -> Option<Done<'a>> {
+        let connection = self.connections.get_mut(key)?;
+        let exchange = connection.answered(response.idle, now);
+        let (owes, origin) = (connection.owes(), &mut self.origins[connection.origin]);
+        if connection.pipelines {
+            origin.trust_pipeline(&connection.address);
+        }
         origin.asked -= usize::from(exchange.is_some());
         origin.figures.answer(response.status);
-        let owes = connection.owes();
+        let surplus = more && owes == 0;
         if !response.keep || surplus {
             self.lost(key, if owes > 0 { Fault::Last } else { Fault::Closed }, now);
         } else if owes == 0 {
@@ -290,8 +281,8 @@ impl Backend {
         }
         let fault = match cause {
             Some(kind) => Fault::Broken(kind),
-            None => match connection.end(now) {
-                Arrival::Answer(exchange, response) => return self.answered(key, exchange, response, false, now),
+            None => match connection.end() {
+                Arrival::Answer(response) => return self.answered(key, response, false, now),
                 Arrival::Malformed(error) => Fault::Malformed(error),
                 Arrival::Nothing | Arrival::Unsolicited => Fault::Closed,
             },
