@@ -32,6 +32,7 @@ Tables, one per triple:
 Other:
   --timeout SECONDS      whole life of a request, default 20
   --slow SECONDS         warn of requests that take longer, default 1
+  --cache-size 64M       what answers may take that are kept (--option NAME:cache=SECONDS)
   --metrics PATH         figures for Prometheus, and health; also inet:HOST:PORT
   -v, -vv, --verbose     log more
   --check                check everything, report, exit
@@ -51,6 +52,7 @@ pub const EX_CONFIG: u8 = 78;
 
 const FLAGS: &[&str] = &["--check", "--help", "--verbose", "--version"];
 const VALUE_FLAGS: &[&str] = &[
+    "--cache-size",
     "--metrics",
     "--mode",
     "--name",
@@ -90,6 +92,8 @@ pub struct Config {
     pub timeout: Duration,
     /// What takes longer is worth a warning.
     pub slow: Duration,
+    /// What all kept answers may take, in bytes.
+    pub cache_size: usize,
     /// How many `-v` there were.
     pub verbosity: usize,
 }
@@ -203,6 +207,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistak
         tables: tables(&mut args)?,
         timeout: time(&mut args, "--timeout", 20)?,
         slow: time(&mut args, "--slow", 1)?,
+        cache_size: size(&mut args, "--cache-size", 64 << 20)?,
         verbosity,
     };
     finish(args)?;
@@ -322,6 +327,22 @@ fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Durati
         None => Ok(Duration::from_secs(default)),
         Some(text) => seconds(&text).ok_or_else(|| usage(format!("{flag} wants seconds above 0, not '{text}'"))),
     }
+}
+
+/// A number of bytes that a flag gives, with `K`, `M` or `G` behind it for powers of 1024.
+fn size(args: &mut Arguments, flag: &'static str, default: usize) -> Result<usize, Mistake> {
+    let Some(text) = one(args, flag)? else { return Ok(default) };
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (&text[..], 0),
+    };
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let bytes = digits.parse().ok().filter(|_| plain).and_then(|number: usize| number.checked_mul(1 << shift));
+    bytes
+        .filter(|bytes| (1 << 16..=1 << 40).contains(bytes))
+        .ok_or_else(|| usage(format!("{flag} wants 64K or more, with K, M or G, not '{text}'")))
 }
 
 /// `inet:HOST:PORT`, or a path.

@@ -32,6 +32,11 @@ impl Job {
     pub fn is_commit(&self) -> bool {
         matches!(self.work, Work::Commit(_))
     }
+
+    /// True if it goes on though no client waits for it.
+    pub fn outlives_its_client(&self) -> bool {
+        matches!(self.work, Work::Commit(_) | Work::Fetch(_))
+    }
 }
 
 /// What there is to do.
@@ -41,6 +46,23 @@ pub enum Work {
     Get,
     Iterate(Box<Iteration>),
     Commit(Box<Commitment>),
+    /// A lookup that waits for the [`Work::Fetch`] of its key.
+    Wait {
+        fetch: Key,
+        since: Instant,
+    },
+    /// One question for all who ask it; it belongs to no client.
+    Fetch(Box<Fetch>),
+}
+
+/// A key on its way to the cache.
+#[derive(Debug)]
+pub struct Fetch {
+    pub key: Vec<u8>,
+    /// The jobs that wait for it.
+    pub waiters: Vec<Key>,
+    /// False once the key was written: then the answer is good for those who wait already, and for nobody else.
+    pub current: bool,
 }
 
 /// First the names, then one question each, unless the values came with the names.

@@ -23,6 +23,7 @@ pub mod arena;
 pub mod ask;
 pub mod backend;
 pub mod buffer;
+pub mod cache;
 pub mod client;
 pub mod config;
 pub mod job;

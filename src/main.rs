@@ -59,6 +59,7 @@ fn run(config: &Config) -> Result<(), Mistake> {
     let patience = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
     let mut proxy = Proxy::new(tables, backend, config.timeout);
     proxy.call_slow(config.slow);
+    proxy.limit_cache(config.cache_size);
     let mut reactor =
         Reactor::new(proxy, listeners, signals, patience, descriptors).map_err(|error| failure("start", &error))?;
     reactor.run().map_err(|error| failure("poll", &error))

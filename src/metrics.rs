@@ -53,6 +53,10 @@ pub struct TableFigures {
     pub commits_not_found: u64,
     pub commits_failed: u64,
     pub commits_uncertain: u64,
+    /// Lookups that were answered from the cache, with an answer that was out of date, or together with others.
+    pub kept_fresh: u64,
+    pub kept_stale: u64,
+    pub joined: u64,
     /// Exchanges that took longer than what is called slow.
     pub slow: u64,
 }

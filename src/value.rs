@@ -62,6 +62,17 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The same, borrowed.
+    pub fn borrowed(&self) -> Value<'_> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Value::Scalar(raw) => Value::Scalar(Cow::Borrowed(raw)),
+            Value::Array(raw) => Value::Array(Cow::Borrowed(raw)),
+            Value::Object(raw) => Value::Object(Cow::Borrowed(raw)),
+        }
+    }
+
     /// The part that a JSON pointer (RFC 6901) names; `Null` if there is none.
     pub fn select(self, pointer: &str) -> Result<Value<'a>, NotJson> {
         pointer

@@ -34,7 +34,7 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
         (table("file", "/no/such/file"), 78, "--param of table 't': /no/such/file: No such file"),
         (table("file", "Cargo.toml"), 78, "--param of table 't': Cargo.toml: not a JSON object"),
         (with(table("url", "http://h/§"), "t:colour=red"), 78, "--option of table 't': setting 'colour' is unknown"),
-        (with(table("url", "http://h/§"), "t:cache=60"), 78, "--option of table 't': setting 'cache' is unknown"),
+        (with(table("url", "http://h/§"), "t:stale=60"), 78, "--option of table 't': stale= needs cache="),
         (
             with(table("url", "http://h/§"), "t:timeout=x"),
             78,

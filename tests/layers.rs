@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("client", 43),
     ("table", 42),
     ("backend", 41),
+    ("cache", 40),
     ("query", 31),
     ("config", 30),
     ("value", 20),

@@ -60,8 +60,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4, pipeline in 1usize..5) {
-        let mut model = Model::new(connections, pipeline);
+    fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4, pipeline in 1usize..5, cache: bool) {
+        let mut model = Model::new(connections, pipeline, cache);
         for op in ops {
             model.apply(op);
             model.check();
@@ -99,10 +99,13 @@ struct Model {
 }
 
 impl Model {
-    fn new(connections: usize, pipeline: usize) -> Self {
+    fn new(connections: usize, pipeline: usize, cache: bool) -> Self {
         let options = [format!("alias:connections={connections}"), format!("alias:pipeline={pipeline}")];
+        let mut args = vec!["--option", &options[0], "--option", &options[1], "--timeout", "5"];
+        // No key is asked for twice, so nothing is found there; but all goes another way.
+        args.extend(["--option", "alias:cache=60"].iter().filter(|_| cache));
         Self {
-            world: World::with_alias(&["--option", &options[0], "--option", &options[1], "--timeout", "5"]),
+            world: World::with_alias(&args),
             pipeline,
             clients: Vec::new(),
             backends: BTreeMap::new(),

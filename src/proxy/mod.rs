@@ -1,10 +1,12 @@
 //! The engine, without I/O: bytes and time in, bytes and actions out.
 
 mod clients;
+mod fetch;
 mod report;
 
 use crate::arena::{Arena, Key};
 use crate::backend::{self, Address, Backend, Done, Exchange, Fault};
+use crate::cache::{Cache, Kept};
 use crate::client::{Client, Event, Reply};
 use crate::config::Mode;
 use crate::job::{Commitment, Iteration, Job, Step, Work};
@@ -14,10 +16,13 @@ use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
 use crate::table::{Need, Opened, Question};
 use crate::timers::Timers;
 use report::{count, log_answer};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+/// What answers that are kept may take, where nothing else is said.
+const CACHE_SIZE: usize = 64 << 20; // bytes
 
 /// Names a connection of either side.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -54,6 +59,8 @@ pub enum End {
 #[derive(Debug)]
 enum Due {
     Job(Key),
+    /// A lookup that could have a stale answer has waited for long enough.
+    Impatient(Key),
     /// A client is looked at that seemed stuck, with how much it had sent and read by then.
     Stuck(Key),
 }
@@ -67,6 +74,9 @@ pub struct Proxy {
     /// Sorted by name.
     tables: Vec<Opened>,
     backend: Backend,
+    cache: Cache,
+    /// The fetches on their way, by the table and the key that they ask for, of which others may have the answer.
+    flights: Vec<HashMap<Vec<u8>, Key>>,
     timers: Timers<Due>,
     actions: VecDeque<Action>,
     /// Clients that may be read from again.
@@ -100,6 +110,8 @@ impl Proxy {
             jobs: Arena::default(),
             streams: Vec::new(),
             figures: vec![TableFigures::default(); tables.len()],
+            cache: Cache::new(CACHE_SIZE, tables.len()),
+            flights: vec![HashMap::new(); tables.len()],
             accepted: 0,
             rejected: 0,
             astray: 0,
@@ -121,6 +133,11 @@ impl Proxy {
     /// Warns of exchanges that take longer than this, instead of one second.
     pub fn call_slow(&mut self, slow: Duration) {
         self.slow = slow;
+    }
+
+    /// Lets the answers that are kept take so many bytes, instead of 64 MiB.
+    pub fn limit_cache(&mut self, bytes: usize) {
+        self.cache = Cache::new(bytes, self.tables.len());
     }
 
     /// Begins to resolve the names of all backends.
@@ -267,7 +284,7 @@ impl Proxy {
         let (jobs, clients, mut gone) = (&self.jobs, &self.clients, Vec::new());
         self.backend.sweep(|key| {
             let job = jobs.get(key);
-            let wanted = job.is_some_and(|job| job.is_commit() || clients.contains(job.client));
+            let wanted = job.is_some_and(|job| job.outlives_its_client() || clients.contains(job.client));
             if !wanted {
                 gone.push(key);
             }
@@ -302,6 +319,7 @@ impl Proxy {
     pub fn reload(&mut self) {
         self.unsettled = true;
         self.tables.iter_mut().for_each(|opened| opened.table.reload());
+        self.forget_all();
         self.backend.reload();
     }
 
@@ -378,7 +396,10 @@ impl Proxy {
 
     /// Begins a request.
     fn start(&mut self, client: Key, place: u64, at: usize, query: Query<'_>, now: Instant) {
-        let Opened { name, timeout, table } = &mut self.tables[at];
+        if let (Query::Get(key), true) = (&query, self.tables[at].caching.is_some()) {
+            return self.get_kept(client, place, at, key, now);
+        }
+        let Opened { name, timeout, table, .. } = &mut self.tables[at];
         let timeout = timeout.unwrap_or(self.timeout);
         let deadline = now + timeout;
         let job = |work| Job { client, place, table: at, deadline, work };
@@ -454,14 +475,18 @@ impl Proxy {
 
     /// Carries out the next write of a commit.
     fn commit(&mut self, key: Key, now: Instant) {
-        let Some(Job { table, deadline, work: Work::Commit(commitment), .. }) = self.jobs.get_mut(key) else { return };
-        let Some(write) = commitment.next() else {
+        let Some(Job { table, work: Work::Commit(commitment), .. }) = self.jobs.get(key) else { return };
+        let (table, Some(write)) = (*table, commitment.next()) else {
             let id = commitment.id();
             return self.end(key, Reply::Committed(id, Outcome::Done));
         };
+        let written = write.key.clone();
+        self.forget(table, &written);
+        let Some(Job { table, deadline, work: Work::Commit(commitment), .. }) = self.jobs.get_mut(key) else { return };
+        let Some(write) = commitment.next() else { return };
         match self.tables[*table].table.ask(Question::Write(write), now) {
             Need::Http(request) => {
-                self.backend.submit(Exchange::new(key, 0, *deadline, request, write.key.clone(), now), now);
+                self.backend.submit(Exchange::new(key, 0, *deadline, request, written, now), now);
             }
             Need::Nothing(answer) => {
                 let failure = match answer {
@@ -507,12 +532,16 @@ impl Proxy {
                 (Ok(_), None) => return,
                 (Err(failure), _) => (Err(failure), !sent),
             };
-            let id = commitment.id();
-            return match commitment.answered(told, certain) {
+            let (id, table) = (commitment.id(), job.table);
+            let outcome = commitment.answered(told, certain);
+            // What was asked for meanwhile may be the old value.
+            self.forget(table, &exchange.key);
+            return match outcome {
                 Some(outcome) => self.end(exchange.job, Reply::Committed(id, outcome)),
                 None => self.commit(exchange.job, now),
             };
         }
+        let keeping = response.as_ref().map(|response| response.keeping).unwrap_or_default();
         let list = matches!(&job.work, Work::Iterate(iteration) if iteration.is_listing());
         let answer = match response.map(|response| opened.table.tell(list, response)) {
             Ok(Ok(answer)) => answer,
@@ -520,8 +549,10 @@ impl Proxy {
             Err(failure) => Answer::Failed(failure),
         };
         log_answer(&opened.name, &answer, &exchange.key);
-        if matches!(job.work, Work::Get) {
-            count(figures, &answer, took);
+        match &job.work {
+            Work::Get => count(figures, &answer, took),
+            Work::Fetch(_) => return self.fetched(exchange.job, Kept::of(answer), keeping, now),
+            Work::Iterate(_) | Work::Commit(_) | Work::Wait { .. } => {}
         }
         if let Work::Iterate(iteration) = &mut job.work {
             return match iteration.answered(exchange.part, answer) {
@@ -574,6 +605,7 @@ impl Proxy {
             match self.timers.due(now, |due| is_alive(due, jobs, clients)) {
                 None => return,
                 Some(Due::Job(key)) => self.time_out(key),
+                Some(Due::Impatient(key)) => self.grow_impatient(key, now),
                 Some(Due::Stuck(key)) => self.check_stuck(key, now),
             }
         }
@@ -585,7 +617,8 @@ impl Proxy {
         let reason = format_args!("{}: not done in time", self.tables[job.table].name);
         let failure = Failure::new(FailureKind::Timeout, reason);
         let reply = match &job.work {
-            Work::Get => Reply::Answer(Answer::Failed(failure)),
+            Work::Get | Work::Wait { .. } => Reply::Answer(Answer::Failed(failure)),
+            Work::Fetch(_) => return, // it ends with its exchange
             Work::Iterate(_) => Reply::Failed(failure),
             Work::Commit(commitment) => Reply::Committed(commitment.id(), Outcome::Uncertain(failure)),
         };
@@ -613,7 +646,7 @@ fn respond<'a>(
 
 fn is_alive(due: &Due, jobs: &Arena<Job>, clients: &Arena<Client>) -> bool {
     match due {
-        Due::Job(key) => jobs.contains(*key),
+        Due::Job(key) | Due::Impatient(key) => jobs.contains(*key),
         Due::Stuck(key) => clients.contains(*key),
     }
 }

@@ -51,6 +51,7 @@ impl Proxy {
         self.client_metrics(&mut text);
         let tables: Vec<_> = self.tables.iter().map(|opened| &opened.name[..]).zip(&self.figures).collect();
         table_metrics(&tables, &mut text);
+        self.cache_metrics(&mut text);
         let mut backends = BTreeMap::<&str, BackendFigures>::new();
         for (label, figures) in self.backend.figures() {
             backends.entry(label).or_default().add(&figures);
@@ -75,6 +76,16 @@ impl Proxy {
         let (name, help) = ("podop_unknown_table_requests_total", "Requests to tables that are not there.");
         text.family(name, "counter", help);
         text.sample(name, &[], self.astray);
+    }
+
+    fn cache_metrics(&self, text: &mut Text) {
+        let figures = self.cache.figures();
+        text.family("podop_cache_entries", "gauge", "Answers that are kept.");
+        text.sample("podop_cache_entries", &[], figures.entries);
+        text.family("podop_cache_bytes", "gauge", "What they take, of --cache-size.");
+        text.sample("podop_cache_bytes", &[], figures.bytes);
+        text.family("podop_cache_evictions_total", "counter", "Answers that had to go to make room.");
+        text.sample("podop_cache_evictions_total", &[], figures.evicted);
     }
 
     /// Counts a client that is let go for its own fault.
@@ -109,6 +120,10 @@ fn table_metrics(tables: &[(&str, &TableFigures)], text: &mut Text) {
         ("uncertain", |table| table.commits_uncertain),
     ];
     family(text, what, ["table", "result"], each(), results);
+    let what = ["podop_cache_answers_total", "counter", "Lookups that needed no exchange of their own."];
+    let kinds: &[Figure<TableFigures>] =
+        &[("fresh", |table| table.kept_fresh), ("stale", |table| table.kept_stale), ("joined", |table| table.joined)];
+    family(text, what, ["table", "kind"], each(), kinds);
     let what = ["podop_slow_exchanges_total", "counter", "Requests to backends that took longer than --slow."];
     family(text, what, ["table", ""], each(), &[("", |table| table.slow)]);
     let name = "podop_lookup_duration_seconds";

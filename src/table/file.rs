@@ -21,7 +21,7 @@ pub fn open(opening: Opening<'_>, _: &mut Backend) -> Result<Opened, Wrong> {
     let path = PathBuf::from(opening.param);
     let (stamp, content) = read(&path).map_err(|error| Wrong::param(format!("{}: {error}", path.display())))?;
     let table = File { name: opening.name.to_owned(), path, stamp, looked: None, content, list: String::new() };
-    Ok(Opened { name: opening.name.to_owned(), timeout, table: Box::new(table) })
+    Ok(Opened { name: opening.name.to_owned(), timeout, caching: None, table: Box::new(table) })
 }
 
 struct File {

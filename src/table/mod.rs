@@ -77,7 +77,17 @@ pub struct Opened {
     pub name: String,
     /// The life of a request, if not that of all tables.
     pub timeout: Option<Duration>,
+    /// How long answers are kept, if they are.
+    pub caching: Option<Caching>,
     pub table: Box<dyn Table>,
+}
+
+/// How long answers of a table are kept, where their backend says nothing else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Caching {
+    pub fresh: Duration,
+    /// How long after that an answer will do if there is no new one (RFC 5861).
+    pub stale: Duration,
 }
 
 /// What a table is opened with.

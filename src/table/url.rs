@@ -1,6 +1,6 @@
 //! The URL table: a lookup is a GET, a write is a POST, PATCH or DELETE.
 
-use super::{Complaint, Need, Opened, Opening, Question, Settings, Table, Written, Wrong};
+use super::{Caching, Complaint, Need, Opened, Opening, Question, Settings, Table, Written, Wrong};
 use crate::backend::{Backend, MAX_ROUTES, Method, Piece, Pool, Request, Route, Target};
 use crate::log;
 use crate::query::{Answer, Change, Failure, Write};
@@ -33,15 +33,16 @@ pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong
         return Err(Wrong::param(format!("wants 1 to {MAX_ROUTES} URLs")));
     }
     let origins = urls.iter().map(|url| backend.origin(&url.label, url.to.clone(), given.pool)).collect();
-    let (name, timeout) = (opening.name.to_owned(), given.timeout);
+    let (name, timeout, caching) = (opening.name.to_owned(), given.timeout, given.caching);
     let mut table = Remote { name: name.clone(), urls, origins, routes: Rc::new([]), given };
     table.routes = table.prepare().map_err(Wrong::option)?;
-    Ok(Opened { name, timeout, table: Box::new(table) })
+    Ok(Opened { name, timeout, caching, table: Box::new(table) })
 }
 
 /// The settings of one table.
 struct Given {
     timeout: Option<Duration>,
+    caching: Option<Caching>,
     pool: Pool,
     misses: Misses,
     /// What an unset is: a POST of `null`, or a DELETE.
@@ -55,6 +56,7 @@ impl Given {
     fn take(mut settings: Settings<'_>) -> Result<Self, String> {
         let given = Self {
             timeout: settings.seconds("timeout")?,
+            caching: caching(&mut settings)?,
             pool: Pool {
                 connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
                 keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
@@ -192,6 +194,14 @@ impl Misses {
             Misses::Usual => (400..500).contains(&status) && !matches!(status, 408 | 421 | 425 | 429),
             Misses::These(list) => list.contains(&status),
         }
+    }
+}
+
+fn caching(settings: &mut Settings<'_>) -> Result<Option<Caching>, String> {
+    match (settings.seconds("cache")?, settings.seconds("stale")?) {
+        (Some(fresh), stale) => Ok(Some(Caching { fresh, stale: stale.unwrap_or_default() })),
+        (None, Some(_)) => Err("stale= needs cache=".to_owned()),
+        (None, None) => Ok(None),
     }
 }
 
@@ -388,6 +398,7 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::config::Setting;
+    use crate::wire::http::Keeping;
 
     #[test]
     fn urls_are_taken_apart() {
@@ -464,7 +475,8 @@ mod tests {
             let given: Vec<Setting> = given.into_iter().map(setting).collect();
             let opening = Opening { name: "t", param: "http://h/§", settings: Settings::new(&given) };
             let opened = open(opening, &mut Backend::default()).unwrap();
-            let response = Response { status, keep: true, idle: None, location: None, body: body.as_bytes().into() };
+            let (body, keeping) = (body.as_bytes().into(), Keeping::default());
+            let response = Response { status, keep: true, idle: None, location: None, keeping, body };
             match opened.table.tell(false, response) {
                 Ok(Answer::Found(value)) => value.for_postfix().map_or("miss".to_owned(), |text| text.into_owned()),
                 Ok(Answer::Miss) => "miss".to_owned(),
@@ -506,7 +518,8 @@ mod tests {
             (("header", "A: b\r\nC: d"), "control characters"),
             (("header", "Content-Length: 5"), "Podop's own"),
             (("header-file", "/no/such/file"), "No such file"),
-            (("cache", "60"), "setting 'cache' is unknown"),
+            (("cache", "0"), "not a time"),
+            (("stale", "60"), "stale= needs cache="),
             (("pipeline", "0"), "wants a number"),
         ];
         for ((key, value), expected) in cases {

@@ -22,7 +22,45 @@ pub struct Response<'a> {
     /// How long the server keeps an idle connection (`Keep-Alive: timeout=`), if it says so.
     pub idle: Option<Duration>,
     pub location: Option<Box<[u8]>>,
+    pub keeping: Keeping,
     pub body: Cow<'a, [u8]>,
+}
+
+/// What a response says of being kept (`Cache-Control` and `Age`; RFC 9111, 5.1 and 5.2.2), as a private cache reads it:
+/// `s-maxage` and `private` mean nothing to it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Keeping {
+    /// It must not be used again: `no-store`, or `no-cache`, as nothing is ever revalidated.
+    pub never: bool,
+    /// Not even if the backend is gone: `must-revalidate`.
+    pub strict: bool,
+    max_age: Option<u32>,
+    age: u32,
+}
+
+impl Keeping {
+    /// How long it is fresh from now on, if it says so.
+    pub fn fresh(&self) -> Option<Duration> {
+        self.max_age.map(|seconds| Duration::from_secs(seconds.saturating_sub(self.age).into()))
+    }
+
+    fn control(&mut self, value: &[u8]) {
+        for directive in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            let mut parts = directive.splitn(2, |byte| *byte == b'=');
+            let (name, argument) = (parts.next().unwrap_or_default().trim_ascii(), parts.next());
+            if name.eq_ignore_ascii_case(b"no-store") || name.eq_ignore_ascii_case(b"no-cache") {
+                self.never = true;
+            } else if name.eq_ignore_ascii_case(b"must-revalidate") {
+                self.strict = true;
+            } else if name.eq_ignore_ascii_case(b"max-age") {
+                let digits = argument.map(<[u8]>::trim_ascii).unwrap_or_default();
+                let bare = digits.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(digits);
+                // What cannot be read is out of date at once (RFC 9111, 4.2.1).
+                let seconds = super::decimal(bare).unwrap_or(0).min(31_536_000) as u32;
+                self.max_age = Some(self.max_age.map_or(seconds, |other| other.min(seconds)));
+            }
+        }
+    }
 }
 
 /// What is wrong with a response. The connection is of no use after that.
@@ -103,6 +141,7 @@ struct Head {
     close: bool,
     idle: Option<Duration>,
     location: Option<Box<[u8]>>,
+    keeping: Keeping,
 }
 
 impl Decoder {
@@ -298,7 +337,14 @@ impl Decoder {
 
 impl Head {
     fn response(self, body: Cow<'_, [u8]>) -> Response<'_> {
-        Response { status: self.status, keep: self.keep && !self.close, idle: self.idle, location: self.location, body }
+        Response {
+            status: self.status,
+            keep: self.keep && !self.close,
+            idle: self.idle,
+            location: self.location,
+            keeping: self.keeping,
+            body,
+        }
     }
 }
 
@@ -383,6 +429,10 @@ fn read_field(
             }
         }
         10 if name.eq_ignore_ascii_case("keep-alive") => head.idle = keep_alive(value),
+        13 if name.eq_ignore_ascii_case("cache-control") => head.keeping.control(value),
+        3 if name.eq_ignore_ascii_case("age") => {
+            head.keeping.age = super::decimal(value).unwrap_or(0).min(u32::MAX.into()) as u32;
+        }
         8 if name.eq_ignore_ascii_case("location") => head.location = Some(value.into()),
         _ => {}
     }
@@ -526,6 +576,33 @@ mod tests {
         let response = Decoder::default().push(&mut input).unwrap().unwrap();
         assert!(matches!(response.body, Cow::Borrowed(b"41")));
         assert_eq!(input, b"rest");
+    }
+
+    #[test]
+    fn a_response_says_how_long_it_may_be_kept() {
+        let cases: &[(&str, bool, bool, Option<u64>)] = &[
+            ("", false, false, None),
+            ("Cache-Control: max-age=60", false, false, Some(60)),
+            ("cache-control: Max-Age=60\r\nAge: 20", false, false, Some(40)),
+            ("Age: 90\r\nCache-Control: private, max-age=60, must-revalidate", false, true, Some(0)),
+            ("Cache-Control: max-age=\"60\"", false, false, Some(60)),
+            ("Cache-Control: max-age=60\r\nCache-Control: max-age=30", false, false, Some(30)),
+            ("Cache-Control: s-maxage=5, max-age=60", false, false, Some(60)),
+            ("Cache-Control: s-maxage=5", false, false, None),
+            ("Cache-Control: max-age=soon", false, false, Some(0)),
+            ("Cache-Control: max-age", false, false, Some(0)),
+            ("Cache-Control: no-store", true, false, None),
+            ("Cache-Control: no-cache=\"Set-Cookie\", max-age=60", true, false, Some(60)),
+            ("Cache-Control: public", false, false, None),
+        ];
+        for (fields, never, strict, fresh) in cases {
+            let text =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n\r\n").replace("\r\n\r\n\r\n", "\r\n\r\n");
+            let response = Decoder::default().push(&mut text.as_bytes()).unwrap().unwrap();
+            let Keeping { never: got_never, strict: got_strict, .. } = response.keeping;
+            let got = (got_never, got_strict, response.keeping.fresh());
+            assert_eq!(got, (*never, *strict, fresh.map(Duration::from_secs)), "{fields}");
+        }
     }
 
     #[test]

@@ -1,0 +1,345 @@
+//! Answers that are kept for a while: bounded in bytes, by key, without a clock and without a thread.
+//!
+//! What has to go is chosen by S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): what
+//! is new waits in a small queue, and only what was asked for again before its end moves to the main one. A scan of keys
+//! that are asked for once passes through the small queue and leaves the hot keys in the main one alone. A hit only counts,
+//! it moves nothing. What is out of date stays until its turn comes: there is never much to do at once.
+
+use crate::arena::{Arena, Key};
+use crate::query::{Answer, Failure};
+use crate::value::Value;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// What an entry takes besides its key and value: itself, its place in map and queues, and what the allocator adds.
+const OVERHEAD: usize = 320; // bytes
+
+/// The part of the cache for what is new.
+const SMALL: usize = 10; // percent
+
+/// How often a hit counts at most; as often an entry is passed over in the main queue.
+const MOST_HITS: u8 = 3;
+
+/// An entry that was hit so often is worth being asked for again before its time is over.
+const HOT: u8 = 1;
+
+/// That is done when so much of its time is left.
+const EARLY: u32 = 10; // a tenth
+
+/// What is kept of an answer.
+#[derive(Clone, Debug)]
+pub enum Kept {
+    Found(Value<'static>),
+    Miss,
+}
+
+/// How long an answer is good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Lifetime {
+    /// It is the answer for so long.
+    pub fresh: Duration,
+    /// After that it will do for so long if there is no other.
+    pub stale: Duration,
+}
+
+/// What is known of a key.
+#[derive(Debug)]
+pub enum Known<'a> {
+    /// The answer. `early` says that it is a good time to ask again.
+    Fresh {
+        kept: &'a Kept,
+        early: bool,
+    },
+    /// Better than nothing.
+    Stale(&'a Kept),
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Entry {
+    table: usize,
+    key: Rc<[u8]>,
+    kept: Kept,
+    since: Instant,
+    lifetime: Lifetime,
+    hits: u8,
+    main: bool,
+    size: usize,
+}
+
+/// Figures of the cache.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Figures {
+    pub entries: usize,
+    pub bytes: usize,
+    pub evicted: u64,
+}
+
+/// Answers by table and key.
+#[derive(Debug)]
+pub struct Cache {
+    /// At most so many bytes.
+    limit: usize,
+    bytes: usize,
+    small_bytes: usize,
+    maps: Vec<HashMap<Rc<[u8]>, Key>>,
+    entries: Arena<Entry>,
+    small: VecDeque<Key>,
+    main: VecDeque<Key>,
+    /// Hashes of what has left the small queue: who comes back soon goes to the main one.
+    ghosts: VecDeque<u64>,
+    ghost_set: HashSet<u64>,
+    hasher: RandomState,
+    evicted: u64,
+}
+
+impl Cache {
+    /// A cache of `limit` bytes for so many tables.
+    pub fn new(limit: usize, tables: usize) -> Self {
+        Self {
+            limit,
+            bytes: 0,
+            small_bytes: 0,
+            maps: (0..tables).map(|_| HashMap::new()).collect(),
+            entries: Arena::default(),
+            small: VecDeque::new(),
+            main: VecDeque::new(),
+            ghosts: VecDeque::new(),
+            ghost_set: HashSet::new(),
+            hasher: RandomState::new(),
+            evicted: 0,
+        }
+    }
+
+    /// What is known of a key at `now`. It counts as a hit.
+    pub fn look(&mut self, table: usize, key: &[u8], now: Instant) -> Known<'_> {
+        let found = self.maps[table].get(key).copied();
+        let Some(entry) = found.and_then(|at| self.entries.get_mut(at)) else { return Known::Nothing };
+        let age = now.saturating_duration_since(entry.since);
+        let Lifetime { fresh, stale } = entry.lifetime;
+        if age < fresh {
+            let early = entry.hits >= HOT && fresh - age < fresh / EARLY;
+            entry.hits = MOST_HITS.min(entry.hits + 1);
+            Known::Fresh { kept: &entry.kept, early }
+        } else if age < fresh + stale {
+            Known::Stale(&entry.kept)
+        } else {
+            Known::Nothing
+        }
+    }
+
+    /// Keeps an answer in place of the one before. One that is larger than the small part is not kept at all.
+    pub fn keep(&mut self, table: usize, key: &[u8], kept: Kept, lifetime: Lifetime, now: Instant) {
+        let hits = self.forget(table, key);
+        let size = OVERHEAD + key.len() + kept.size();
+        if size > self.limit * SMALL / 100 || lifetime.fresh + lifetime.stale == Duration::ZERO {
+            return;
+        }
+        let hash = self.hasher.hash_one((table, key));
+        // What was here, or has just left, is no newcomer.
+        let main = hits.is_some_and(|hits| hits > 1) || self.ghost_set.remove(&hash);
+        let key: Rc<[u8]> = key.into();
+        let hits = hits.unwrap_or(0);
+        let entry = Entry { table, key: key.clone(), kept, since: now, lifetime, hits, main, size };
+        let at = self.entries.insert(entry);
+        self.maps[table].insert(key, at);
+        self.bytes += size;
+        if main {
+            self.main.push_back(at);
+        } else {
+            self.small_bytes += size;
+            self.small.push_back(at);
+        }
+        while self.bytes > self.limit {
+            self.evict();
+        }
+    }
+
+    /// Drops what is known of a key; says how often it was asked for if there was anything.
+    pub fn forget(&mut self, table: usize, key: &[u8]) -> Option<u8> {
+        let at = self.maps[table].remove(key)?;
+        let entry = self.take(at)?;
+        // Its place in the queue is found empty when its turn comes, unless the empty ones become too many.
+        if self.small.len() + self.main.len() > 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            self.small.retain(|at| entries.contains(*at));
+            self.main.retain(|at| entries.contains(*at));
+        }
+        Some(entry.hits)
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        let evicted = self.evicted;
+        *self = Self { evicted, ..Self::new(self.limit, self.maps.len()) };
+    }
+
+    pub fn figures(&self) -> Figures {
+        Figures { entries: self.entries.len(), bytes: self.bytes, evicted: self.evicted }
+    }
+
+    fn take(&mut self, at: Key) -> Option<Entry> {
+        let entry = self.entries.remove(at)?;
+        self.bytes -= entry.size;
+        if !entry.main {
+            self.small_bytes -= entry.size;
+        }
+        Some(entry)
+    }
+
+    /// Makes room for at least one entry, or finds a better place for one.
+    fn evict(&mut self) {
+        let small = self.small_bytes * 100 > self.limit * SMALL || self.main.is_empty();
+        let next = if small { self.small.pop_front() } else { self.main.pop_front() };
+        let Some(at) = next else { return };
+        let Some(entry) = self.entries.get_mut(at) else { return }; // dropped before
+        if small && entry.hits > 1 {
+            entry.main = true;
+            entry.hits = 0;
+            self.small_bytes -= entry.size;
+            self.main.push_back(at);
+        } else if !small && entry.hits > 0 {
+            entry.hits -= 1;
+            self.main.push_back(at);
+        } else if let Some(entry) = self.take(at) {
+            self.maps[entry.table].remove(&entry.key);
+            self.evicted += 1;
+            if small {
+                self.remember(self.hasher.hash_one((entry.table, &entry.key[..])));
+            }
+        }
+    }
+
+    /// As many who have left are remembered as there are entries.
+    fn remember(&mut self, hash: u64) {
+        if self.ghost_set.insert(hash) {
+            self.ghosts.push_back(hash);
+        }
+        while self.ghosts.len() > self.entries.len().max(64) {
+            if let Some(oldest) = self.ghosts.pop_front() {
+                self.ghost_set.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Kept {
+    /// What is kept of an answer; a failure never is.
+    pub fn of(answer: Answer<'_>) -> Result<Kept, Failure> {
+        match answer {
+            Answer::Found(value) => Ok(Kept::Found(value.into_owned())),
+            Answer::Miss => Ok(Kept::Miss),
+            Answer::Failed(failure) => Err(failure),
+        }
+    }
+
+    pub fn answer(&self) -> Answer<'_> {
+        match self {
+            Kept::Found(value) => Answer::Found(value.borrowed()),
+            Kept::Miss => Answer::Miss,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Kept::Miss | Kept::Found(Value::Null) => 0,
+            Kept::Found(Value::Text(text) | Value::Scalar(text) | Value::Array(text) | Value::Object(text)) => {
+                text.len()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Lifetime = Lifetime { fresh: Duration::from_secs(60), stale: Duration::from_secs(600) };
+
+    fn text(text: &str) -> Kept {
+        Kept::Found(Value::Text(text.to_owned().into()))
+    }
+
+    fn known(cache: &mut Cache, key: &str, now: Instant) -> String {
+        match cache.look(0, key.as_bytes(), now) {
+            Known::Fresh { kept: Kept::Found(value), early } => {
+                format!("{}{}", value.for_postfix().unwrap(), if early { " early" } else { "" })
+            }
+            Known::Fresh { kept: Kept::Miss, .. } => "miss".to_owned(),
+            Known::Stale(Kept::Found(value)) => format!("stale {}", value.for_postfix().unwrap()),
+            Known::Stale(Kept::Miss) => "stale miss".to_owned(),
+            Known::Nothing => "-".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_fresh_then_stale_then_nothing() {
+        let (mut cache, start) = (Cache::new(1 << 20, 2), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        cache.keep(0, b"a", text("1"), MINUTE, start);
+        cache.keep(0, b"m", Kept::Miss, MINUTE, start);
+        assert!(matches!(cache.look(1, b"a", start), Known::Nothing), "another table");
+        assert_eq!([known(&mut cache, "a", start), known(&mut cache, "m", start)], ["1", "miss"]);
+        assert_eq!(known(&mut cache, "a", at(53)), "1");
+        assert_eq!(known(&mut cache, "a", at(55)), "1 early");
+        assert_eq!([known(&mut cache, "a", at(60)), known(&mut cache, "m", at(60))], ["stale 1", "stale miss"]);
+        assert_eq!(known(&mut cache, "a", at(659)), "stale 1");
+        assert_eq!(known(&mut cache, "a", at(660)), "-");
+        cache.keep(0, b"a", text("2"), MINUTE, at(660));
+        assert_eq!((known(&mut cache, "a", at(660)), cache.figures().entries), ("2".to_owned(), 2));
+        cache.forget(0, b"a");
+        assert_eq!(known(&mut cache, "a", at(660)), "-");
+        cache.clear();
+        assert_eq!((known(&mut cache, "m", start), cache.figures().bytes), ("-".to_owned(), 0));
+    }
+
+    #[test]
+    fn hot_keys_survive_a_scan_of_cold_ones() {
+        let (mut cache, now) = (Cache::new(200_000, 1), Instant::now());
+        let hot: Vec<String> = (0..100).map(|n| format!("hot{n}")).collect();
+        for key in &hot {
+            cache.keep(0, key.as_bytes(), text(key), MINUTE, now);
+        }
+        for round in 0..20_000 {
+            let key = &hot[round % hot.len()];
+            if round % 10 == 0 {
+                cache.look(0, key.as_bytes(), now);
+            }
+            let cold = format!("cold{round}");
+            assert_eq!(known(&mut cache, &cold, now), "-");
+            cache.keep(0, cold.as_bytes(), text("x"), MINUTE, now);
+            assert!(cache.figures().bytes <= 200_000);
+        }
+        // They are asked for every tenth time only, on the whole as often as one cold key in a hundred.
+        let kept = hot.iter().filter(|key| known(&mut cache, key, now) != "-").count();
+        assert!(kept >= 10, "{kept} of 100 hot keys are left");
+        let asked: Vec<&String> = hot.iter().step_by(10).collect();
+        assert!(asked.iter().all(|key| known(&mut cache, key, now) == ***key), "what is asked for stays");
+    }
+
+    #[test]
+    fn the_bound_holds_for_values_of_all_sizes_and_writes_leave_nothing_behind() {
+        let (mut cache, now) = (Cache::new(1 << 20, 1), Instant::now());
+        for round in 0..30_000_usize {
+            let key = format!("{}", round * 7919 % 5_000);
+            let value = "x".repeat(round * 31 % 3_000 * (round % 7));
+            cache.keep(0, key.as_bytes(), text(&value), MINUTE, now);
+            if round % 3 == 0 {
+                cache.forget(0, format!("{}", round * 104_729 % 5_000).as_bytes());
+            }
+            if round % 5 == 0 {
+                cache.look(0, key.as_bytes(), now);
+            }
+            let Figures { bytes, entries, .. } = cache.figures();
+            assert!(bytes <= 1 << 20);
+            assert!(cache.small.len() + cache.main.len() <= 2 * entries + 66);
+            assert!(cache.ghosts.len() <= entries.max(64) + 1 && cache.ghost_set.len() <= cache.ghosts.len());
+        }
+        let sum: usize = cache.entries.iter().map(|(_, entry)| entry.size).sum();
+        assert_eq!((sum, cache.maps[0].len()), (cache.bytes, cache.entries.len()));
+        cache.keep(0, b"huge", text(&"x".repeat(1 << 17)), MINUTE, now);
+        assert_eq!(known(&mut cache, "huge", now), "-", "more than a tenth is not kept");
+    }
+}
