@@ -21,6 +21,8 @@ pub enum Fault {
     /// Bytes came before the request had left.
     Early,
     Astray(u16, Astray),
+    /// It was set aside, for this reason.
+    Aside(String),
     Overloaded,
     Timeout(Phase),
 }
@@ -49,6 +51,7 @@ impl fmt::Display for Fault {
             Fault::Astray(status, Astray::NoLocation) => write!(f, "answered {status} without a usable location"),
             Fault::Astray(status, Astray::OtherOrigin) => write!(f, "answered {status} to another origin"),
             Fault::Astray(status, Astray::TooFar) => write!(f, "answered {status} too often"),
+            Fault::Aside(cause) => write!(f, "is set aside: {cause}"),
             Fault::Overloaded => write!(f, "is overloaded: {MAX_WAITING} requests are waiting"),
             Fault::Timeout(phase) => f.write_str(match phase {
                 Phase::Resolve => "was not resolved in time",

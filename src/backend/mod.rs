@@ -2,6 +2,7 @@
 
 mod connection;
 mod fault;
+mod health;
 mod origin;
 mod request;
 mod resolver;
@@ -15,6 +16,7 @@ use crate::log;
 use crate::metrics::BackendFigures;
 use crate::wire::http::Response;
 use connection::{Arrival, Connection, Left};
+use health::Admission;
 use origin::Origin;
 use resolver::{Known, Resolver};
 use std::collections::VecDeque;
@@ -111,7 +113,18 @@ impl Backend {
             self.soonest = Some(exchange.deadline);
         }
         if !exchange.is_redirected() {
-            exchange.route = self.choose(&exchange, now);
+            match self.choose(&exchange, now) {
+                Some(route) => exchange.route = route,
+                None => {
+                    let cause = self.origins[exchange.origin()].health.cause().to_owned();
+                    return self.fail(exchange, Fault::Aside(cause), false);
+                }
+            }
+        }
+        let deadline = exchange.deadline;
+        let health = &mut self.origins[exchange.origin()].health;
+        if health.is_aside() && health.admission(now) == Admission::Probe {
+            health.probe(deadline);
         }
         let Some(exchange) = self.ask_at_once(exchange, now) else { return };
         let origin = &mut self.origins[exchange.origin()];
@@ -141,19 +154,75 @@ impl Backend {
         Some(exchange)
     }
 
-    /// The best of the routes that were not found unreachable: one with working addresses, and the
-    /// fewest exchanges on their way.
-    fn choose(&self, exchange: &Exchange, now: Instant) -> u8 {
+    /// The best of the routes that were not given up: one that has to be probed, else the one with working addresses and
+    /// the fewest exchanges on their way; `None` if all are set aside. A write goes to a probe only if it must: what
+    /// may be asked again elsewhere is the better probe.
+    fn choose(&self, exchange: &Exchange, now: Instant) -> Option<u8> {
         let routes = &exchange.request.routes;
+        let origin = |at: u8| &self.origins[routes[usize::from(at)].origin];
         if routes.len() == 1 {
-            return 0;
+            return (origin(0).health.admission(now) != Admission::Closed).then_some(0);
         }
+        let safe = exchange.request.method.is_safe();
         let left = (0..routes.len() as u8).filter(|at| !exchange.has_given_up(*at));
-        left.min_by_key(|at| {
-            let origin = &self.origins[routes[usize::from(*at)].origin];
-            (origin.is_aside(now), origin.is_unresolved(), origin.load())
-        })
-        .unwrap_or(exchange.route)
+        let rank = |at: u8| match origin(at).health.admission(now) {
+            Admission::Probe if safe => Some(0),
+            Admission::Open => Some(1),
+            Admission::Probe => Some(2),
+            Admission::Closed => None,
+        };
+        left.filter_map(|at| rank(at).map(|rank| (rank, at)))
+            .min_by_key(|(rank, at)| {
+                let origin = origin(*at);
+                (*rank, origin.is_aside(now), origin.is_unresolved(), origin.load())
+            })
+            .map(|(_, at)| at)
+    }
+
+    /// A fault that speaks against an origin as a whole, and against its address if it has others. An origin that has
+    /// too many is asked no more for a while, and who waits for it goes elsewhere or fails.
+    fn blame(&mut self, at: usize, address: Option<&Address>, fault: &impl ToString, now: Instant) {
+        let origin = &mut self.origins[at];
+        if let Some(address) = address.filter(|address| origin.avoid(address, now)) {
+            let idle =
+                |(key, _): &(Key, Instant)| self.connections.get(*key).is_some_and(|one| one.address == *address);
+            let idle: Vec<Key> = origin.idle.iter().filter(|one| idle(one)).map(|(key, _)| *key).collect();
+            idle.into_iter().for_each(|key| self.lost(key, Fault::Closed, now));
+        }
+        let origin = &mut self.origins[at];
+        if origin.health.fault(fault.to_string(), now) {
+            log::warn(format_args!("set-aside origin={} cause=\"{}\"", origin.label, origin.health.cause()));
+            self.evacuate(at, now);
+        }
+    }
+
+    /// Lets all who wait for an origin try another, or fail.
+    fn evacuate(&mut self, at: usize, now: Instant) {
+        let origin = &mut self.origins[at];
+        let mut waiting: Vec<Exchange> = origin.fresh.drain(..).collect();
+        waiting.extend(origin.queue.drain(..).map(|(_, exchange)| exchange));
+        waiting.into_iter().for_each(|exchange| self.submit(exchange, now));
+    }
+
+    /// What a status says of the origin that sent it.
+    fn judge(&mut self, at: usize, address: &Address, status: u16, retry_after: Option<u32>, now: Instant) {
+        let cause = format_args!("answered {status}");
+        match (status, retry_after) {
+            (429 | 503, Some(seconds)) => {
+                let (origin, pause) = (&mut self.origins[at], Duration::from_secs(seconds.into()));
+                if origin.health.asked(pause, cause, now) {
+                    log::warn(format_args!("set-aside origin={} cause=\"{cause}\" seconds={seconds}", origin.label));
+                    self.evacuate(at, now);
+                }
+            }
+            (502..=504, _) => self.blame(at, Some(address), &cause, now),
+            _ => {
+                let origin = &mut self.origins[at];
+                if origin.health.answered() {
+                    log::warn(format_args!("recovered origin={}", origin.label));
+                }
+            }
+        }
     }
 
     fn ask(&mut self, key: Key, exchange: Exchange, now: Instant) {
@@ -255,7 +324,11 @@ impl Backend {
         }
         origin.asked -= usize::from(exchange.is_some());
         origin.figures.answer(response.status);
-        let surplus = more && owes == 0;
+        let (surplus, at) = (more && owes == 0, connection.origin);
+        if origin.is_unwell(response.status) {
+            let address = connection.address.clone();
+            self.judge(at, &address, response.status, response.retry_after, now);
+        }
         if !response.keep || surplus {
             self.lost(key, if owes > 0 { Fault::Last } else { Fault::Closed }, now);
         } else if owes == 0 {
@@ -268,6 +341,26 @@ impl Backend {
                 Err(astray) => self.fail(exchange, Fault::Astray(response.status, astray), true),
             }
             return None;
+        }
+        if exchange.request.method.is_safe()
+            && matches!(response.status, 502..=504)
+            && exchange.request.routes.len() > 1
+        {
+            let left = exchange.origin();
+            exchange.give_up_route();
+            if !exchange.is_lost() && self.choose(&exchange, now).is_some() {
+                self.origins[left].figures.retried += 1;
+                self.submit(exchange, now);
+                return None;
+            }
+        } else if exchange.request.method.is_safe() && matches!(response.status, 502..=504) && !exchange.resent {
+            let origin = &mut self.origins[exchange.origin()];
+            if origin.has_choice(now) {
+                exchange.resent = true;
+                origin.figures.retried += 1;
+                origin.fresh.push_back(exchange);
+                return None;
+            }
         }
         Some(Done { exchange, result: Ok(response), sent: true })
     }
@@ -299,10 +392,10 @@ impl Backend {
             self.doubt_pipeline(&connection, fault == Fault::Last);
         }
         let origin = &mut self.origins[connection.origin];
-        origin.open -= 1;
+        origin.closed(&connection.address);
         origin.idle.retain(|(other, _)| *other != key);
         let reused = !connection.is_fresh();
-        let (mut again, mut given_up) = (Vec::new(), Vec::new());
+        let (mut again, mut given_up, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
         for (mut exchange, left) in connection.leave(matches!(fault, Fault::Malformed(_))) {
             origin.asked -= 1;
             match left {
@@ -315,12 +408,23 @@ impl Backend {
                     log::info(format_args!("resend origin={} cause=\"{fault}\"", origin.label));
                     origin.fresh.push_back(exchange);
                 }
+                Left::Unanswered if exchange.request.method.is_safe() && exchange.has_other_route() => {
+                    elsewhere.push(exchange);
+                }
                 // A new connection is no better the next time.
                 Left::Unsent | Left::Unanswered | Left::Begun => {
                     let sent = left != Left::Unsent;
                     given_up.push((exchange, sent));
                 }
             }
+        }
+        if !given_up.is_empty() || !elsewhere.is_empty() {
+            self.blame(connection.origin, Some(&connection.address), &fault, now);
+        }
+        for mut exchange in elsewhere {
+            self.origins[connection.origin].figures.retried += 1;
+            exchange.give_up_route();
+            self.submit(exchange, now);
         }
         given_up.into_iter().for_each(|(exchange, sent)| self.fail(exchange, fault.clone(), sent));
         // In their old order, in front of what came later.
@@ -349,7 +453,7 @@ impl Backend {
         let Some(connection) = self.connections.remove(key) else { return };
         self.actions.push_back(Action::Close(key));
         let origin = &mut self.origins[connection.origin];
-        origin.open -= 1;
+        origin.closed(&connection.address);
         origin.connecting.retain(|(other, _)| *other != key);
         if !origin.missed(&connection.address, now) {
             return; // another address is next, or on its way
@@ -358,7 +462,8 @@ impl Backend {
         if let Some(name) = origin.name {
             self.resolver.doubt(name);
         }
-        self.give_up(connection.origin, fault, now);
+        self.give_up(connection.origin, fault.clone(), now);
+        self.blame(connection.origin, None, &fault, now);
     }
 
     /// Ends what waits for an origin that cannot be reached; replicas are tried first. What only waits
@@ -458,7 +563,7 @@ impl Backend {
             let address = origin.next_address(now);
             origin.figures.opened += 1;
             let key = self.connections.insert(Connection::new(at, address.clone(), origin.ahead(&address), now));
-            origin.open += 1;
+            origin.opened(&address);
             origin.connecting.push_back((key, now + CONNECT));
             self.actions.push_back(Action::Connect(key, address));
         }
@@ -493,11 +598,13 @@ impl Backend {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let phase = if connection.in_head() { Phase::Head } else { Phase::Body };
         let (late, is_late, origin) = (connection.expire(now), connection.is_late(), connection.origin);
+        let address = connection.address.clone();
         for (exchange, sent) in late {
             self.origins[origin].asked -= 1;
             self.fail(exchange, Fault::Timeout(phase), sent);
         }
         if is_late {
+            self.blame(origin, Some(&address), &Fault::Timeout(phase), now);
             self.lost(key, Fault::Closed, now);
         }
     }
@@ -533,7 +640,8 @@ impl Backend {
 
     /// How many origins there are, and how many of them cannot be reached at the moment.
     pub fn health(&self, now: Instant) -> (usize, usize) {
-        (self.origins.len(), self.origins.iter().filter(|origin| origin.is_aside(now)).count())
+        let gone = |origin: &&Origin| origin.is_aside(now) || origin.health.is_aside();
+        (self.origins.len(), self.origins.iter().filter(gone).count())
     }
 }
 

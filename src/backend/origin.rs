@@ -1,6 +1,7 @@
 //! An origin: its addresses, and when it needs one more connection.
 
 use super::Phase;
+use super::health::Health;
 use super::request::Exchange;
 use super::resolver::Resolver;
 use crate::arena::Key;
@@ -15,6 +16,9 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// An address that could not be reached is not tried for so long if there is another one.
 const ASIDE: Duration = Duration::from_secs(10);
+
+/// An address that was reached and had a fault is avoided for so long if there is another one.
+const AVOIDED: Duration = Duration::from_secs(1);
 
 /// Up to so many connections, every exchange that finds none free gets a new one. Fewer make a fast backend
 /// wait for us; many more cost it and us more than they bring (512 instead of 64: 37 % more CPU).
@@ -64,6 +68,7 @@ pub(super) struct Origin {
     /// Exchanges that connections owe answers to.
     pub asked: usize,
     pub figures: BackendFigures,
+    pub health: Health,
     /// Some address broke off requests that were sent ahead.
     doubted: bool,
     /// The connection that was asked last: others may be asked together with it.
@@ -92,16 +97,22 @@ struct Place {
     aside: Option<Instant>,
     /// It could not be reached since the last time that any address could, or that all could not.
     failed: bool,
+    /// Connections to it.
+    open: usize,
     /// How often in a row it broke off requests that were sent ahead, up to [`Place::STRIKES`].
     strikes: u8,
 }
 
 impl Place {
+    fn is_aside(&self, now: Instant) -> bool {
+        self.aside.is_some_and(|until| now < until)
+    }
+
     /// So often a backend may break off before it is asked one at a time.
     const STRIKES: u8 = 2;
 
     fn new(address: Address) -> Self {
-        Self { address, aside: None, failed: false, strikes: 0 }
+        Self { address, aside: None, failed: false, open: 0, strikes: 0 }
     }
 }
 
@@ -124,6 +135,7 @@ impl Origin {
             open: 0,
             asked: 0,
             figures: BackendFigures::default(),
+            health: Health::default(),
             doubted: false,
             batch: None,
             idle: VecDeque::new(),
@@ -265,21 +277,53 @@ impl Origin {
             .iter()
             .map(|address| Address::Tcp(*address))
             .map(|address| match known(&address) {
-                Some(Place { aside, strikes, .. }) => Place { aside: *aside, strikes: *strikes, ..Place::new(address) },
+                Some(Place { aside, open, strikes, .. }) => {
+                    Place { aside: *aside, open: *open, strikes: *strikes, ..Place::new(address) }
+                }
                 None => Place::new(address),
             })
             .collect();
         self.preferred = 0;
     }
 
-    /// The address to try now, of those that did not just fail: the one that worked last, else the first
-    /// in order that is not set aside, else the one that has been set aside for longest.
+    /// The address to try now, of those that did not just fail: of those that are not set aside the one with the fewest
+    /// connections, and of several the one that worked last; else the one that has been set aside for longest.
     pub fn next_address(&self, now: Instant) -> Address {
-        let works = |place: &&Place| !place.failed && place.aside.is_none_or(|until| until <= now);
-        let preferred = self.addresses.get(self.preferred).filter(works);
-        let place = preferred.or_else(|| self.addresses.iter().find(works));
-        let longest = || self.addresses.iter().filter(|place| !place.failed).min_by_key(|place| place.aside);
-        place.or_else(longest).unwrap_or(&self.addresses[0]).address.clone()
+        let left = || self.addresses.iter().enumerate().filter(|(_, place)| !place.failed);
+        let works = left().filter(|(_, place)| !place.is_aside(now));
+        let best = works.min_by_key(|(at, place)| (place.open, *at != self.preferred));
+        let longest = || left().min_by_key(|(_, place)| place.aside);
+        best.or_else(longest).map_or(&self.addresses[0], |(_, place)| place).address.clone()
+    }
+
+    /// A connection to an address is to be made.
+    pub fn opened(&mut self, address: &Address) {
+        self.open += 1;
+        self.addresses.iter_mut().filter(|place| place.address == *address).for_each(|place| place.open += 1);
+    }
+
+    /// A connection to an address is no more.
+    pub fn closed(&mut self, address: &Address) {
+        self.open -= 1;
+        let same = self.addresses.iter_mut().filter(|place| place.address == *address);
+        same.for_each(|place| place.open = place.open.saturating_sub(1)); // it may have been learned anew
+    }
+
+    /// Prefers other addresses for a while, if there are any; says whether.
+    pub fn avoid(&mut self, address: &Address, now: Instant) -> bool {
+        let others = self.addresses.iter().any(|place| place.address != *address && !place.is_aside(now));
+        let place = self.addresses.iter_mut().find(|place| place.address == *address);
+        place.filter(|_| others).map(|place| place.aside = Some(now + AVOIDED)).is_some()
+    }
+
+    /// True if there are several addresses, and not all are set aside.
+    pub fn has_choice(&self, now: Instant) -> bool {
+        self.addresses.len() > 1 && !self.is_aside(now)
+    }
+
+    /// True if an answer with this status may change what is thought of the origin.
+    pub fn is_unwell(&self, status: u16) -> bool {
+        matches!(status, 429 | 502..=504) || self.health.is_doubted()
     }
 
     /// True if all addresses just failed: what is still connecting decides.
@@ -289,8 +333,7 @@ impl Origin {
 
     /// True if all addresses are set aside.
     pub fn is_aside(&self, now: Instant) -> bool {
-        let aside = |place: &Place| place.aside.is_some_and(|until| now < until);
-        !self.addresses.is_empty() && self.addresses.iter().all(aside)
+        !self.addresses.is_empty() && self.addresses.iter().all(|place| place.is_aside(now))
     }
 
     /// True if none of its addresses is known.

@@ -169,6 +169,12 @@ impl Exchange {
         self.rare.as_ref().is_some_and(|rare| rare.unreachable & 1 << route != 0)
     }
 
+    /// True if a route is left besides the chosen one.
+    pub(super) fn has_other_route(&self) -> bool {
+        let given_up = self.rare.as_ref().map_or(0, |rare| rare.unreachable) | 1 << self.route;
+        (given_up.count_ones() as usize) < self.request.routes.len()
+    }
+
     /// True if no route is left.
     pub(super) fn is_lost(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.unreachable.count_ones() as usize >= self.request.routes.len())

@@ -476,7 +476,8 @@ mod tests {
             let opening = Opening { name: "t", param: "http://h/§", settings: Settings::new(&given) };
             let opened = open(opening, &mut Backend::default()).unwrap();
             let (body, keeping) = (body.as_bytes().into(), Keeping::default());
-            let response = Response { status, keep: true, idle: None, location: None, keeping, body };
+            let response =
+                Response { status, keep: true, idle: None, location: None, retry_after: None, keeping, body };
             match opened.table.tell(false, response) {
                 Ok(Answer::Found(value)) => value.for_postfix().map_or("miss".to_owned(), |text| text.into_owned()),
                 Ok(Answer::Miss) => "miss".to_owned(),

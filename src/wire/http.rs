@@ -22,6 +22,8 @@ pub struct Response<'a> {
     /// How long the server keeps an idle connection (`Keep-Alive: timeout=`), if it says so.
     pub idle: Option<Duration>,
     pub location: Option<Box<[u8]>>,
+    /// `Retry-After` in seconds; a date is not understood.
+    pub retry_after: Option<u32>,
     pub keeping: Keeping,
     pub body: Cow<'a, [u8]>,
 }
@@ -141,6 +143,7 @@ struct Head {
     close: bool,
     idle: Option<Duration>,
     location: Option<Box<[u8]>>,
+    retry_after: Option<u32>,
     keeping: Keeping,
 }
 
@@ -342,6 +345,7 @@ impl Head {
             keep: self.keep && !self.close,
             idle: self.idle,
             location: self.location,
+            retry_after: self.retry_after,
             keeping: self.keeping,
             body,
         }
@@ -432,6 +436,9 @@ fn read_field(
         13 if name.eq_ignore_ascii_case("cache-control") => head.keeping.control(value),
         3 if name.eq_ignore_ascii_case("age") => {
             head.keeping.age = super::decimal(value).unwrap_or(0).min(u32::MAX.into()) as u32;
+        }
+        11 if name.eq_ignore_ascii_case("retry-after") => {
+            head.retry_after = super::decimal(value).map(|seconds| seconds.min(86_400) as u32);
         }
         8 if name.eq_ignore_ascii_case("location") => head.location = Some(value.into()),
         _ => {}

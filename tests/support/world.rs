@@ -199,6 +199,23 @@ impl World {
         }
     }
 
+    /// The same with GETs only, answered by what the `Host` field says.
+    pub fn serve_hosts(&mut self, mut answer: impl FnMut(&str) -> Vec<u8>) {
+        loop {
+            while !self.connecting.is_empty() {
+                self.accept();
+            }
+            let asked = |(peer, wire): (&Peer, &Wire)| {
+                (matches!(peer, Peer::Backend(_)) && !wire.output.is_empty()).then_some(*peer)
+            };
+            let Some(peer) = self.wires.iter().find_map(asked) else { return };
+            let request = self.taken(peer);
+            let host = request.lines().find_map(|line| line.strip_prefix("Host: ")).expect("a host");
+            let bytes = answer(host);
+            self.send(peer, &bytes);
+        }
+    }
+
     /// True while a peer is connected, as far as the engine has closed nothing.
     pub fn is_open(&self, peer: Peer) -> bool {
         self.wires.contains_key(&peer)

@@ -1,0 +1,185 @@
+//! Several replicas of one backend, in memory: who is asked, who is set aside, and what a lookup that met a bad one gets.
+
+mod support;
+
+use podop::config::Mode;
+use podop::proxy::{End, Peer};
+use std::io::ErrorKind;
+use support::world::{MS, SECOND, World, response};
+
+const RESET: End = End::Gone(Some(ErrorKind::ConnectionReset));
+
+/// Three replicas, at 192.0.2.1 to 3.
+fn three(args: &[&str]) -> World {
+    let urls = "http://192.0.2.1/a/§ http://192.0.2.2/a/§ http://192.0.2.3/a/§";
+    World::new(&[&["--name", "alias", "--type", "url", "--param", urls], args].concat())
+}
+
+#[test]
+fn a_lookup_that_a_replica_does_not_answer_is_asked_of_another_and_a_write_is_not() {
+    for status in [502, 503, 504] {
+        let mut world = three(&[]);
+        let client = world.lookup("k");
+        for _ in 0..2 {
+            let backend = world.accept();
+            assert_eq!(world.asked(backend), "k");
+            world.send(backend, &response(status, ""));
+            assert_eq!(world.taken(client), "");
+        }
+        let last = world.accept();
+        assert_eq!(world.asked(last), "k");
+        world.respond(last, "v");
+        assert_eq!(world.taken(client), "4:OK v,");
+    }
+    let mut world = three(&[]);
+    let client = world.lookup("k");
+    let backend = world.accept();
+    world.end(backend, RESET);
+    world.refuse();
+    let last = world.accept();
+    assert_eq!(world.asked(last), "k");
+    world.send(last, &response(503, ""));
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.3 answered 503", "all were asked");
+
+    let mut world = three(&[]);
+    let dict = world.client(Mode::Dovecot);
+    world.send(dict, b"H2\t0\t0\tu\talias\nB1\nS1\tshared/k\tv\nC1\n");
+    let backend = world.accept();
+    world.taken(backend);
+    world.send(backend, &response(503, ""));
+    assert_eq!(world.taken(dict), "F1\talias: 192.0.2.1 answered 503\n");
+    assert!(world.connecting.is_empty());
+}
+
+#[test]
+fn the_least_busy_replica_is_asked() {
+    let mut world = three(&[]);
+    let clients: Vec<Peer> = (0..6).map(|at| world.lookup(&at.to_string())).collect();
+    let hosts: Vec<String> = world.connecting.iter().map(|(_, address)| format!("{address:?}")).collect();
+    for host in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        assert_eq!(hosts.iter().filter(|one| one.contains(host)).count(), 2, "{hosts:?}");
+    }
+    drop(clients);
+}
+
+#[test]
+fn a_replica_with_three_faults_in_a_row_is_set_aside_and_probed_by_one_lookup() {
+    let mut world = three(&["--option", "alias:keepalive=60"]);
+    // The first one is idle and answers 503 to whatever it gets, the others answer.
+    let mut bad = 0;
+    let mut ask = |world: &mut World, healthy: bool| {
+        let client = world.lookup("k");
+        world.serve_hosts(|host| {
+            let sick = host == "192.0.2.1" && !healthy;
+            bad += u32::from(sick);
+            if sick { response(503, "") } else { response(200, "\"v\"") }
+        });
+        assert_eq!(world.taken(client), "4:OK v,");
+        bad
+    };
+    for _ in 0..20 {
+        ask(&mut world, false);
+    }
+    assert_eq!(ask(&mut world, false), 3);
+    world.pass(250 * MS);
+    assert_eq!(ask(&mut world, false), 4, "one probe, which another replica answers in its place");
+    assert_eq!(ask(&mut world, false), 4);
+    world.pass(499 * MS);
+    assert_eq!(ask(&mut world, false), 4, "the pause grows");
+    world.pass(MS);
+    assert_eq!(ask(&mut world, true), 4);
+    assert_eq!(ask(&mut world, false), 5, "after a good answer it is asked again at once");
+}
+
+#[test]
+fn when_all_are_set_aside_lookups_fail_at_once_with_the_cause() {
+    let mut world = World::with_alias(&["--timeout", "5", "--option", "alias:connections=3"]);
+    let stuck: Vec<Peer> = (0..3).map(|at| world.lookup(&at.to_string())).collect();
+    while !world.connecting.is_empty() {
+        world.accept();
+    }
+    world.wait(4 * SECOND);
+    let waiting: Vec<Peer> = (0..100).map(|at| world.lookup(&format!("w{at}"))).collect();
+    world.wait(SECOND);
+    for client in stuck {
+        assert_eq!(reply(&mut world, client), "TIMEOUT alias: 192.0.2.1 did not answer in time");
+    }
+    let aside = "TEMP alias: 192.0.2.1 is set aside: did not answer in time";
+    for client in waiting {
+        assert_eq!(reply(&mut world, client), aside, "who waits for it need not wait for the deadline");
+    }
+    let client = world.lookup("next");
+    assert_eq!(reply(&mut world, client), aside);
+    world.wait(250 * MS);
+    let (probe, other) = (world.lookup("probe"), world.lookup("other"));
+    assert_eq!(reply(&mut world, other), aside, "one probe at a time");
+    let backend = world.accept();
+    assert_eq!(world.asked(backend), "probe");
+    world.respond(backend, "v");
+    assert_eq!(world.taken(probe), "4:OK v,");
+    world.lookup("again");
+    assert_eq!(world.asked(backend), "again");
+}
+
+#[test]
+fn a_pause_that_a_replica_asks_for_is_kept() {
+    let mut world = three(&[]);
+    let client = world.lookup("k");
+    let backend = world.accept();
+    world.asked(backend);
+    world.send(backend, b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n");
+    let other = world.accept();
+    world.asked(other);
+    world.respond(other, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+    for (time, host) in [(6, false), (1, true)] {
+        world.wait(time * SECOND);
+        let client = world.lookup("k");
+        let mut hosts = Vec::new();
+        world.serve_hosts(|host| {
+            hosts.push(host.to_owned());
+            response(200, "\"v\"")
+        });
+        assert_eq!(hosts.contains(&"192.0.2.1".to_owned()), host, "{hosts:?}");
+        world.taken(client);
+    }
+    // For one that stands alone a 429 is a fault, and then a pause for all.
+    let mut world = World::with_alias(&[]);
+    let client = world.lookup("k");
+    let backend = world.accept();
+    world.asked(backend);
+    world.send(backend, b"HTTP/1.1 429 Slow down\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 answered 429");
+    let client = world.lookup("k");
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 is set aside: answered 429");
+    world.wait(2 * SECOND);
+    let client = world.lookup("k");
+    world.serve_hosts(|_| response(200, "\"v\""));
+    assert_eq!(world.taken(client), "4:OK v,");
+}
+
+#[test]
+fn the_addresses_of_a_name_are_replicas_too() {
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/a/§"]);
+    let clients: Vec<Peer> = (0..4).map(|at| world.lookup(&at.to_string())).collect();
+    world.resolve(Ok(&["192.0.2.1:80", "192.0.2.2:80"]));
+    let addresses: Vec<String> = world.connecting.iter().map(|(_, address)| format!("{address:?}")).collect();
+    assert_eq!(addresses.iter().filter(|one| one.contains("192.0.2.2:80")).count(), 2, "{addresses:?}");
+    let first = world.accept();
+    let key = world.asked(first);
+    world.send(first, &response(503, ""));
+    assert!(clients.iter().all(|client| world.taken(*client).is_empty()));
+    let last = world.connecting.back().map(|(_, address)| format!("{address:?}"));
+    assert!(last.is_some_and(|address| address.contains("192.0.2.2:80")), "the other one is asked");
+    world.connecting.rotate_right(1);
+    let other = world.accept();
+    assert_eq!(world.asked(other), key);
+    world.respond(other, "v");
+    assert_eq!(clients.iter().filter(|client| world.taken(**client) == "4:OK v,").count(), 1);
+}
+
+fn reply(world: &mut World, client: Peer) -> String {
+    let text = world.taken(client);
+    let payload = podop::wire::netstring::decode(text.as_bytes(), 1000).expect("a netstring").expect("a whole one").0;
+    String::from_utf8_lossy(payload).into_owned()
+}
