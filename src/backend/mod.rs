@@ -327,7 +327,7 @@ impl Backend {
         let (surplus, at) = (more && owes == 0, connection.origin);
         if origin.is_unwell(response.status) {
             let address = connection.address.clone();
-            self.judge(at, &address, response.status, response.retry_after, now);
+            self.judge(at, &address, response.status, response.retry_after(), now);
         }
         if !response.keep || surplus {
             self.lost(key, if owes > 0 { Fault::Last } else { Fault::Closed }, now);
@@ -336,7 +336,7 @@ impl Backend {
         }
         let mut exchange = exchange?; // else its time was over
         if exchange.request.method.is_safe() && matches!(response.status, 301..=303 | 307 | 308) {
-            match exchange.redirect(response.location.as_deref()) {
+            match exchange.redirect(response.location()) {
                 Ok(()) => self.submit(exchange, now),
                 Err(astray) => self.fail(exchange, Fault::Astray(response.status, astray), true),
             }

@@ -541,7 +541,7 @@ impl Proxy {
                 None => self.commit(exchange.job, now),
             };
         }
-        let keeping = response.as_ref().map(|response| response.keeping).unwrap_or_default();
+        let keeping = response.as_ref().map(|response| response.keeping()).unwrap_or_default();
         let list = matches!(&job.work, Work::Iterate(iteration) if iteration.is_listing());
         let answer = match response.map(|response| opened.table.tell(list, response)) {
             Ok(Ok(answer)) => answer,

@@ -398,7 +398,6 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::config::Setting;
-    use crate::wire::http::Keeping;
 
     #[test]
     fn urls_are_taken_apart() {
@@ -475,9 +474,7 @@ mod tests {
             let given: Vec<Setting> = given.into_iter().map(setting).collect();
             let opening = Opening { name: "t", param: "http://h/§", settings: Settings::new(&given) };
             let opened = open(opening, &mut Backend::default()).unwrap();
-            let (body, keeping) = (body.as_bytes().into(), Keeping::default());
-            let response =
-                Response { status, keep: true, idle: None, location: None, retry_after: None, keeping, body };
+            let response = Response { status, keep: true, idle: None, said: None, body: body.as_bytes().into() };
             match opened.table.tell(false, response) {
                 Ok(Answer::Found(value)) => value.for_postfix().map_or("miss".to_owned(), |text| text.into_owned()),
                 Ok(Answer::Miss) => "miss".to_owned(),

@@ -21,11 +21,32 @@ pub struct Response<'a> {
     pub keep: bool,
     /// How long the server keeps an idle connection (`Keep-Alive: timeout=`), if it says so.
     pub idle: Option<Duration>,
+    /// What few responses say: kept apart, as responses are moved about a lot.
+    pub said: Option<Box<Said>>,
+    pub body: Cow<'a, [u8]>,
+}
+
+/// What few responses say.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Said {
     pub location: Option<Box<[u8]>>,
     /// `Retry-After` in seconds; a date is not understood.
     pub retry_after: Option<u32>,
     pub keeping: Keeping,
-    pub body: Cow<'a, [u8]>,
+}
+
+impl Response<'_> {
+    pub fn location(&self) -> Option<&[u8]> {
+        self.said.as_ref()?.location.as_deref()
+    }
+
+    pub fn retry_after(&self) -> Option<u32> {
+        self.said.as_ref()?.retry_after
+    }
+
+    pub fn keeping(&self) -> Keeping {
+        self.said.as_ref().map(|said| said.keeping).unwrap_or_default()
+    }
 }
 
 /// What a response says of being kept (`Cache-Control` and `Age`; RFC 9111, 5.1 and 5.2.2), as a private cache reads it:
@@ -142,9 +163,7 @@ struct Head {
     /// `Connection: close`, which wins (RFC 9112, 9.3).
     close: bool,
     idle: Option<Duration>,
-    location: Option<Box<[u8]>>,
-    retry_after: Option<u32>,
-    keeping: Keeping,
+    said: Option<Box<Said>>,
 }
 
 impl Decoder {
@@ -339,16 +358,12 @@ impl Decoder {
 }
 
 impl Head {
+    fn said(&mut self) -> &mut Said {
+        self.said.get_or_insert_default()
+    }
+
     fn response(self, body: Cow<'_, [u8]>) -> Response<'_> {
-        Response {
-            status: self.status,
-            keep: self.keep && !self.close,
-            idle: self.idle,
-            location: self.location,
-            retry_after: self.retry_after,
-            keeping: self.keeping,
-            body,
-        }
+        Response { status: self.status, keep: self.keep && !self.close, idle: self.idle, said: self.said, body }
     }
 }
 
@@ -433,14 +448,14 @@ fn read_field(
             }
         }
         10 if name.eq_ignore_ascii_case("keep-alive") => head.idle = keep_alive(value),
-        13 if name.eq_ignore_ascii_case("cache-control") => head.keeping.control(value),
+        13 if name.eq_ignore_ascii_case("cache-control") => head.said().keeping.control(value),
         3 if name.eq_ignore_ascii_case("age") => {
-            head.keeping.age = super::decimal(value).unwrap_or(0).min(u32::MAX.into()) as u32;
+            head.said().keeping.age = super::decimal(value).unwrap_or(0).min(u32::MAX.into()) as u32;
         }
         11 if name.eq_ignore_ascii_case("retry-after") => {
-            head.retry_after = super::decimal(value).map(|seconds| seconds.min(86_400) as u32);
+            head.said().retry_after = super::decimal(value).map(|seconds| seconds.min(86_400) as u32);
         }
-        8 if name.eq_ignore_ascii_case("location") => head.location = Some(value.into()),
+        8 if name.eq_ignore_ascii_case("location") => head.said().location = Some(value.into()),
         _ => {}
     }
     Ok(())
@@ -606,8 +621,8 @@ mod tests {
             let text =
                 format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n\r\n").replace("\r\n\r\n\r\n", "\r\n\r\n");
             let response = Decoder::default().push(&mut text.as_bytes()).unwrap().unwrap();
-            let Keeping { never: got_never, strict: got_strict, .. } = response.keeping;
-            let got = (got_never, got_strict, response.keeping.fresh());
+            let Keeping { never: got_never, strict: got_strict, .. } = response.keeping();
+            let got = (got_never, got_strict, response.keeping().fresh());
             assert_eq!(got, (*never, *strict, fresh.map(Duration::from_secs)), "{fields}");
         }
     }
@@ -617,7 +632,7 @@ mod tests {
         let mut input =
             &b"HTTP/1.1 308 Moved\r\nLocation: /x/\r\nKeep-Alive: max=9, timeout=5\r\nContent-Length: 0\r\n\r\n"[..];
         let response = Decoder::default().push(&mut input).unwrap().unwrap();
-        assert_eq!(response.location.as_deref(), Some(&b"/x/"[..]));
+        assert_eq!(response.location(), Some(&b"/x/"[..]));
         assert_eq!(response.idle, Some(Duration::from_secs(5)));
     }
 
