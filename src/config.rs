@@ -13,6 +13,7 @@ Lets Postfix (socketmap) and Dovecot (dict) look things up in an HTTP service.
 
   podop --socket PATH [--mode MODE] --name NAME --type TYPE --param PARAM ... [options]
   podop query [--mode postfix|dovecot] [--user USER] SOCKET TABLE KEY
+                         (--user asks as Dovecot does, for a key of that user)
 
 Listeners:
   --socket PATH          unix socket to listen on, or inet:HOST:PORT; repeatable
@@ -195,13 +196,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistak
     let check = args.contains("--check");
     let endpoints: Vec<Endpoint> =
         all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
-    let mut listeners = pair(endpoints, &modes)?;
-    for text in all(&mut args, "--metrics")? {
-        listen_once(&mut listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Monitor)?;
-    }
+    let monitors = all(&mut args, "--metrics")?;
     let inherited = if let [only] = modes[..] { only } else { Mode::Auto };
-    let config = Config {
-        listeners,
+    let mut config = Config {
+        listeners: Vec::new(),
         inherited,
         rights: rights(&mut args)?,
         tables: tables(&mut args)?,
@@ -210,7 +208,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistak
         cache_size: size(&mut args, "--cache-size", 64 << 20)?,
         verbosity,
     };
+    // What nobody knows comes before what is missing: mostly the one is a typing error of the other.
     finish(args)?;
+    if endpoints.is_empty() && !check && system::inherited() == 0 {
+        return Err(usage("--socket is required: where to listen"));
+    }
+    config.listeners = pair(endpoints, &modes)?;
+    for text in monitors {
+        listen_once(&mut config.listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Monitor)?;
+    }
     Ok(if check { Command::Check(config) } else { Command::Run(config) })
 }
 
@@ -225,6 +231,9 @@ fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Mis
                 let lines = std::fs::read_to_string(path).map_err(|error| unusable(format!("@{path}: {error}")))?;
                 let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
                 for line in lines {
+                    if line.starts_with("--") && line.contains(' ') && !line.contains('=') {
+                        return Err(usage(format!("@{path}: '{line}' is two arguments, which want a line each")));
+                    }
                     let (line, takes) = if value { (line.to_owned(), false) } else { complete(line) };
                     value = takes;
                     out.push(line.into());
@@ -351,6 +360,9 @@ fn endpoint(flag: &str, text: &str) -> Result<Endpoint, Mistake> {
         let path = text.strip_prefix("unix:").unwrap_or(text);
         return match path {
             "" => Err(usage(format!("{flag} wants a path or inet:HOST:PORT"))),
+            port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(usage(format!("{flag} wants a path or inet:HOST:PORT, not '{port}'")))
+            }
             path => Ok(Endpoint::Unix(path.into())),
         };
     };
@@ -361,9 +373,6 @@ fn endpoint(flag: &str, text: &str) -> Result<Endpoint, Mistake> {
 }
 
 fn pair(endpoints: Vec<Endpoint>, modes: &[Mode]) -> Result<Vec<(Endpoint, Mode)>, Mistake> {
-    if endpoints.is_empty() && system::inherited() == 0 {
-        return Err(usage("--socket is required: where to listen"));
-    }
     let mode = |at: usize| match modes {
         [] => Ok(Mode::Auto),
         [only] => Ok(*only),

@@ -47,6 +47,26 @@ impl Listener {
         Ok(Listener { socket, mode, file: None })
     }
 
+    /// What would keep a socket from being made at a path; somebody who serves it already is none of it.
+    pub fn check(endpoint: &Endpoint) -> io::Result<()> {
+        let Endpoint::Unix(path) = endpoint else { return Ok(()) };
+        match fs::symlink_metadata(path) {
+            Ok(of) if !of.file_type().is_socket() => {
+                Err(io::Error::new(ErrorKind::AlreadyExists, "the file is there and is no socket"))
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                if folder.is_dir() {
+                    Ok(())
+                } else {
+                    Err(io::Error::new(ErrorKind::NotFound, "its folder is not there"))
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// What a warning is due for: everybody who can reach the address may ask.
     pub fn is_exposed(&self) -> bool {
         match &self.socket {
@@ -78,7 +98,11 @@ impl Listener {
                 let file = SocketFile(path.clone(), of.dev(), of.ino());
                 fs::set_permissions(path, fs::Permissions::from_mode(rights.mode))?;
                 if rights.owner.is_some() || rights.group.is_some() {
-                    std::os::unix::fs::chown(path, rights.owner, rights.group)?;
+                    let given = std::os::unix::fs::chown(path, rights.owner, rights.group);
+                    given.map_err(|error| {
+                        let why = "cannot be given to --socket-owner and --socket-group (be root, or in the group)";
+                        io::Error::new(error.kind(), format!("{why}: {error}"))
+                    })?;
                 }
                 socket.listen(BACKLOG)?;
                 socket.set_nonblocking(true)?;

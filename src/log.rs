@@ -46,6 +46,11 @@ pub fn info(line: fmt::Arguments<'_>) {
     write(Level::Info, line);
 }
 
+/// Writes a line that somebody has asked for, whatever the level.
+pub fn told(line: fmt::Arguments<'_>) {
+    put(Level::Info, line);
+}
+
 pub fn debug(line: fmt::Arguments<'_>) {
     write(Level::Debug, line);
 }
@@ -53,9 +58,12 @@ pub fn debug(line: fmt::Arguments<'_>) {
 /// Writes one line. It never blocks and never fails: a line that stderr does not take is counted, and
 /// the count is told with the next line that goes through.
 fn write(level: Level, line: fmt::Arguments<'_>) {
-    if !shows(level) {
-        return;
+    if shows(level) {
+        put(level, line);
     }
+}
+
+fn put(level: Level, line: fmt::Arguments<'_>) {
     let word = match level {
         Level::Error => "error",
         Level::Warn => "warn",

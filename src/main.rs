@@ -56,6 +56,9 @@ fn run(config: &Config) -> Result<(), Mistake> {
         env!("CARGO_PKG_VERSION"),
         tables.len()
     ));
+    if tables.is_empty() {
+        log::warn(format_args!("no-tables cause=\"there is no --name: every request will fail\""));
+    }
     let patience = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
     let mut proxy = Proxy::new(tables, backend, config.timeout);
     proxy.call_slow(config.slow);
@@ -103,7 +106,14 @@ fn check(config: &Config) -> Result<u8, Mistake> {
     let (tables, backend) = podop::open(&config.tables)?;
     let (mut report, mut code) = (String::new(), 0);
     for (endpoint, mode) in &config.listeners {
-        report += &format!("socket {endpoint} mode {mode}\n");
+        let state = match Listener::check(endpoint) {
+            Ok(()) => format!("mode {mode}"),
+            Err(error) => {
+                code = config::EX_CANTCREAT;
+                format!("cannot be made: {error}")
+            }
+        };
+        report += &format!("socket {endpoint} {state}\n");
     }
     for table in &tables {
         report += &format!("table {} is usable\n", table.name);

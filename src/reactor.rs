@@ -567,7 +567,7 @@ impl Reactor {
                     self.stop = Some(self.now + self.patience);
                 }
                 Signal::Reload => {
-                    log::info(format_args!("reload"));
+                    log::told(format_args!("reload"));
                     self.notifier.reloading();
                     self.proxy.reload();
                     self.notifier.ready(&self.proxy.summary(self.now), self.now);

@@ -26,6 +26,12 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
     };
     let cases = [
         (vec![], 64, "--socket is required"),
+        (vec!["querry".to_owned(), "/s".to_owned()], 64, "'querry' is not an argument"),
+        (
+            vec!["--metrics".to_owned(), "9779".to_owned(), "--socket=/s".to_owned()],
+            64,
+            "--metrics wants a path or inet:",
+        ),
         (table("urls", "http://h/§"), 78, "--type of table 't': 'urls' is unknown, it is one of: file, url"),
         (table("url", "http://h/"), 78, "--param of table 't': the URL has no '§' or '{}' where the key belongs"),
         (table("url", "https://u:secret@h/§"), 78, "--param of table 't': https:// is not supported"),
@@ -99,6 +105,12 @@ fn query_tells_value_none_and_failure_apart() {
 
 #[test]
 fn check_reports_tables_and_which_backends_are_reachable() {
+    let table = ["--check", "--name", "t", "--type", "file", "--param", "tests/data/test.json"];
+    let output = run(&[&table[..], &["--socket", "/nonexistent/s"]].concat());
+    assert_eq!(output.status.code(), Some(73));
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(report.contains("socket /nonexistent/s cannot be made: its folder is not there\n"), "{report}");
+    assert_eq!(run(&table).status.code(), Some(0), "tables can be checked alone");
     let args = ["--check", "--socket", "/s", "--name", "t", "--type", "url", "--param"];
     let check = |param: &str| {
         let output = run(&[&args[..], &[param]].concat());

@@ -424,6 +424,11 @@ fn a_fault_of_the_backend_is_told_in_time_and_never_as_a_miss() {
         logins_fail(&world, reason);
     }
     world.store.behave();
+    // After a row of lookups without an answer it is asked by one at a time, at the latest every two seconds.
+    let until = Instant::now() + SOON;
+    while world.doveadm(&["auth", "test", ALICE, "secret"]).code != Some(0) {
+        assert!(Instant::now() < until, "it is not asked again");
+    }
     world.login(ALICE);
 }
 

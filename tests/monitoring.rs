@@ -54,7 +54,7 @@ fn lookups_exchanges_and_clients_are_counted() {
     }
     assert!(!metrics.contains("none") && !metrics.contains("nothing"), "labels come from the command line only");
     podop.signal(libc::SIGUSR1);
-    wait_until(|| podop.log().contains("warn state podop_lookups_total{table=\"alias\",result=\"found\"} 2\n"));
+    wait_until(|| podop.log().contains("info state podop_lookups_total{table=\"alias\",result=\"found\"} 2\n"));
 }
 
 #[test]

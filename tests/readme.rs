@@ -53,7 +53,7 @@ fn postfix_with_the_configuration_of_the_readme_accepts_and_rejects() {
     let podop = Podop::start(&tables(backend.port, &[]));
     let main_cf = block("ini", 0).replace("/run/podop/podop.sock", podop.socket().to_str().unwrap());
     let settings: Vec<(&str, &str)> = main_cf.lines().filter_map(|line| line.split_once(" = ")).collect();
-    assert_eq!(settings.len(), 5, "{main_cf}");
+    assert_eq!(settings.len(), 6, "{main_cf}");
     let postfix = Postfix::start(podop.socket(), &settings);
     let mut smtp = postfix.smtp();
     assert!(smtp.rcpt("alice@example.org").starts_with("250 "));

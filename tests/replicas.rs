@@ -63,7 +63,7 @@ fn the_least_busy_replica_is_asked() {
 }
 
 #[test]
-fn a_replica_with_three_faults_in_a_row_is_set_aside_and_probed_by_one_lookup() {
+fn a_replica_with_five_faults_in_a_row_is_set_aside_and_probed_by_one_lookup() {
     let mut world = three(&["--option", "alias:keepalive=60"]);
     // The first one is idle and answers 503 to whatever it gets, the others answer.
     let mut bad = 0;
@@ -80,21 +80,21 @@ fn a_replica_with_three_faults_in_a_row_is_set_aside_and_probed_by_one_lookup() 
     for _ in 0..20 {
         ask(&mut world, false);
     }
-    assert_eq!(ask(&mut world, false), 3);
+    assert_eq!(ask(&mut world, false), 5);
     world.pass(250 * MS);
-    assert_eq!(ask(&mut world, false), 4, "one probe, which another replica answers in its place");
-    assert_eq!(ask(&mut world, false), 4);
+    assert_eq!(ask(&mut world, false), 6, "one probe, which another replica answers in its place");
+    assert_eq!(ask(&mut world, false), 6);
     world.pass(499 * MS);
-    assert_eq!(ask(&mut world, false), 4, "the pause grows");
+    assert_eq!(ask(&mut world, false), 6, "the pause grows");
     world.pass(MS);
-    assert_eq!(ask(&mut world, true), 4);
-    assert_eq!(ask(&mut world, false), 5, "after a good answer it is asked again at once");
+    assert_eq!(ask(&mut world, true), 6);
+    assert_eq!(ask(&mut world, false), 7, "after a good answer it is asked again at once");
 }
 
 #[test]
 fn when_all_are_set_aside_lookups_fail_at_once_with_the_cause() {
-    let mut world = World::with_alias(&["--timeout", "5", "--option", "alias:connections=3"]);
-    let stuck: Vec<Peer> = (0..3).map(|at| world.lookup(&at.to_string())).collect();
+    let mut world = World::with_alias(&["--timeout", "5", "--option", "alias:connections=5"]);
+    let stuck: Vec<Peer> = (0..5).map(|at| world.lookup(&at.to_string())).collect();
     while !world.connecting.is_empty() {
         world.accept();
     }

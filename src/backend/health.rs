@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// So many faults in a row, without an answer in between, set a backend aside.
-const FAULTS: u32 = 3;
+const FAULTS: u32 = 5;
 
 /// For how long at first; twice as long each time that the probe afterwards fails, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -106,11 +106,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_faults_in_a_row_set_a_backend_aside_and_one_probe_decides() {
+    fn five_faults_in_a_row_set_a_backend_aside_and_one_probe_decides() {
         let (mut health, mut now) = (Health::default(), Instant::now());
         assert!(!health.fault("a", now) && !health.fault("b", now));
         assert!(!health.answered());
-        assert!(!health.fault("c", now) && !health.fault("d", now));
+        assert_eq!(["c", "d", "x", "y"].map(|cause| health.fault(cause, now)), [false; 4]);
         assert_eq!(health.admission(now), Admission::Open);
         assert!(health.fault("e", now));
         for pause in [250, 500, 1000, 2000, 2000] {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_probe_that_is_lost_does_not_close_it_for_ever() {
         let (mut health, mut now) = (Health::default(), Instant::now());
-        assert_eq!([(); 3].map(|()| health.fault("x", now)), [false, false, true]);
+        assert_eq!([(); 5].map(|()| health.fault("x", now)), [false, false, false, false, true]);
         now += FIRST_PAUSE;
         health.probe(now + Duration::from_secs(5));
         now += Duration::from_secs(5);

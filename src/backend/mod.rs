@@ -82,6 +82,11 @@ impl Backend {
         })
     }
 
+    /// Notes that an origin is one of several that a table may ask.
+    pub fn is_replica(&mut self, origin: usize) {
+        self.origins[origin].replica = true;
+    }
+
     /// The origin that an exchange was last meant for.
     pub fn label(&self, exchange: &Exchange) -> &str {
         &self.origins[exchange.origin()].label
@@ -180,8 +185,10 @@ impl Backend {
     }
 
     /// A fault that speaks against an origin as a whole, and against its address if it has others. An origin that has
-    /// too many is asked no more for a while, and who waits for it goes elsewhere or fails.
-    fn blame(&mut self, at: usize, address: Option<&Address>, fault: &impl ToString, now: Instant) {
+    /// too many is asked no more for a while, and who waits for it goes elsewhere or fails. One that has no replicas is
+    /// only blamed for what costs time: else asking it is as good as knowing the answer, and one key that it cannot
+    /// answer must not keep it from answering others.
+    fn blame(&mut self, at: usize, address: Option<&Address>, fault: &impl ToString, slow: bool, now: Instant) {
         let origin = &mut self.origins[at];
         if let Some(address) = address.filter(|address| origin.avoid(address, now)) {
             let idle =
@@ -190,7 +197,7 @@ impl Backend {
             idle.into_iter().for_each(|key| self.lost(key, Fault::Closed, now));
         }
         let origin = &mut self.origins[at];
-        if origin.health.fault(fault.to_string(), now) {
+        if (slow || origin.has_replicas()) && origin.health.fault(fault.to_string(), now) {
             log::warn(format_args!("set-aside origin={} cause=\"{}\"", origin.label, origin.health.cause()));
             self.evacuate(at, now);
         }
@@ -215,7 +222,7 @@ impl Backend {
                     self.evacuate(at, now);
                 }
             }
-            (502..=504, _) => self.blame(at, Some(address), &cause, now),
+            (502..=504, _) => self.blame(at, Some(address), &cause, false, now),
             _ => {
                 let origin = &mut self.origins[at];
                 if origin.health.answered() {
@@ -419,7 +426,7 @@ impl Backend {
             }
         }
         if !given_up.is_empty() || !elsewhere.is_empty() {
-            self.blame(connection.origin, Some(&connection.address), &fault, now);
+            self.blame(connection.origin, Some(&connection.address), &fault, false, now);
         }
         for mut exchange in elsewhere {
             self.origins[connection.origin].figures.retried += 1;
@@ -463,7 +470,7 @@ impl Backend {
             self.resolver.doubt(name);
         }
         self.give_up(connection.origin, fault.clone(), now);
-        self.blame(connection.origin, None, &fault, now);
+        self.blame(connection.origin, None, &fault, fault == Fault::ConnectTimeout, now);
     }
 
     /// Ends what waits for an origin that cannot be reached; replicas are tried first. What only waits
@@ -604,7 +611,7 @@ impl Backend {
             self.fail(exchange, Fault::Timeout(phase), sent);
         }
         if is_late {
-            self.blame(origin, Some(&address), &Fault::Timeout(phase), now);
+            self.blame(origin, Some(&address), &Fault::Timeout(phase), true, now);
             self.lost(key, Fault::Closed, now);
         }
     }

@@ -69,6 +69,8 @@ pub(super) struct Origin {
     pub asked: usize,
     pub figures: BackendFigures,
     pub health: Health,
+    /// A table may ask others in its place.
+    pub replica: bool,
     /// Some address broke off requests that were sent ahead.
     doubted: bool,
     /// The connection that was asked last: others may be asked together with it.
@@ -136,6 +138,7 @@ impl Origin {
             asked: 0,
             figures: BackendFigures::default(),
             health: Health::default(),
+            replica: false,
             doubted: false,
             batch: None,
             idle: VecDeque::new(),
@@ -314,6 +317,11 @@ impl Origin {
         let others = self.addresses.iter().any(|place| place.address != *address && !place.is_aside(now));
         let place = self.addresses.iter_mut().find(|place| place.address == *address);
         place.filter(|_| others).map(|place| place.aside = Some(now + AVOIDED)).is_some()
+    }
+
+    /// True if others can be asked in its place, or other addresses of it.
+    pub fn has_replicas(&self) -> bool {
+        self.replica || self.addresses.len() > 1
     }
 
     /// True if there are several addresses, and not all are set aside.

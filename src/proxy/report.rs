@@ -13,7 +13,7 @@ impl Proxy {
     /// Writes the figures to the log, without the buckets.
     pub fn dump(&self) {
         for line in self.metrics().lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{")) {
-            log::warn(format_args!("state {line}"));
+            log::told(format_args!("state {line}"));
         }
     }
 

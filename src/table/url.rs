@@ -32,7 +32,10 @@ pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong
     if urls.is_empty() || urls.len() > MAX_ROUTES {
         return Err(Wrong::param(format!("wants 1 to {MAX_ROUTES} URLs")));
     }
-    let origins = urls.iter().map(|url| backend.origin(&url.label, url.to.clone(), given.pool)).collect();
+    let origins: Vec<usize> = urls.iter().map(|url| backend.origin(&url.label, url.to.clone(), given.pool)).collect();
+    if origins.len() > 1 {
+        origins.iter().for_each(|origin| backend.is_replica(*origin));
+    }
     let (name, timeout, caching) = (opening.name.to_owned(), given.timeout, given.caching);
     let mut table = Remote { name: name.clone(), urls, origins, routes: Rc::new([]), given };
     table.routes = table.prepare().map_err(Wrong::option)?;
