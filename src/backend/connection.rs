@@ -20,6 +20,8 @@ pub(super) struct Connection {
     /// When it began to be made, and when it was there.
     pub opened: Instant,
     pub connected: Option<Instant>,
+    /// When what it owes answers to was asked.
+    pub asked_at: Instant,
     /// When the head of the response was there that is not complete.
     head: Option<Instant>,
     /// GETs that may stand in its line at once.
@@ -81,6 +83,7 @@ impl Connection {
             address,
             opened: now,
             connected: None,
+            asked_at: now,
             head: None,
             ahead,
             line: VecDeque::new(),
@@ -95,9 +98,12 @@ impl Connection {
     }
 
     /// Puts a request on the wire and its exchange in the line. True if output was empty before.
-    pub fn ask(&mut self, exchange: Exchange) -> bool {
+    pub fn ask(&mut self, exchange: Exchange, now: Instant) -> bool {
         let (begins, behind) = (self.rendered, !self.line.is_empty());
         let (quiet, before) = (self.output.is_empty(), self.output.unsent().len());
+        if !behind {
+            self.asked_at = now;
+        }
         exchange.render(self.output.end());
         self.rendered += (self.output.unsent().len() - before) as u64;
         self.line.push_back(Asked { exchange: Some(exchange), begins, ends: self.rendered, behind });

@@ -3,6 +3,7 @@
 mod connection;
 mod fault;
 mod health;
+mod limit;
 mod origin;
 mod request;
 mod resolver;
@@ -143,6 +144,9 @@ impl Backend {
     fn ask_at_once(&mut self, exchange: Exchange, now: Instant) -> Option<Exchange> {
         let at = exchange.origin();
         let origin = &self.origins[at];
+        if origin.is_saturated() {
+            return Some(exchange);
+        }
         if let Some(key) = origin.batch.filter(|_| origin.pool.pipeline > 1)
             && self.connections.get(key).is_some_and(|connection| connection.takes(&exchange))
         {
@@ -238,7 +242,7 @@ impl Backend {
         let waited = now > exchange.since;
         origin.asked += 1;
         origin.batch = Some(key);
-        if connection.ask(exchange) {
+        if connection.ask(exchange, now) {
             self.actions.push_back(Action::Flush(key));
         }
         if waited {
@@ -262,7 +266,8 @@ impl Backend {
         let (at, ahead) = (connection.origin, connection.ahead);
         let origin = &mut self.origins[at];
         let first = if connection.is_fresh() { origin.fresh.pop_front() } else { None };
-        let Some(exchange) = first.or_else(|| origin.queue.pop_front().map(|(_, exchange)| exchange)) else {
+        let next = |origin: &mut Origin| if origin.is_saturated() { None } else { origin.queue.pop_front() };
+        let Some(exchange) = first.or_else(|| next(origin).map(|(_, exchange)| exchange)) else {
             // Half of what the backend grants, so that it never closes while we ask.
             let keepalive = origin.pool.keepalive;
             let granted = connection.idle.map_or(keepalive, |idle| keepalive.min(idle / 2));
@@ -270,6 +275,9 @@ impl Backend {
         };
         self.ask(key, exchange, now);
         for _ in 1..ahead {
+            if self.origins[at].is_saturated() {
+                return;
+            }
             let (connections, queue) = (&self.connections, &mut self.origins[at].queue);
             let takes = |next: &Exchange| connections.get(key).is_some_and(|connection| connection.takes(next));
             if !queue.front().is_some_and(|(_, next)| takes(next)) {
@@ -331,6 +339,9 @@ impl Backend {
         }
         origin.asked -= usize::from(exchange.is_some());
         origin.figures.answer(response.status);
+        if let Some(limit) = &mut origin.limit {
+            limit.answered(now.saturating_duration_since(connection.asked_at), origin.asked + 1, now);
+        }
         let (surplus, at) = (more && owes == 0, connection.origin);
         if origin.is_unwell(response.status) {
             let address = connection.address.clone();
@@ -536,10 +547,22 @@ impl Backend {
             while let Some(key) = overdue(&self.origins[origin].connecting, now) {
                 self.unreachable(key, Fault::ConnectTimeout, now);
             }
+            self.use_idle(origin, now);
             self.grow(origin, now);
         }
         if self.origins.iter().all(|origin| origin.load() == 0) {
             self.soonest = None;
+        }
+    }
+
+    /// Asks on idle connections what has waited for the backend to have fewer requests, or to be able to serve more.
+    fn use_idle(&mut self, at: usize, now: Instant) {
+        while let origin = &mut self.origins[at]
+            && !origin.queue.is_empty()
+            && !origin.is_saturated()
+            && let Some((key, _)) = origin.idle.pop_back()
+        {
+            self.feed(key, now);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Phase;
 use super::health::Health;
+use super::limit::Limit;
 use super::request::Exchange;
 use super::resolver::Resolver;
 use crate::arena::Key;
@@ -50,6 +51,8 @@ pub struct Pool {
     pub keepalive: Duration,
     /// GETs that one connection may owe answers to.
     pub pipeline: usize,
+    /// How many requests it gets at once is found out from its latency.
+    pub adapts: bool,
 }
 
 /// One host and port, or one unix socket, with its connections and what waits for them.
@@ -69,6 +72,8 @@ pub(super) struct Origin {
     pub asked: usize,
     pub figures: BackendFigures,
     pub health: Health,
+    /// How many requests it can serve at once, where that is to be found out.
+    pub limit: Option<Limit>,
     /// A table may ask others in its place.
     pub replica: bool,
     /// Some address broke off requests that were sent ahead.
@@ -80,11 +85,8 @@ pub(super) struct Origin {
     pub idle: VecDeque<(Key, Instant)>,
     /// Connections in the making, and when each is given up.
     pub connecting: VecDeque<(Key, Instant)>,
-    /// Exchanges that wait for a connection, and since when.
+    /// Exchanges that wait for a connection, and since when, in the order of their deadlines.
     pub queue: VecDeque<(Instant, Exchange)>,
-    /// The queue holds an exchange that is due before one in front of it. Mostly all of them have the same
-    /// time from the same start on, and only the front has to be looked at.
-    mixed: bool,
     /// Exchanges that wait for a new connection, because a used one broke.
     pub fresh: VecDeque<Exchange>,
     /// No connection is made before.
@@ -138,42 +140,39 @@ impl Origin {
             asked: 0,
             figures: BackendFigures::default(),
             health: Health::default(),
+            limit: pool.adapts.then(|| Limit::new(pool.connections)),
             replica: false,
             doubted: false,
             batch: None,
             idle: VecDeque::new(),
             connecting: VecDeque::new(),
             queue: VecDeque::new(),
-            mixed: false,
             fresh: VecDeque::new(),
             pause: None,
         }
     }
 
-    /// Puts an exchange at the end of the queue.
+    /// Puts an exchange into the queue: who has the least time left comes first, and of several who came first.
     pub fn wait(&mut self, exchange: Exchange, now: Instant) {
-        self.mixed &= !self.queue.is_empty();
-        self.mixed |= self.queue.back().is_some_and(|(_, last)| exchange.deadline < last.deadline);
-        self.queue.push_back((now, exchange));
+        let at = match self.queue.back() {
+            Some((_, last)) if exchange.deadline < last.deadline => {
+                self.queue.partition_point(|(_, other)| other.deadline <= exchange.deadline)
+            }
+            _ => self.queue.len(),
+        };
+        self.queue.insert(at, (now, exchange));
     }
 
-    /// Puts an exchange that has waited before at the front of the queue.
+    /// Puts an exchange back that has waited before, in front of those with the same deadline.
     pub fn wait_first(&mut self, exchange: Exchange, now: Instant) {
-        self.mixed |= self.queue.front().is_some_and(|(_, first)| first.deadline < exchange.deadline);
-        self.queue.push_front((now, exchange));
+        let at = self.queue.partition_point(|(_, other)| other.deadline < exchange.deadline);
+        self.queue.insert(at, (now, exchange));
     }
 
     /// Takes out what waits and is due.
     pub fn expire(&mut self, now: Instant) -> Vec<Exchange> {
         let due = |exchange: &Exchange| exchange.deadline <= now;
         let mut late = Vec::new();
-        let looked_at = if self.mixed { self.queue.len() } else { 0 };
-        for _ in 0..looked_at {
-            match self.queue.pop_front() {
-                Some((_, exchange)) if due(&exchange) => late.push(exchange),
-                other => self.queue.extend(other),
-            }
-        }
         while self.queue.front().is_some_and(|(_, exchange)| due(exchange)) {
             late.extend(self.queue.pop_front().map(|(_, exchange)| exchange));
         }
@@ -188,9 +187,18 @@ impl Origin {
 
     /// When the first of those that wait is due.
     pub fn soonest(&self) -> Option<Instant> {
-        let looked_at = if self.mixed { self.queue.len() } else { 1 };
-        let queue = self.queue.iter().take(looked_at).map(|(_, exchange)| exchange);
-        queue.chain(&self.fresh).map(|exchange| exchange.deadline).min()
+        let first = self.queue.front().map(|(_, exchange)| exchange);
+        first.into_iter().chain(&self.fresh).map(|exchange| exchange.deadline).min()
+    }
+
+    /// True if it has as many requests as it can serve at once.
+    pub fn is_saturated(&self) -> bool {
+        self.limit.as_ref().is_some_and(|limit| self.asked >= limit.get())
+    }
+
+    /// So many connections it may have.
+    fn most(&self) -> usize {
+        self.limit.as_ref().map_or(self.pool.connections, |limit| self.pool.connections.min(limit.get()))
     }
 
     /// Exchanges on their way.
@@ -227,7 +235,7 @@ impl Origin {
 
     /// True if one more connection should be opened now.
     pub fn lacks_connection(&self, now: Instant) -> bool {
-        let most = self.pool.connections;
+        let most = self.most();
         if self.pause.is_some_and(|until| now < until) {
             return false;
         }

@@ -64,6 +64,11 @@ impl Given {
                 connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
                 keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
                 pipeline: number(&mut settings, "pipeline")?.unwrap_or(1),
+                adapts: match settings.one("concurrency") {
+                    None => false,
+                    Some("adapt") => true,
+                    Some(other) => return Err(format!("concurrency={other}: it is 'adapt' or not given")),
+                },
             },
             misses: misses(settings.one("miss"))?,
             unset: match settings.one("unset") {
@@ -522,6 +527,7 @@ mod tests {
             (("cache", "0"), "not a time"),
             (("stale", "60"), "stale= needs cache="),
             (("pipeline", "0"), "wants a number"),
+            (("concurrency", "4"), "it is 'adapt'"),
         ];
         for ((key, value), expected) in cases {
             let given = [Setting { key: key.into(), value: value.into(), general: false }];
