@@ -111,10 +111,23 @@ fn every_flag_and_setting_is_in_the_readme() {
     for flag in help.split([' ', ',', '\n']).filter(|word| word.starts_with("--")) {
         assert!(text.contains(&format!("`{flag}")) || text.contains(flag), "{flag}");
     }
-    for setting in ["timeout", "miss", "header", "header-file", "select", "unset", "connections", "keepalive"] {
+    for setting in [
+        "timeout",
+        "miss",
+        "header",
+        "header-file",
+        "select",
+        "unset",
+        "connections",
+        "keepalive",
+        "pipeline",
+        "cache",
+        "stale",
+        "concurrency",
+    ] {
         assert!(text.contains(&format!("| `{setting}=")), "{setting}");
     }
-    for code in ["64", "68", "71", "73", "75", "77", "78"] {
+    for code in ["64", "68", "69", "71", "73", "75", "77", "78"] {
         assert!(text.contains(code), "{code}");
     }
 }

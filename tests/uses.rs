@@ -1,0 +1,195 @@
+//! The three services that the README works out, each with what it needs: a name server, two gunicorns, PostgreSQL.
+
+mod support;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use support::podop::{Podop, wait_until};
+
+#[test]
+#[ignore = "needs Debian's dnsmasq-base and python3-dnspython; tests/run installs them"]
+fn every_domain_whose_mx_points_here_is_a_relay_domain() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_udp_port();
+    let mut dnsmasq = Command::new("/usr/sbin/dnsmasq");
+    dnsmasq.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--listen-address=127.0.0.1"]);
+    dnsmasq.args(["--bind-interfaces", "--user=", &format!("--port={port}")]);
+    dnsmasq.args(["--mx-host=customer.test,mx.example.net,10", "--mx-host=other.test,mx.other.test,10"]);
+    dnsmasq.args(["--local=/test/", "--local-ttl=300"]);
+    let dnsmasq = Running(quiet(&mut dnsmasq));
+    let service = python(dir.path(), "relay.py", &[&port.to_string()], &[]);
+    let podop = Podop::start(&table("relay", &[service.1], &["cache=60"]));
+    wait_until(|| podop.lookup("relay", "customer.test") == "OK customer.test");
+    for miss in ["other.test", "none.test", "a..b", &"x".repeat(80)] {
+        assert_eq!(podop.lookup("relay", miss), "NOTFOUND ", "{miss}");
+    }
+    drop(dnsmasq);
+    assert_eq!(podop.lookup("relay", "customer.test"), "OK customer.test", "it is kept");
+    assert!(podop.lookup("relay", "new.test").starts_with("TEMP relay: "), "a fault is no miss");
+}
+
+#[test]
+#[ignore = "needs Debian's python3-flask and gunicorn; tests/run installs them"]
+fn two_services_on_one_database_answer_both_mail_servers_though_one_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("mail.py"), program("mail.py")).unwrap();
+    let schema = "CREATE TABLE domain (name); CREATE TABLE user (address, password, quota); CREATE TABLE alias (address, \
+        target); INSERT INTO domain VALUES ('example.org'); INSERT INTO user VALUES ('alice@example.org', '{PLAIN}x', 1000); \
+        INSERT INTO alias VALUES ('info@example.org', 'bob@example.net'), ('info@example.org', 'alice@example.org')";
+    let fill = format!("import sqlite3; sqlite3.connect('mail.db').executescript({schema:?})");
+    let filled = Command::new("/usr/bin/python3").args(["-c", &fill]).current_dir(dir.path()).status();
+    assert!(filled.is_ok_and(|status| status.success()));
+    let mut services: Vec<(Running, u16)> = (0..2)
+        .map(|_| {
+            let port = free_port();
+            let mut gunicorn = Command::new("/usr/bin/gunicorn");
+            gunicorn.args([
+                "-b",
+                &format!("127.0.0.1:{port}"),
+                "--worker-class",
+                "gthread",
+                "--threads",
+                "4",
+                "mail:app",
+            ]);
+            (Running(quiet(gunicorn.current_dir(dir.path()))), port)
+        })
+        .collect();
+    services.iter().for_each(|(_, port)| wait_until(|| TcpStream::connect(("127.0.0.1", *port)).is_ok()));
+    let ports: Vec<u16> = services.iter().map(|(_, port)| *port).collect();
+    let tables = ["domain", "mailbox", "alias", "passdb", "userdb"];
+    let args: Vec<String> = tables.iter().flat_map(|name| table(name, &ports, &["cache=60"])).collect();
+    let podop = Podop::start(&args);
+    let check = || {
+        assert_eq!(podop.lookup("domain", "example.org"), "OK example.org");
+        assert_eq!(podop.lookup("mailbox", "alice@example.org"), "OK alice@example.org");
+        assert_eq!(podop.lookup("mailbox", "nobody@example.org"), "NOTFOUND ");
+        assert_eq!(podop.lookup("alias", "info@example.org"), "OK alice@example.org,bob@example.net");
+        assert_eq!(podop.lookup("passdb", "alice@example.org"), r#"OK {"password":"{PLAIN}x"}"#);
+        assert_eq!(podop.lookup("userdb", "alice@example.org"), r#"OK {"quota_rule":"*:bytes=1000"}"#);
+        assert_eq!(podop.lookup("passdb", "nobody@example.org"), "NOTFOUND ");
+    };
+    check();
+    services.remove(0);
+    for at in 0..20 {
+        check();
+        assert_eq!(podop.lookup("mailbox", &format!("{at}@example.org")), "NOTFOUND ");
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's postgresql and python3-psycopg2; tests/run installs them"]
+fn a_postgresql_database_is_asked_and_may_be_restarted() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let folder = dir.path().to_str().unwrap().to_owned();
+    let initdb = fs::read_dir("/usr/lib/postgresql").unwrap().flatten().next().unwrap().path().join("bin");
+    // The server refuses to run as root.
+    let tool = |name: &str| {
+        let path = initdb.join(name);
+        if support::postfix::is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(path);
+            command
+        } else {
+            Command::new(path)
+        }
+    };
+    let data = format!("{folder}/data");
+    let made = tool("initdb").args(["-D", &data, "-U", "mail", "-A", "trust", "-N"]).stdout(Stdio::null()).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let start = || {
+        let mut server = tool("postgres");
+        server.args(["-D", &data, "-k", &folder, "-h", "", "-F"]);
+        Running(quiet(&mut server))
+    };
+    let psql = |sql: &str| {
+        let mut psql = Command::new(initdb.join("psql"));
+        psql.args(["-q", "-h", &folder, "-U", "mail", "-d", "postgres", "-c", sql]);
+        psql.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    let server = start();
+    wait_until(|| psql("SELECT 1"));
+    assert!(psql("CREATE TABLE mailbox (address text PRIMARY KEY, maildir text, active boolean)"));
+    assert!(psql("INSERT INTO mailbox VALUES ('alice@example.org', 'a/lice', true), ('old@example.org', 'o', false)"));
+    let dsn = format!("host={folder} dbname=postgres user=mail");
+    let service = python(dir.path(), "addresses.py", &[], &[("DSN", &dsn)]);
+    let podop = Podop::start(&table("mailbox", &[service.1], &[]));
+    let check = || {
+        assert_eq!(podop.lookup("mailbox", "Alice@example.org"), "OK a/lice");
+        assert_eq!(podop.lookup("mailbox", "old@example.org"), "NOTFOUND ");
+        assert_eq!(podop.lookup("mailbox", "'; DROP TABLE mailbox; --"), "NOTFOUND ");
+        assert!(podop.lookup("mailbox", "a\0b").starts_with("TEMP "), "a NUL cannot be in a text");
+    };
+    check();
+    server.signal(libc::SIGINT); // fast shutdown
+    drop(server);
+    assert!(podop.lookup("mailbox", "alice@example.org").starts_with("TEMP mailbox: "));
+    let _server = start();
+    wait_until(|| psql("SELECT 1"));
+    check();
+}
+
+/// One table with these services as replicas.
+fn table(name: &str, ports: &[u16], settings: &[&str]) -> Vec<String> {
+    let urls: Vec<String> = ports.iter().map(|port| format!("http://127.0.0.1:{port}/{name}/§")).collect();
+    let mut args = ["--name", name, "--type", "url", "--param", &urls.join(" ")].map(str::to_owned).to_vec();
+    settings.iter().for_each(|setting| args.extend(["--option".to_owned(), format!("{name}:{setting}")]));
+    args
+}
+
+/// A program of the README, by the name in its first line.
+fn program(name: &str) -> String {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let text = readme.split(&format!("```python\n# {name}")).nth(1).expect(name);
+    format!("# {}", text.split("```").next().unwrap())
+}
+
+/// Runs one on a free port.
+fn python(dir: &Path, name: &str, args: &[&str], variables: &[(&str, &str)]) -> (Running, u16) {
+    let (path, port): (PathBuf, u16) = (dir.join(name), free_port());
+    fs::write(&path, program(name)).unwrap();
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(path).arg(port.to_string()).args(args).envs(variables.iter().copied());
+    let running = Running(quiet(&mut command));
+    wait_until(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+    (running, port)
+}
+
+fn quiet(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a program that starts")
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn free_udp_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A child; it is ended when this is dropped, gracefully if it can.
+struct Running(Child);
+
+impl Running {
+    fn signal(&self, number: i32) {
+        support::podop::signal(&self.0, number);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.signal(libc::SIGTERM); // gunicorn takes its workers along, PostgreSQL its processes
+        for _ in 0..200 {
+            if self.0.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
