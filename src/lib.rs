@@ -8,7 +8,7 @@
 //! | 7 | `main.rs`, `lib.rs` | arguments → [`config::Config`] → bind → run |
 //! | 6 | [`reactor`], [`listen`], [`ask`] | sockets and the clock; listening; `podop query` |
 //! | 5 | [`proxy`] | the engine, without I/O: bytes and time in, actions out |
-//! | 4 | [`job`] over [`client`], [`table`] over [`backend`] | a request in flight; both sides; what is asked |
+//! | 4 | [`job`] over [`client`], [`table`] over [`backend`]; [`cache`] | a request in flight; both sides; what is asked; what is kept |
 //! | 3 | [`config`], [`query`] | the command line as plain data; the words of a request |
 //! | 2 | [`value`] | JSON in, Postfix's and Dovecot's text out |
 //! | 1 | [`wire`] | incremental codecs |

@@ -77,6 +77,8 @@ pub struct BackendFigures {
     pub idle: u64,
     pub connecting: u64,
     pub waiting: u64,
+    /// How many of that name are set aside.
+    pub aside: u64,
 }
 
 impl BackendFigures {
@@ -87,8 +89,19 @@ impl BackendFigures {
 
     /// Adds the figures of another one that goes by the same name.
     pub fn add(&mut self, other: &BackendFigures) {
-        let BackendFigures { answered, failed, timed_out, resent, retried, opened, busy, idle, connecting, waiting } =
-            other;
+        let BackendFigures {
+            answered,
+            failed,
+            timed_out,
+            resent,
+            retried,
+            opened,
+            busy,
+            idle,
+            connecting,
+            waiting,
+            aside,
+        } = other;
         self.answered.iter_mut().zip(answered).for_each(|(sum, more)| *sum += more);
         for (sum, more) in [
             (&mut self.failed, failed),
@@ -100,6 +113,7 @@ impl BackendFigures {
             (&mut self.idle, idle),
             (&mut self.connecting, connecting),
             (&mut self.waiting, waiting),
+            (&mut self.aside, aside),
         ] {
             *sum += more;
         }

@@ -46,6 +46,7 @@ fn lookups_exchanges_and_clients_are_counted() {
         format!("{} 1", outcome("4xx")),
         format!("{} 2", outcome("5xx")),
         format!("{} 1", outcome("timeout")),
+        format!("podop_backend_set_aside{{backend=\"{address}\"}} 0"),
         format!("podop_queue_length{{backend=\"{address}\"}} 0"),
         format!("podop_connections{{backend=\"{address}\",state=\"busy\"}} 0"),
         format!("podop_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),

@@ -153,6 +153,8 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.retried)]);
     let what = ["podop_connections_opened_total", "counter", "Connections to backends that were opened."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.opened)]);
+    let what = ["podop_backend_set_aside", "gauge", "Whether the backend is set aside after faults."];
+    family(text, what, ["backend", ""], each(), &[("", |backend| backend.aside)]);
     let what = ["podop_queue_length", "gauge", "Requests that wait for a connection."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.waiting)]);
 }

@@ -181,15 +181,7 @@ impl World {
     /// Plays all backends until nothing is asked any more: accepts every connection and answers every
     /// request (method, target, body) with these bytes, or by closing for `None`.
     pub fn serve(&mut self, mut answer: impl FnMut(&str, &str, &str) -> Option<Vec<u8>>) {
-        loop {
-            while !self.connecting.is_empty() {
-                self.accept();
-            }
-            let asked = |(peer, wire): (&Peer, &Wire)| {
-                (matches!(peer, Peer::Backend(_)) && !wire.output.is_empty()).then_some(*peer)
-            };
-            let Some(peer) = self.wires.iter().find_map(asked) else { return };
-            let request = self.taken(peer);
+        while let Some((peer, request)) = self.next_request() {
             let (head, body) = request.split_once("\r\n\r\n").expect("a whole request");
             let mut words = head.split(' ');
             match answer(words.next().unwrap_or_default(), words.next().unwrap_or_default(), body) {
@@ -199,21 +191,25 @@ impl World {
         }
     }
 
-    /// The same with GETs only, answered by what the `Host` field says.
+    /// The same, answered by what the `Host` field says.
     pub fn serve_hosts(&mut self, mut answer: impl FnMut(&str) -> Vec<u8>) {
-        loop {
-            while !self.connecting.is_empty() {
-                self.accept();
-            }
-            let asked = |(peer, wire): (&Peer, &Wire)| {
-                (matches!(peer, Peer::Backend(_)) && !wire.output.is_empty()).then_some(*peer)
-            };
-            let Some(peer) = self.wires.iter().find_map(asked) else { return };
-            let request = self.taken(peer);
+        while let Some((peer, request)) = self.next_request() {
             let host = request.lines().find_map(|line| line.strip_prefix("Host: ")).expect("a host");
             let bytes = answer(host);
             self.send(peer, &bytes);
         }
+    }
+
+    /// Accepts every connection, and takes the next request from any.
+    fn next_request(&mut self) -> Option<(Peer, String)> {
+        while !self.connecting.is_empty() {
+            self.accept();
+        }
+        let asked = |(peer, wire): (&Peer, &Wire)| {
+            (matches!(peer, Peer::Backend(_)) && !wire.output.is_empty()).then_some(*peer)
+        };
+        let peer = self.wires.iter().find_map(asked)?;
+        Some((peer, self.taken(peer)))
     }
 
     /// True while a peer is connected, as far as the engine has closed nothing.
