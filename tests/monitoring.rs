@@ -188,6 +188,8 @@ fn start(args: &[&str]) -> (Backend, Watched) {
     let (socket, url) = (dir.path().join("metrics"), backend.url("/§"));
     let table = ["--name", "alias", "--type", "url", "--param", &url, "--metrics", socket.to_str().unwrap()];
     let podop = Podop::start(&[&table[..], args].concat());
+    // It is the second socket, which listens a moment after the first.
+    wait_until(|| UnixStream::connect(&socket).is_ok());
     (backend, Watched { podop, socket, _dir: dir })
 }
 
