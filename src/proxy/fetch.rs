@@ -8,7 +8,7 @@ use crate::cache::{Kept, Known, Lifetime};
 use crate::client::Reply;
 use crate::job::{Fetch, Job, Work};
 use crate::query::{Answer, Failure, FailureKind};
-use crate::table::{Caching, Need, Question};
+use crate::table::{Caching, Need, Opened, Question};
 use crate::wire::http::Keeping;
 use std::time::{Duration, Instant};
 
@@ -50,18 +50,11 @@ impl Proxy {
 
     /// Makes a lookup wait for the exchange of its key, which is begun if there is none.
     fn wait(&mut self, waiter: Key, table: usize, key: &[u8], now: Instant) {
-        let (fetch, joined) = match self.flights[table].get(key) {
-            Some(fetch) => (Some(*fetch), true),
-            None => (self.fetch(table, key, now), false),
-        };
-        self.figures[table].joined += u64::from(joined);
-        let Some(fetch) = fetch else {
-            // The table needs no backend for this one.
-            let answer = match self.tables[table].table.ask(Question::Get(key), now) {
-                Need::Nothing(answer) => Kept::of(answer),
-                Need::Http(_) => Err(Failure::temporary(format_args!("the table has changed its mind"))),
-            };
-            return self.end_wait(waiter, answer, now);
+        let joined = self.flights[table].get(key).copied();
+        self.figures[table].joined += u64::from(joined.is_some());
+        let fetch = match joined.map_or_else(|| self.fetch(table, key, now), Ok) {
+            Ok(fetch) => fetch,
+            Err(answer) => return self.end_wait(waiter, &answer, now),
         };
         if let Some(Job { work: Work::Wait { fetch: of, .. }, .. }) = self.jobs.get_mut(waiter) {
             *of = fetch;
@@ -74,21 +67,24 @@ impl Proxy {
     /// Asks for a key before its answer is out of date.
     fn refresh(&mut self, table: usize, key: &[u8], now: Instant) {
         if !self.flights[table].contains_key(key) {
-            self.fetch(table, key, now);
+            let _ = self.fetch(table, key, now); // who needs no exchange is not kept, and not refreshed
         }
     }
 
-    /// Begins an exchange that belongs to no client; `None` if the table needs none.
-    fn fetch(&mut self, table: usize, key: &[u8], now: Instant) -> Option<Key> {
-        let opened = &mut self.tables[table];
-        let Need::Http(request) = opened.table.ask(Question::Get(key), now) else { return None };
-        let deadline = now + opened.timeout.unwrap_or(self.timeout);
+    /// Begins an exchange that belongs to no client, or has the answer if the table needs none.
+    fn fetch(&mut self, table: usize, key: &[u8], now: Instant) -> Result<Key, Result<Kept, Failure>> {
+        let Opened { table: source, timeout, .. } = &mut self.tables[table];
+        let deadline = now + timeout.unwrap_or(self.timeout);
+        let request = match source.ask(Question::Get(key), now) {
+            Need::Http(request) => request,
+            Need::Nothing(answer) => return Err(Kept::of(answer)),
+        };
         let work = Work::Fetch(Box::new(Fetch { key: key.to_vec(), waiters: Vec::new(), current: true }));
         let job = self.jobs.insert(Job { client: NOBODY, place: 0, table, deadline, work });
         self.flights[table].insert(key.to_vec(), job);
         let asked = self.backend.key(key);
         self.backend.submit(Exchange::new(job, 0, deadline, request, asked, now), now);
-        Some(job)
+        Ok(job)
     }
 
     /// Takes the answer to all who wait for it, and to the cache.
@@ -98,12 +94,12 @@ impl Proxy {
         if current {
             self.flights[table].remove(&key);
         }
-        let failure = match answer {
+        let failure = match &answer {
             Ok(kept) => {
                 if current {
-                    self.keep(table, &key, &kept, keeping, now);
+                    self.keep(table, &key, kept, keeping, now);
                 }
-                return waiters.into_iter().for_each(|waiter| self.end_wait(waiter, Ok(kept.clone()), now));
+                return waiters.into_iter().for_each(|waiter| self.end_wait(waiter, &answer, now));
             }
             Err(failure) => failure,
         };
@@ -116,7 +112,7 @@ impl Proxy {
             if failure.kind == FailureKind::Timeout && now < deadline {
                 self.wait(waiter, table, &key, now);
             } else {
-                self.end_wait(waiter, Err(failure.clone()), now);
+                self.end_wait(waiter, &answer, now);
             }
         }
     }
@@ -175,14 +171,14 @@ impl Proxy {
         self.figures[table].kept_stale += 1;
         let line = format!("stale table={}", self.tables[table].name);
         self.faults.warn_of(&line, &format!("cause=\"{cause}\""), now);
-        self.end_wait(waiter, Ok(kept), now);
+        self.end_wait(waiter, &Ok(kept), now);
         true
     }
 
-    fn end_wait(&mut self, waiter: Key, answer: Result<Kept, Failure>, now: Instant) {
+    fn end_wait(&mut self, waiter: Key, answer: &Result<Kept, Failure>, now: Instant) {
         let Some(Job { table, work: Work::Wait { since, .. }, .. }) = self.jobs.get(waiter) else { return };
         let (table, took) = (*table, now.saturating_duration_since(*since));
-        let answer = match &answer {
+        let answer = match answer {
             Ok(kept) => kept.answer(),
             Err(failure) => Answer::Failed(failure.clone()),
         };
