@@ -121,6 +121,39 @@ fn when_all_are_set_aside_lookups_fail_at_once_with_the_cause() {
     assert_eq!(world.asked(backend), "again");
 }
 
+/// A service that hung, and is restarted while it is probed.
+#[test]
+fn a_probe_that_ends_in_any_way_makes_room_for_the_next() {
+    let mut world = World::with_alias(&["--timeout", "20"]);
+    let stuck: Vec<Peer> = (0..5).map(|at| world.lookup(&at.to_string())).collect();
+    while !world.connecting.is_empty() {
+        world.accept();
+    }
+    world.wait(20 * SECOND);
+    assert!(stuck.iter().all(|client| world.taken(*client).contains("TIMEOUT")));
+    world.wait(250 * MS);
+    // It is refused, closed upon, and left.
+    let probe = world.lookup("refused");
+    world.refuse();
+    assert_eq!(reply(&mut world, probe), "TEMP alias: 192.0.2.1 refused the connection");
+    let early = world.lookup("early");
+    assert!(reply(&mut world, early).contains("is set aside: refused the connection"));
+    world.wait(500 * MS);
+    let probe = world.lookup("closed");
+    let backend = world.accept();
+    world.end(backend, End::Sending);
+    assert!(reply(&mut world, probe).contains("closed the connection"));
+    world.wait(SECOND);
+    let probe = world.lookup("left");
+    world.end(probe, End::Gone(None));
+    let last = world.lookup("last");
+    assert_eq!(world.taken(last), "", "it is the next probe");
+    let backend = world.accept();
+    assert_eq!(world.asked(backend), "last");
+    world.respond(backend, "v");
+    assert_eq!(world.taken(last), "4:OK v,");
+}
+
 #[test]
 fn a_pause_that_a_replica_asks_for_is_kept() {
     let mut world = three(&[]);

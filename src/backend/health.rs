@@ -50,6 +50,11 @@ impl Health {
         self.probe = Some(deadline);
     }
 
+    /// A probe may have been given up before it was sent, so that another one may go.
+    pub fn release(&mut self) {
+        self.probe = None;
+    }
+
     /// An answer has come, whatever it says. True if it had been set aside.
     pub fn answered(&mut self) -> bool {
         self.faults = 0;

@@ -514,7 +514,8 @@ impl Backend {
                     }
                     Known::Failed(error) => {
                         let fault = Fault::Unresolved(error.to_owned());
-                        return self.give_up(at, fault, now);
+                        self.give_up(at, fault.clone(), now);
+                        return self.blame(at, None, &fault, false, now);
                     }
                 }
             }
@@ -570,8 +571,12 @@ impl Backend {
     /// Drops the waiting exchanges of jobs that nobody wants any more.
     pub fn sweep(&mut self, mut wanted: impl FnMut(Key) -> bool) {
         for origin in &mut self.origins {
+            let before = origin.queue.len() + origin.fresh.len();
             origin.queue.retain(|(_, exchange)| wanted(exchange.job));
             origin.fresh.retain(|exchange| wanted(exchange.job));
+            if origin.queue.len() + origin.fresh.len() < before {
+                origin.health.release();
+            }
         }
     }
 

@@ -54,7 +54,9 @@ impl Backend {
             idle.into_iter().for_each(|key| self.lost(key, Fault::Closed, now));
         }
         let origin = &mut self.origins[at];
-        if (slow || origin.has_replicas()) && origin.health.fault(fault.to_string(), now) {
+        // Once it is set aside, whatever happens to the probe decides.
+        let counts = slow || origin.has_replicas() || origin.health.is_aside();
+        if counts && origin.health.fault(fault.to_string(), now) {
             log::warn(format_args!("set-aside origin={} cause=\"{}\"", origin.label, origin.health.cause()));
             self.evacuate(at, now);
         }
