@@ -179,7 +179,7 @@ impl Engine {
                         replied += count;
                         self.proxy.sent(peer, count, self.now);
                     }
-                    Action::Resume(_) | Action::Close(_) | Action::Resolve { .. } => {}
+                    Action::Resume(_) | Action::Part(..) | Action::Close(_) | Action::Resolve { .. } => {}
                 }
             }
         }

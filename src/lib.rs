@@ -18,6 +18,7 @@
 //! `proxy` makes a [`job::Job`], its table says [`table::Need::Http`] → [`backend::Backend::submit`] puts it
 //! on a connection → `reactor` writes; and back: read → [`backend::Backend::received`] yields the response →
 //! the table makes an [`query::Answer`] of it → [`client::Client::reply`] puts it in its place → write.
+//! With the feature `tls`, [`backend::tls`] stands between the socket and HTTP where a URL says https.
 
 pub mod arena;
 pub mod ask;

@@ -2,17 +2,18 @@
 
 use podop::ask::{self, Found};
 use podop::backend::Target;
+use podop::backend::tls::{Client, End, Session};
 use podop::config::{self, Ask, Command, Config, Mistake, Mode, Spec};
 use podop::listen::Listener;
 use podop::log::{self, Level};
 use podop::proxy::Proxy;
 use podop::reactor::Reactor;
 use podop::system::{self, Signals};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a check waits for a connection to one address.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -47,7 +48,7 @@ fn run(config: &Config) -> Result<(), Mistake> {
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
     }
-    for (label, _) in backend.targets() {
+    for (label, ..) in backend.targets() {
         log::info(format_args!("backend origin={label}"));
     }
     let (timeout, slow) = (config.timeout.as_secs_f64(), config.slow.as_secs_f64());
@@ -118,8 +119,8 @@ fn check(config: &Config) -> Result<u8, Mistake> {
     for table in &tables {
         report += &format!("table {} is usable\n", table.name);
     }
-    for (label, target) in backend.targets() {
-        let reached = reach(target);
+    for (label, target, tls) in backend.targets() {
+        let reached = reach(target, tls);
         let result = match &reached {
             Ok(address) => format!("is reachable at {address}"),
             Err((_, error)) => error.clone(),
@@ -132,7 +133,7 @@ fn check(config: &Config) -> Result<u8, Mistake> {
 }
 
 /// Connects to a backend: the address that took the connection, or an exit code and what is wrong.
-fn reach(target: &Target) -> Result<String, (u8, String)> {
+fn reach(target: &Target, tls: Option<&Client>) -> Result<String, (u8, String)> {
     let unreachable = |error: &io::Error| (config::EX_UNAVAILABLE, format!("is not reachable: {error}"));
     match target {
         Target::Unix(path) => match UnixStream::connect(path) {
@@ -144,12 +145,47 @@ fn reach(target: &Target) -> Result<String, (u8, String)> {
             let addresses = addresses.map_err(|error| (config::EX_NOHOST, format!("has no address: {error}")))?;
             let mut result = Err((config::EX_NOHOST, "has no address".to_owned()));
             for address in addresses {
-                match TcpStream::connect_timeout(&address, CONNECT) {
-                    Ok(_) => return Ok(address.to_string()),
-                    Err(error) => result = Err(unreachable(&error)),
+                let secured = TcpStream::connect_timeout(&address, CONNECT).map_err(|error| unreachable(&error));
+                let secured = secured.and_then(|stream| match tls {
+                    None => Ok(address.to_string()),
+                    Some(client) => shake_hands(stream, client)
+                        .map(|version| format!("{address} with TLS {version}"))
+                        .map_err(|error| (config::EX_UNAVAILABLE, format!("failed the TLS handshake: {error}"))),
+                });
+                match secured {
+                    Ok(reached) => return Ok(reached),
+                    Err(error) => result = Err(error),
                 }
             }
             result
+        }
+    }
+}
+
+/// Does a TLS handshake, and returns its version or what is wrong.
+fn shake_hands(mut stream: TcpStream, client: &Client) -> Result<&'static str, String> {
+    let (mut session, mut chunk, mut plain) = (Session::new(client)?, vec![0; 16 * 1024], Vec::new());
+    let until = Instant::now() + CONNECT;
+    loop {
+        let output = session.output().len();
+        let written = stream.write_all(session.output());
+        session.sent(output);
+        match session.end() {
+            Some(End::Broken(error)) => return Err(error.clone()),
+            Some(End::Closed) => return Err("it closed the connection".to_owned()),
+            None => written.map_err(|error| error.to_string())?,
+        }
+        if session.is_ready() {
+            let _ = stream.write_all(&session.part()); // polite, and nothing depends on it
+            return Ok(session.version());
+        }
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let count = stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk));
+        match count {
+            Ok(0) => return Err("it closed the connection".to_owned()),
+            Ok(count) => session.receive(&chunk[..count], &mut plain),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err("it did not answer in time".to_owned()),
+            Err(error) => return Err(error.to_string()),
         }
     }
 }

@@ -73,9 +73,17 @@ pub struct BackendFigures {
     /// Handed on to another replica.
     pub retried: u64,
     pub opened: u64,
+    /// Its connections have TLS, and so many handshakes were done in full, were shortened, and failed.
+    pub secured: bool,
+    pub handshakes_full: u64,
+    pub handshakes_resumed: u64,
+    pub handshakes_failed: u64,
+    /// What those took that were done.
+    pub handshakes_us: u64,
     pub busy: u64,
     pub idle: u64,
     pub connecting: u64,
+    pub handshaking: u64,
     pub waiting: u64,
     /// How many of that name are set aside.
     pub aside: u64,
@@ -87,6 +95,12 @@ impl BackendFigures {
         self.answered[usize::from(status / 100).clamp(2, 5) - 2] += 1;
     }
 
+    /// Counts a handshake that was done.
+    pub fn handshake(&mut self, resumed: bool, took: Duration) {
+        *(if resumed { &mut self.handshakes_resumed } else { &mut self.handshakes_full }) += 1;
+        self.handshakes_us += took.as_micros() as u64;
+    }
+
     /// Adds the figures of another one that goes by the same name.
     pub fn add(&mut self, other: &BackendFigures) {
         let BackendFigures {
@@ -96,12 +110,19 @@ impl BackendFigures {
             resent,
             retried,
             opened,
+            secured,
+            handshakes_full,
+            handshakes_resumed,
+            handshakes_failed,
+            handshakes_us,
             busy,
             idle,
             connecting,
+            handshaking,
             waiting,
             aside,
         } = other;
+        self.secured |= secured;
         self.answered.iter_mut().zip(answered).for_each(|(sum, more)| *sum += more);
         for (sum, more) in [
             (&mut self.failed, failed),
@@ -109,9 +130,14 @@ impl BackendFigures {
             (&mut self.resent, resent),
             (&mut self.retried, retried),
             (&mut self.opened, opened),
+            (&mut self.handshakes_full, handshakes_full),
+            (&mut self.handshakes_resumed, handshakes_resumed),
+            (&mut self.handshakes_failed, handshakes_failed),
+            (&mut self.handshakes_us, handshakes_us),
             (&mut self.busy, busy),
             (&mut self.idle, idle),
             (&mut self.connecting, connecting),
+            (&mut self.handshaking, handshaking),
             (&mut self.waiting, waiting),
             (&mut self.aside, aside),
         ] {

@@ -419,6 +419,11 @@ impl Reactor {
             Action::Flush(peer) => self.flush(peer),
             Action::Resume(peer) => self.read(peer),
             Action::Connect(key, address) => self.connect(key, &address),
+            Action::Part(key, last) => {
+                if let Some(io) = self.backends.get(key).filter(|io| io.writable && !io.connecting) {
+                    let _ = io.socket.write(&last); // the peer does without, if it must
+                }
+            }
             Action::Close(Peer::Client(key)) => self.clients.drop(key),
             Action::Close(Peer::Backend(key)) => self.backends.drop(key),
             Action::Resolve { name, host, port } => {
@@ -569,7 +574,7 @@ impl Reactor {
                 Signal::Reload => {
                     log::told(format_args!("reload"));
                     self.notifier.reloading();
-                    self.proxy.reload();
+                    self.proxy.reload(self.now);
                     self.notifier.ready(&self.proxy.summary(self.now), self.now);
                 }
                 Signal::Dump => self.proxy.dump(),

@@ -34,7 +34,7 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
         ),
         (table("urls", "http://h/§"), 78, "--type of table 't': 'urls' is unknown, it is one of: file, url"),
         (table("url", "http://h/"), 78, "--param of table 't': the URL has no '§' or '{}' where the key belongs"),
-        (table("url", "https://u:secret@h/§"), 78, "--param of table 't': https:// is not supported"),
+        (with(table("url", "http://h/§"), "t:ca=/x"), 78, "--option of table 't': ca= is for https:// URLs"),
         (table("url", "h/§"), 78, "--param of table 't': not a URL"),
         (table("url", ""), 78, "--param of table 't': wants 1 to 64 URLs"),
         (table("file", "/no/such/file"), 78, "--param of table 't': /no/such/file: No such file"),
@@ -55,6 +55,19 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
         assert!(stderr.starts_with("podop: ") && stderr.contains(line), "{args:?}: {stderr}");
         assert!(stderr.matches('\n').count() == 1 && !stderr.contains("secret"), "{args:?}: {stderr}");
     }
+}
+
+#[test]
+fn https_needs_a_build_with_tls() {
+    let output = run(&["--check", "--name", "t", "--type", "url", "--param", "https://u:secret@127.0.0.1:1/§"]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if cfg!(feature = "tls") {
+        assert!(out.contains("backend https://127.0.0.1:1 is not reachable"), "{out}{err}");
+    } else {
+        assert_eq!(output.status.code(), Some(78));
+        assert!(err.contains("needs a podop that was built with TLS: cargo build --features tls"), "{err}");
+    }
+    assert!(!out.contains("secret") && !err.contains("secret"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::http::{Backend, Script, Then, raw, response};
 use support::podop::{Podop, ask, reply, request};
+use support::tls::{self, Authority, Wants};
 use support::world::World;
 
 /// What the client is told.
@@ -24,7 +25,7 @@ enum Told {
     /// Something else for Postfix than for Dovecot.
     Each(&'static str, &'static str),
 }
-use Then::{Close, Hang, Keep, Reset};
+use Then::{Close, Cut, Hang, Keep, Reset};
 use Told::{Each, Fault, Miss, Timeout, Value};
 
 type Case = (&'static str, Script, Told);
@@ -392,27 +393,79 @@ fn connections() -> Vec<Case> {
     ]
 }
 
+/// What only TLS can tell: somebody has cut the stream off.
+fn cut_off() -> Vec<Case> {
+    let end = "ended its answer without ending TLS";
+    let v = || fields("Content-Length: 3");
+    let open = |body: &str| raw(format!("HTTP/1.1 200 OK\r\n\r\n{body}"), Cut);
+    vec![
+        ("until the end, cut off", open("\"v\""), Fault(end)),
+        ("HTTP/1.0 until the end, cut off", raw("HTTP/1.0 200 OK\r\n\r\n\"v\"", Cut), Fault(end)),
+        ("a list until the end, cut off", open("[\"a\"]"), Fault(end)),
+        ("a miss until the end, cut off", raw("HTTP/1.1 404 Not Found\r\n\r\nnull", Cut), Fault(end)),
+        ("an empty body until the end, cut off", raw("HTTP/1.1 404 Not Found\r\n\r\n", Cut), Fault(end)),
+        ("a length, cut off behind it", then(v(), Cut), Value("v")),
+        ("a length, cut off within it", then(fields("Content-Length: 4"), Cut), Fault(CUT)),
+        ("chunks, cut off behind them", then(chunked("3\r\n\"v\"\r\n0\r\n\r\n"), Cut), Value("v")),
+        ("chunks, cut off before the last", then(chunked("3\r\n\"v\"\r\n"), Cut), Fault(CUT)),
+        ("no answer, cut off", raw("", Cut), Fault(CLOSED)),
+    ]
+}
+
 #[test]
 fn every_case_is_answered_as_stated_and_harms_nobody_else() {
-    run_all(&[]);
+    run_all(&Setting { tls: false, args: &[] });
 }
 
 #[test]
 fn nor_does_it_harm_lookups_that_were_sent_ahead_on_the_same_connection() {
-    run_all(&["--option", "alias:pipeline=16"]);
+    run_all(&Setting { tls: false, args: &["--option", "alias:pipeline=16"] });
 }
 
-fn run_all(args: &'static [&str]) {
+#[test]
+#[cfg(feature = "tls")]
+fn every_case_is_the_same_over_tls() {
+    run_all(&Setting { tls: true, args: &[] });
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn also_for_lookups_that_were_sent_ahead_over_tls() {
+    run_all(&Setting { tls: true, args: &["--option", "alias:pipeline=16"] });
+}
+
+/// In what the cases differ from run to run.
+struct Setting {
+    tls: bool,
+    args: &'static [&'static str],
+}
+
+/// What a run needs for it: how a server secures its connections, and the arguments.
+#[derive(Clone)]
+struct Means {
+    config: Option<Arc<rustls::ServerConfig>>,
+    args: Vec<String>,
+}
+
+fn run_all(setting: &Setting) {
     let groups = [framing_by_length(), framing_by_chunks(), heads(), statuses(), bodies(), connections()];
-    let cases: Arc<Vec<Case>> = Arc::new(groups.into_iter().flatten().collect());
+    let cut_off = if setting.tls { cut_off() } else { Vec::new() };
+    let cases: Arc<Vec<Case>> = Arc::new(groups.into_iter().flatten().chain(cut_off).collect());
     assert!(cases.len() >= 120, "{} cases", cases.len());
+    let authority = Authority::new();
+    let config = || Arc::new(tls::server(&authority.issue(&["127.0.0.1"]), &tls::BOTH, Wants::Nothing));
+    let mut means = Means { config: None, args: setting.args.iter().map(|arg| (*arg).to_owned()).collect() };
+    if setting.tls {
+        means.config = Some(config());
+        means.args.extend(["--option".to_owned(), authority.option()]);
+    }
     let next = Arc::new(AtomicUsize::new(0));
     let threads: Vec<_> = (0..8)
         .map(|_| {
-            let (cases, next) = (cases.clone(), next.clone());
+            let (cases, next, means) = (cases.clone(), next.clone(), means.clone());
             std::thread::spawn(move || {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    run(case, args);
+                    run(case, &means);
                 }
             })
         })
@@ -447,25 +500,26 @@ fn a_response_that_is_cut_anywhere_is_a_fault() {
     }
 }
 
-fn run((name, script, told): &Case, args: &[&str]) {
+fn run((name, script, told): &Case, Means { config, args }: &Means) {
     let answer = script.clone();
-    let backend = Backend::start(move |request| match request.target.trim_start_matches('/') {
+    let backend = Backend::start_with(config.clone(), move |request| match request.target.trim_start_matches('/') {
         key if key.starts_with("innocent") => response(200, &format!("\"own {key}\"")),
         "none" => response(404, "null"),
         _ => answer.clone(),
     });
     let url = backend.url("/§");
     let table = ["--name", "alias", "--type", "url", "--param", &url, "--timeout", "0.6"];
-    let podop = Podop::start(&[&table[..], args].concat());
+    let table = table.iter().copied().chain(args.iter().map(String::as_str));
+    let podop = Podop::start(&table.collect::<Vec<_>>());
     let (postfix, dovecot) = match told {
         Value(text) => (format!("OK {text}"), format!("O{text}")),
         Miss => ("NOTFOUND ".to_owned(), "N".to_owned()),
         Fault(cause) => {
-            let reason = format!("alias: {} {cause}", backend.address());
+            let reason = format!("alias: {} {cause}", backend.label());
             (format!("TEMP {reason}"), format!("F{reason}"))
         }
         Timeout(cause) => {
-            let reason = format!("alias: {} {cause}", backend.address());
+            let reason = format!("alias: {} {cause}", backend.label());
             (format!("TIMEOUT {reason}"), format!("F{reason}"))
         }
         Each(postfix, dovecot) => ((*postfix).to_owned(), (*dovecot).to_owned()),
@@ -480,7 +534,7 @@ fn run((name, script, told): &Case, args: &[&str]) {
         innocents(&podop, &mut clients, name);
     }
     // Who speaks out of turn on a connection with several requests is taken for who is next; no client can tell.
-    if !args.is_empty() && !name.starts_with("surplus") {
+    if args.iter().any(|arg| arg.contains("pipeline")) && !name.starts_with("surplus") {
         let asked = ["innocent-before", "case", "innocent-behind", "innocent-last"];
         let requests: Vec<u8> = asked.iter().flat_map(|key| request("alias", key.as_bytes())).collect();
         clients.0.write_all(&requests).unwrap();

@@ -31,7 +31,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("system", 0),
 ];
 
-/// Where each outside package is used.
+/// Where each outside package is used; the last two only with the feature `tls`.
 const PACKAGES: &[(&str, &[&str])] = &[
     ("httparse", &["wire/http.rs"]),
     ("libc", &["system.rs"]),
@@ -39,6 +39,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("pico_args", &["config.rs"]),
     ("serde_json", &["value.rs"]),
     ("socket2", &["listen.rs"]),
+    ("rustls", &["backend/tls.rs"]),
+    ("rustls_native_certs", &["table/trust.rs"]),
 ];
 
 #[test]
@@ -75,6 +77,15 @@ fn each_outside_package_is_used_in_one_file() {
             .collect();
         assert_eq!(users, *files, "{package}");
     }
+}
+
+/// The two builds differ in what TLS has to do, and nowhere else.
+#[test]
+fn only_tls_knows_of_its_feature() {
+    let mut files: Vec<String> =
+        sources().into_iter().filter(|(_, text)| text.contains("feature = ")).map(|(file, _)| file).collect();
+    files.retain(|file| file != "backend/mod.rs"); // which names the file
+    assert_eq!(files, ["table/trust.rs"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::Address;
 use super::request::Exchange;
+use super::tls::{End, Session};
 use crate::buffer::Output;
 use crate::wire::http::{Decoder, Error, Response};
 use std::collections::VecDeque;
@@ -12,14 +13,19 @@ const KEPT: usize = 8 * 1024; // bytes
 
 /// A connection, with the requests that it owes answers to.
 ///
-/// Connecting ── connected ──▶ idle ⇄ asked ── keep-alive ends, fault ──▶ removed
+/// Connecting ── reached, with TLS also secured ──▶ idle ⇄ asked ── keep-alive ends, fault ──▶ removed
 #[derive(Debug)]
 pub(super) struct Connection {
     pub origin: usize,
     pub address: Address,
-    /// When it began to be made, and when it was there.
+    /// When it began to be made, when the peer took it, and when it could be used.
     pub opened: Instant,
+    pub reached: Option<Instant>,
     pub connected: Option<Instant>,
+    /// Between its output and the socket, from the moment on that it is reached.
+    tls: Option<Session>,
+    /// It was made in terms that do not hold any more, and carries no further requests.
+    pub retired: bool,
     /// When what it owes answers to was asked.
     pub asked_at: Instant,
     /// When the head of the response was there that is not complete.
@@ -29,7 +35,8 @@ pub(super) struct Connection {
     /// Exchanges that were asked here, in the order of their answers.
     line: VecDeque<Asked>,
     output: Output,
-    /// Bytes of requests that were rendered, and that the kernel took, since the connection was made.
+    /// Bytes of requests that were rendered, and that the kernel took, since the connection was made: with TLS, those
+    /// of whole records.
     rendered: u64,
     taken: u64,
     /// How long the backend keeps it idle, if it said so.
@@ -82,7 +89,10 @@ impl Connection {
             origin,
             address,
             opened: now,
+            reached: None,
             connected: None,
+            tls: None,
+            retired: false,
             asked_at: now,
             head: None,
             ahead,
@@ -113,10 +123,26 @@ impl Connection {
     /// Notes in the exchange that was asked last how long it had waited, for a connection and for a name that was asked
     /// for and known at those times.
     pub fn note_wait(&mut self, resolved: Option<(Instant, Instant)>, now: Instant) {
-        let made = (self.opened, self.connected.unwrap_or(now));
+        let reached = self.reached.unwrap_or(now);
+        let made = (self.opened, reached);
+        let secured = self.tls.is_some().then(|| (reached, self.connected.unwrap_or(now)));
         if let Some(exchange) = self.line.back_mut().and_then(|asked| asked.exchange.as_mut()) {
-            exchange.waited(made, resolved, now);
+            exchange.waited(made, secured, resolved, now);
         }
+    }
+
+    /// Begins the handshake of a connection that was reached.
+    pub fn secure(&mut self, session: Session) {
+        self.tls = Some(session);
+    }
+
+    pub fn tls(&mut self) -> Option<&mut Session> {
+        self.tls.as_mut()
+    }
+
+    /// True if the stream may have been cut off by anybody, and not by the backend.
+    pub fn is_cut(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.end() != Some(&End::Closed))
     }
 
     /// True if this exchange may be sent together with those that were asked in the same turn. What has left is
@@ -124,21 +150,34 @@ impl Connection {
     /// came in two pieces in two threads. A connection that has not carried an answer yet takes one request
     /// (RFC 9112, 9.3.2: what is asked again must not be pipelined at once).
     pub fn takes(&self, exchange: &Exchange) -> bool {
+        let left = self.rendered - self.output.unsent().len() as u64;
         let unsent = self.line.front().is_some_and(|first| {
-            self.taken == first.begins && first.exchange.as_ref().is_some_and(|first| first.request.method.is_safe())
+            left == first.begins && first.exchange.as_ref().is_some_and(|first| first.request.method.is_safe())
         });
-        unsent && self.line.len() < self.ahead && self.answered && exchange.request.method.is_safe()
+        unsent && self.line.len() < self.ahead && self.answered && !self.retired && exchange.request.method.is_safe()
     }
 
     /// What is to be written.
-    pub fn output(&self) -> &[u8] {
-        self.output.unsent()
+    pub fn output(&mut self) -> &[u8] {
+        let Some(tls) = &mut self.tls else { return self.output.unsent() };
+        // As late as this, so that requests that leave together share a record.
+        if !self.output.is_empty() {
+            tls.seal(self.output.unsent());
+            self.output.advance(self.output.unsent().len());
+        }
+        tls.output()
     }
 
     /// Notes that `count` bytes were written.
     pub fn sent(&mut self, count: usize) {
-        self.output.advance(count);
-        self.taken += count as u64;
+        let plain = match &mut self.tls {
+            Some(tls) => tls.sent(count),
+            None => {
+                self.output.advance(count);
+                count
+            }
+        };
+        self.taken += plain as u64;
     }
 
     /// Reads what has arrived. Bytes after an answer stay in `input`.

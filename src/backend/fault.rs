@@ -12,6 +12,15 @@ pub enum Fault {
     Unresolved(String),
     Unreachable(ErrorKind),
     ConnectTimeout,
+    /// There is no TLS with it, for this reason.
+    Handshake(String),
+    HandshakeTimeout,
+    /// TLS broke, for this reason.
+    Tls(String),
+    /// The stream ended without the end of TLS, within a body that lasts until then: anybody may have cut it off.
+    Truncated,
+    /// This status came from a server that had asked for a client certificate.
+    Uncertified(u16),
     /// Closed before the first byte of the response.
     Closed,
     /// The answer to an earlier request said that it was the last one of its connection.
@@ -32,9 +41,17 @@ pub enum Fault {
 pub enum Phase {
     Resolve,
     Connect,
+    Handshake,
     Queue,
     Head,
     Body,
+}
+
+impl Fault {
+    /// True if what came was no answer, though something came.
+    pub(super) fn is_nonsense(&self) -> bool {
+        matches!(self, Fault::Malformed(_) | Fault::Truncated)
+    }
 }
 
 impl fmt::Display for Fault {
@@ -44,18 +61,27 @@ impl fmt::Display for Fault {
             Fault::Unreachable(ErrorKind::ConnectionRefused) => f.write_str("refused the connection"),
             Fault::Unreachable(kind) => write!(f, "is unreachable: {kind}"),
             Fault::ConnectTimeout => f.write_str("did not accept the connection in time"),
+            Fault::Handshake(error) => write!(f, "failed the TLS handshake: {error}"),
+            Fault::HandshakeTimeout => f.write_str("did not complete the TLS handshake in time"),
+            Fault::Tls(error) => write!(f, "broke TLS: {error}"),
+            Fault::Truncated => f.write_str("ended its answer without ending TLS"),
+            Fault::Uncertified(status) => write!(f, "wants another client certificate: answered {status}"),
             Fault::Closed | Fault::Last => f.write_str("closed the connection without an answer"),
             Fault::Broken(kind) => write!(f, "broke the connection: {kind}"),
             Fault::Malformed(error) => write!(f, "sent nonsense: {error}"),
             Fault::Early => f.write_str("answered before it was asked"),
             Fault::Astray(status, Astray::NoLocation) => write!(f, "answered {status} without a usable location"),
             Fault::Astray(status, Astray::OtherOrigin) => write!(f, "answered {status} to another origin"),
+            Fault::Astray(status, Astray::ToTls) => {
+                write!(f, "answered {status} to https:// on the same host, which the table should name itself")
+            }
             Fault::Astray(status, Astray::TooFar) => write!(f, "answered {status} too often"),
             Fault::Aside(cause) => write!(f, "is set aside: {cause}"),
             Fault::Overloaded => write!(f, "is overloaded: {MAX_WAITING} requests are waiting"),
             Fault::Timeout(phase) => f.write_str(match phase {
                 Phase::Resolve => "was not resolved in time",
                 Phase::Connect => "did not accept a connection in time",
+                Phase::Handshake => "did not complete a TLS handshake in time",
                 Phase::Queue => "had no connection free in time",
                 Phase::Head => "did not answer in time",
                 Phase::Body => "did not complete its answer in time",

@@ -8,6 +8,8 @@ mod origin;
 mod replicas;
 mod request;
 mod resolver;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+pub mod tls;
 
 pub use fault::{Fault, Phase};
 pub use origin::{Address, Pool, Target};
@@ -36,11 +38,16 @@ const MAX_SPARE_KEY: usize = 256; // bytes
 /// A TCP connection that is not there after so long will not come.
 const CONNECT: Duration = Duration::from_secs(3);
 
+/// So long a TLS handshake may take after that.
+const HANDSHAKE: Duration = CONNECT;
+
 /// What the reactor has to do.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Action {
     Connect(Key, Address),
     Flush(Key),
+    /// Write these bytes, if they can be written at once: the connection is closed next.
+    Part(Key, Vec<u8>),
     Close(Key),
     /// Resolve a host and tell the answer under this number.
     Resolve {
@@ -68,6 +75,8 @@ pub struct Backend {
     /// Exchanges that ended without a response.
     failed: VecDeque<Done<'static>>,
     actions: VecDeque<Action>,
+    /// Memory for what was under TLS.
+    plain: Vec<u8>,
     /// Memory of keys that were used, for the next ones.
     spare: Vec<Vec<u8>>,
     /// No exchange on its way is due before: a bound, so that deadlines cost nothing while none is reached.
@@ -76,12 +85,30 @@ pub struct Backend {
 
 impl Backend {
     /// Adds an origin, or finds it. The label names it in reasons and log lines.
-    pub fn origin(&mut self, label: &str, target: Target, pool: Pool) -> usize {
-        let known = self.origins.iter().position(|origin| origin.target == target && origin.pool == pool);
+    pub fn origin(&mut self, label: &str, target: Target, pool: Pool, tls: Option<tls::Client>) -> usize {
+        let same = |origin: &Origin| origin.target == target && origin.pool == pool && origin.tls == tls;
+        let known = self.origins.iter().position(same);
         known.unwrap_or_else(|| {
-            self.origins.push(Origin::new(label.to_owned(), target, pool, &mut self.resolver));
+            self.origins.push(Origin::new(label.to_owned(), target, pool, tls, &mut self.resolver));
             self.origins.len() - 1
         })
+    }
+
+    /// Secures the connections of an origin in new terms; those that were made in the old ones carry no more requests.
+    pub fn secure(&mut self, at: usize, tls: tls::Client, now: Instant) {
+        let origin = &mut self.origins[at];
+        origin.tls = Some(tls);
+        let (idle, connecting) = (origin.idle.iter(), origin.connecting.iter());
+        let unused: Vec<Key> = idle.chain(connecting).map(|(key, _)| *key).collect();
+        for key in unused {
+            if self.connections.get(key).is_some_and(|connection| connection.connected.is_some()) {
+                self.lost(key, Fault::Closed, now);
+            } else {
+                self.abandon(key);
+            }
+        }
+        let own = self.connections.iter_mut().map(|(_, connection)| connection).filter(|one| one.origin == at);
+        own.for_each(|connection| connection.retired = true);
     }
 
     /// Notes that an origin is one of several that a table may ask.
@@ -94,9 +121,9 @@ impl Backend {
         &self.origins[exchange.origin()].label
     }
 
-    /// The names of all origins with their targets, for reports.
-    pub fn targets(&self) -> impl Iterator<Item = (&str, &Target)> {
-        self.origins.iter().map(|origin| (origin.label.as_str(), &origin.target))
+    /// The names of all origins with their targets, and how they are secured, for reports.
+    pub fn targets(&self) -> impl Iterator<Item = (&str, &Target, Option<&tls::Client>)> {
+        self.origins.iter().map(|origin| (origin.label.as_str(), &origin.target, origin.tls.as_ref()))
     }
 
     /// The memory of a key that was done with, or new memory, filled with `key`.
@@ -178,14 +205,73 @@ impl Backend {
         }
     }
 
-    /// A connection was made.
+    /// A connection was made. If it is to be secured, its handshake begins.
     pub fn connected(&mut self, key: Key, now: Instant) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.reached = Some(now);
+        let origin = &mut self.origins[connection.origin];
+        let Some(client) = &origin.tls else { return self.usable(key, now) };
+        match tls::Session::new(client) {
+            Err(error) => self.unreachable(key, Fault::Handshake(error), now),
+            Ok(session) => {
+                connection.secure(session);
+                origin.connecting.retain(|(other, _)| *other != key);
+                origin.connecting.push_back((key, now + HANDSHAKE));
+                origin.handshaking += 1;
+                self.actions.push_back(Action::Flush(key));
+            }
+        }
+    }
+
+    /// A connection can be used.
+    fn usable(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.connected = Some(now);
         let origin = &mut self.origins[connection.origin];
         origin.connecting.retain(|(other, _)| *other != key);
         origin.reached(&connection.address);
         self.feed(key, now);
+    }
+
+    /// Takes TLS off what has arrived on a connection, if it has TLS: tell [`Backend::received`] what is returned, and
+    /// give it back with [`Backend::conclude`].
+    pub fn decrypt(&mut self, key: Key, bytes: &[u8], now: Instant) -> Option<Vec<u8>> {
+        let connection = self.connections.get_mut(key)?;
+        let (new, at) = (connection.connected.is_none(), connection.origin);
+        let tls = connection.tls()?;
+        let mut plain = std::mem::take(&mut self.plain);
+        tls.receive(bytes, &mut plain);
+        if !tls.output().is_empty() {
+            self.actions.push_back(Action::Flush(key));
+        }
+        if new && tls.is_ready() {
+            let (resumed, version) = (tls.is_resumed(), tls.version());
+            let took = now.saturating_duration_since(connection.reached.unwrap_or(now));
+            let origin = &mut self.origins[at];
+            origin.handshaking -= 1;
+            origin.figures.handshake(resumed, took);
+            let origin = &origin.label;
+            log::debug(format_args!(
+                "secured origin={origin} tls={version} resumed={}",
+                if resumed { "yes" } else { "no" }
+            ));
+            self.usable(key, now);
+        }
+        Some(plain)
+    }
+
+    /// Ends a connection whose TLS has ended, after what came before that was received.
+    pub fn conclude(&mut self, key: Key, mut plain: Vec<u8>, now: Instant) -> Option<Done<'static>> {
+        plain.clear(); // never much larger than what is read at once
+        self.plain = plain;
+        let connection = self.connections.get_mut(key)?;
+        let new = connection.connected.is_none();
+        match connection.tls()?.end()?.clone() {
+            tls::End::Closed => return self.ended(key, None, now),
+            tls::End::Broken(error) if new => self.unreachable(key, Fault::Handshake(error), now),
+            tls::End::Broken(error) => self.lost(key, Fault::Tls(error), now),
+        }
+        None
     }
 
     /// Gives a free connection its next exchanges, or makes it idle.
@@ -217,8 +303,8 @@ impl Backend {
     }
 
     /// What is to be written to a connection.
-    pub fn output(&self, key: Key) -> &[u8] {
-        self.connections.get(key).map_or(&[], Connection::output)
+    pub fn output(&mut self, key: Key) -> &[u8] {
+        self.connections.get_mut(key).map_or(&[], Connection::output)
     }
 
     /// Notes that `count` bytes were written.
@@ -271,16 +357,24 @@ impl Backend {
             limit.answered(now.saturating_duration_since(connection.asked_at), origin.asked + 1, now);
         }
         let (surplus, at) = (more && owes == 0, connection.origin);
+        let retired = connection.retired && owes == 0;
         if origin.is_unwell(response.status) {
             let address = connection.address.clone();
             self.judge(at, &address, response.status, response.retry_after(), now);
         }
-        if !response.keep || surplus {
+        if !response.keep || surplus || retired {
             self.lost(key, if owes > 0 { Fault::Last } else { Fault::Closed }, now);
         } else if owes == 0 {
             self.feed(key, now);
         }
         let mut exchange = exchange?; // else its time was over
+        if response.status == 200 {
+            return Some(Done { exchange, result: Ok(response), sent: true }); // as nearly always
+        }
+        if response.status == 400 && !response.keep && exchange.request.method.is_safe() && self.is_uncertified(at) {
+            self.fail(exchange, Fault::Uncertified(response.status), true);
+            return None;
+        }
         if exchange.request.method.is_safe() && matches!(response.status, 301..=303 | 307 | 308) {
             match exchange.redirect(response.location()) {
                 Ok(()) => self.submit(exchange, now),
@@ -311,16 +405,29 @@ impl Backend {
         Some(Done { exchange, result: Ok(response), sent: true })
     }
 
+    /// True if a server has asked for a client certificate. If it then refuses a request and the connection with it, that
+    /// is what it means, and not the key (nginx's 495 and 496, which it sends as 400).
+    fn is_uncertified(&self, at: usize) -> bool {
+        self.origins[at].tls.as_ref().is_some_and(tls::Client::was_asked)
+    }
+
     /// The backend has closed a connection, or it broke, or it could not be made.
     pub fn ended(&mut self, key: Key, cause: Option<ErrorKind>, now: Instant) -> Option<Done<'static>> {
         let connection = self.connections.get_mut(key)?;
         if connection.connected.is_none() {
-            self.unreachable(key, Fault::Unreachable(cause.unwrap_or(ErrorKind::ConnectionAborted)), now);
+            let fault = match cause {
+                _ if connection.reached.is_none() => Fault::Unreachable(cause.unwrap_or(ErrorKind::ConnectionAborted)),
+                None => Fault::Handshake("it closed the connection".to_owned()),
+                Some(kind) => Fault::Handshake(kind.to_string()),
+            };
+            self.unreachable(key, fault, now);
             return None;
         }
+        let cut = connection.is_cut();
         let fault = match cause {
             Some(kind) => Fault::Broken(kind),
             None => match connection.end() {
+                Arrival::Answer(_) if cut => Fault::Truncated,
                 Arrival::Answer(response) => return self.answered(key, response, false, now),
                 Arrival::Malformed(error) => Fault::Malformed(error),
                 Arrival::Nothing | Arrival::Unsolicited => Fault::Closed,
@@ -333,7 +440,7 @@ impl Backend {
     /// Removes a connection. Of the exchanges in its line, those that may be asked again are.
     fn lost(&mut self, key: Key, fault: Fault, now: Instant) {
         let Some(mut connection) = self.connections.remove(key) else { return };
-        self.actions.push_back(Action::Close(key));
+        self.close(key, &mut connection);
         if connection.owes_behind() {
             self.doubt_pipeline(&connection, fault == Fault::Last);
         }
@@ -342,7 +449,7 @@ impl Backend {
         origin.idle.retain(|(other, _)| *other != key);
         let reused = !connection.is_fresh();
         let (mut again, mut given_up, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
-        for (mut exchange, left) in connection.leave(matches!(fault, Fault::Malformed(_))) {
+        for (mut exchange, left) in connection.leave(fault.is_nonsense()) {
             origin.asked -= 1;
             match left {
                 Left::Unsent if reused => again.push(exchange), // it has not cost the backend anything
@@ -381,6 +488,14 @@ impl Backend {
         }
     }
 
+    /// Has a connection closed that is not known any more, and tells its peer so.
+    fn close(&mut self, key: Key, connection: &mut Connection) {
+        if let Some(last) = connection.tls().map(tls::Session::part).filter(|last| !last.is_empty()) {
+            self.actions.push_back(Action::Part(key, last));
+        }
+        self.actions.push_back(Action::Close(key));
+    }
+
     /// A connection has ended that owed answers to requests sent ahead. A backend that says so with the answer to
     /// the first of them, or breaks off twice in a row, and has answered none so far, is asked one at a time from
     /// now on.
@@ -394,13 +509,22 @@ impl Backend {
         self.connections.iter_mut().map(|(_, other)| other).filter(same).for_each(|other| other.ahead = 1);
     }
 
-    /// A connection could not be made: tries the next address, or gives up those who wait for it.
-    fn unreachable(&mut self, key: Key, fault: Fault, now: Instant) {
-        let Some(connection) = self.connections.remove(key) else { return };
-        self.actions.push_back(Action::Close(key));
+    /// Removes a connection in the making.
+    fn abandon(&mut self, key: Key) -> Option<Connection> {
+        let mut connection = self.connections.remove(key)?;
+        self.close(key, &mut connection);
         let origin = &mut self.origins[connection.origin];
+        origin.handshaking -= usize::from(connection.tls().is_some());
         origin.closed(&connection.address);
         origin.connecting.retain(|(other, _)| *other != key);
+        Some(connection)
+    }
+
+    /// A connection could not be made: tries the next address, or gives up those who wait for it.
+    fn unreachable(&mut self, key: Key, fault: Fault, now: Instant) {
+        let Some(mut connection) = self.abandon(key) else { return };
+        let origin = &mut self.origins[connection.origin];
+        origin.figures.handshakes_failed += u64::from(connection.tls().is_some());
         if !origin.missed(&connection.address, now) {
             return; // another address is next, or on its way
         }
@@ -409,7 +533,8 @@ impl Backend {
             self.resolver.doubt(name);
         }
         self.give_up(connection.origin, fault.clone(), now);
-        self.blame(connection.origin, None, &fault, fault == Fault::ConnectTimeout, now);
+        let slow = matches!(fault, Fault::ConnectTimeout | Fault::HandshakeTimeout);
+        self.blame(connection.origin, None, &fault, slow, now);
     }
 
     /// Ends what waits for an origin that cannot be reached; replicas are tried first. What only waits
@@ -473,7 +598,9 @@ impl Backend {
                 self.lost(key, Fault::Closed, now);
             }
             while let Some(key) = overdue(&self.origins[origin].connecting, now) {
-                self.unreachable(key, Fault::ConnectTimeout, now);
+                let reached = self.connections.get(key).is_some_and(|connection| connection.reached.is_some());
+                let fault = if reached { Fault::HandshakeTimeout } else { Fault::ConnectTimeout };
+                self.unreachable(key, fault, now);
             }
             self.use_idle(origin, now);
             self.grow(origin, now);
@@ -593,7 +720,9 @@ impl Backend {
             let figures = BackendFigures {
                 busy: (origin.open - idle - connecting) as u64,
                 idle: idle as u64,
-                connecting: connecting as u64,
+                connecting: (connecting - origin.handshaking) as u64,
+                handshaking: origin.handshaking as u64,
+                secured: origin.tls.is_some(),
                 waiting: (origin.queue.len() + origin.fresh.len()) as u64,
                 aside: u64::from(origin.health.is_aside()),
                 ..origin.figures.clone()

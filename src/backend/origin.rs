@@ -5,6 +5,7 @@ use super::health::Health;
 use super::limit::Limit;
 use super::request::Exchange;
 use super::resolver::Resolver;
+use super::tls;
 use crate::arena::Key;
 use crate::metrics::BackendFigures;
 use std::collections::VecDeque;
@@ -61,6 +62,8 @@ pub(super) struct Origin {
     pub label: String,
     pub target: Target,
     pub pool: Pool,
+    /// How its connections are secured, if they are.
+    pub tls: Option<tls::Client>,
     /// The number of its name, unless it needs none.
     pub name: Option<usize>,
     addresses: Vec<Place>,
@@ -83,8 +86,9 @@ pub(super) struct Origin {
     /// Unused connections, and when each is closed. The last one that was used comes first; what is
     /// left over ages at the front.
     pub idle: VecDeque<(Key, Instant)>,
-    /// Connections in the making, and when each is given up.
+    /// Connections in the making, and when each is given up; so many of them are in their handshakes.
     pub connecting: VecDeque<(Key, Instant)>,
+    pub handshaking: usize,
     /// Exchanges that wait for a connection, and since when, in the order of their deadlines.
     pub queue: VecDeque<(Instant, Exchange)>,
     /// Exchanges that wait for a new connection, because a used one broke.
@@ -121,7 +125,7 @@ impl Place {
 }
 
 impl Origin {
-    pub fn new(label: String, target: Target, pool: Pool, resolver: &mut Resolver) -> Self {
+    pub fn new(label: String, target: Target, pool: Pool, tls: Option<tls::Client>, resolver: &mut Resolver) -> Self {
         let (name, address) = match &target {
             Target::Unix(path) => (None, Some(Address::Unix(path.clone()))),
             Target::Tcp(host, port) => match host.parse() {
@@ -133,6 +137,7 @@ impl Origin {
             label,
             target,
             pool,
+            tls,
             name,
             addresses: address.map(Place::new).into_iter().collect(),
             preferred: 0,
@@ -146,6 +151,7 @@ impl Origin {
             batch: None,
             idle: VecDeque::new(),
             connecting: VecDeque::new(),
+            handshaking: 0,
             queue: VecDeque::new(),
             fresh: VecDeque::new(),
             pause: None,
@@ -363,6 +369,8 @@ impl Origin {
             Phase::Queue
         } else if self.connecting.is_empty() {
             Phase::Resolve
+        } else if self.handshaking == self.connecting.len() {
+            Phase::Handshake
         } else {
             Phase::Connect
         }

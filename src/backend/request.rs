@@ -47,6 +47,8 @@ pub struct Route {
     pub origin: usize,
     /// The value of the `Host` field.
     pub host: String,
+    /// The scheme is https.
+    secure: bool,
     /// Path and query.
     target: Vec<Piece>,
     /// The fields of the head, each with its line end.
@@ -56,7 +58,7 @@ pub struct Route {
 }
 
 impl Route {
-    pub fn new(origin: usize, host: String, target: Vec<Piece>, fields: Vec<u8>) -> Self {
+    pub fn new(origin: usize, secure: bool, host: String, target: Vec<Piece>, fields: Vec<u8>) -> Self {
         let end = [VERSION, &fields, b"\r\n"].concat();
         let mut get: Vec<Piece> = Vec::new();
         let pieces = [Piece::Text(Method::Get.name().to_vec())].into_iter().chain(target.clone());
@@ -66,7 +68,7 @@ impl Route {
                 (_, piece) => get.push(piece),
             }
         }
-        Self { origin, host, target, fields, get }
+        Self { origin, host, secure, target, fields, get }
     }
 }
 
@@ -120,10 +122,11 @@ struct Rare {
 /// Milliseconds of an exchange since it began to wait.
 #[derive(Clone, Copy, Debug, Default)]
 struct Phases {
-    /// Until it was put on a connection, the last time; with resolving and connecting, if they fell in.
+    /// Until it was put on a connection, the last time; with resolving, connecting and TLS, if they fell in.
     asked: u32,
     resolve: u32,
     connect: u32,
+    handshake: u32,
     /// Until the head of the response was there, if the rest came later.
     head: u32,
 }
@@ -136,6 +139,8 @@ const NOTABLE: Duration = Duration::from_millis(10);
 pub enum Astray {
     NoLocation,
     OtherOrigin,
+    /// From http to https on the same host, on their usual ports.
+    ToTls,
     TooFar,
 }
 
@@ -180,9 +185,15 @@ impl Exchange {
         self.rare.as_ref().is_some_and(|rare| rare.unreachable.count_ones() as usize >= self.request.routes.len())
     }
 
-    /// Notes that it is put on a connection that was opened and there at these times, to a host whose name was asked
-    /// for and known at those.
-    pub(super) fn waited(&mut self, made: (Instant, Instant), resolved: Option<(Instant, Instant)>, now: Instant) {
+    /// Notes that it is put on a connection that was opened and there at these times, secured between those, to a host
+    /// whose name was asked for and known at those.
+    pub(super) fn waited(
+        &mut self,
+        made: (Instant, Instant),
+        secured: Option<(Instant, Instant)>,
+        resolved: Option<(Instant, Instant)>,
+        now: Instant,
+    ) {
         if now.saturating_duration_since(self.since) < NOTABLE {
             return;
         }
@@ -191,6 +202,7 @@ impl Exchange {
         let phases = &mut self.rare().phases;
         phases.asked = ms(now - since);
         phases.connect = overlap(made);
+        phases.handshake = secured.map_or(0, overlap);
         phases.resolve = resolved.map_or(0, overlap);
     }
 
@@ -202,15 +214,20 @@ impl Exchange {
         }
     }
 
-    /// `queue=… resolve=… connect=… wait=… body=…` in seconds, for an answer that came at `now`.
+    /// `queue=… resolve=… connect=… handshake=… wait=… body=…` in seconds, for an answer that came at `now`.
     pub fn phases(&self, now: Instant) -> String {
-        let Phases { asked, resolve, connect, head } = self.rare.as_ref().map(|rare| rare.phases).unwrap_or_default();
+        let phases = self.rare.as_ref().map(|rare| rare.phases).unwrap_or_default();
+        let Phases { asked, resolve, connect, handshake, head } = phases;
         let end = ms(now.saturating_duration_since(self.since));
         let head = if head > asked { head } else { end };
-        let (queue, wait) = (asked.saturating_sub(resolve).saturating_sub(connect), head.saturating_sub(asked));
-        let named = [("queue", queue), ("resolve", resolve), ("connect", connect), ("wait", wait)];
+        let (queue, wait) = (
+            asked.saturating_sub(resolve.saturating_add(connect).saturating_add(handshake)),
+            head.saturating_sub(asked),
+        );
+        let made = [("queue", queue), ("resolve", resolve), ("connect", connect), ("handshake", handshake)];
+        let named = made.into_iter().chain([("wait", wait)]);
         let seconds = |(name, ms): (&str, u32)| format!("{name}={:.3}", f64::from(ms) / 1000.0);
-        named.into_iter().chain([("body", end.saturating_sub(head))]).map(seconds).collect::<Vec<_>>().join(" ")
+        named.chain([("body", end.saturating_sub(head))]).map(seconds).collect::<Vec<_>>().join(" ")
     }
 
     /// The chosen route leads nowhere; a redirect of its origin does not count for another one.
@@ -261,7 +278,8 @@ impl Exchange {
     pub(super) fn redirect(&mut self, location: Option<&[u8]>) -> Result<(), Astray> {
         let mut current = Vec::new();
         self.render_target(&mut current);
-        let target = follow(location.ok_or(Astray::NoLocation)?, &self.route().host, &current)?;
+        let route = self.route();
+        let target = follow(location.ok_or(Astray::NoLocation)?, &route.host, route.secure, &current)?;
         let rare = self.rare();
         rare.hops += 1;
         if rare.hops > MAX_HOPS {
@@ -276,15 +294,21 @@ fn ms(time: Duration) -> u32 {
     time.as_millis().try_into().unwrap_or(u32::MAX)
 }
 
-/// Where `location` leads from `current` (RFC 3986, 5.2), if that is on the same host.
-fn follow(location: &[u8], host: &str, current: &[u8]) -> Result<Vec<u8>, Astray> {
+/// Where `location` leads from `current` (RFC 3986, 5.2), if that is on the same host and in the same scheme.
+fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) -> Result<Vec<u8>, Astray> {
     let location = location.split(|byte| *byte == b'#').next().unwrap_or_default();
     if location.is_empty() || !location.iter().all(u8::is_ascii_graphic) {
         return Err(Astray::NoLocation);
     }
     let scheme = location.iter().position(|byte| *byte == b':').map(|at| location.split_at(at + 1));
+    let (own, port) = if secure { (&b"https:"[..], &b":443"[..]) } else { (&b"http:"[..], &b":80"[..]) };
     let rest = match scheme {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"http:") => rest,
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(own) => rest,
+        Some((scheme, rest)) if !secure && scheme.eq_ignore_ascii_case(b"https:") => {
+            let authority = rest.strip_prefix(b"//").unwrap_or(rest).split(|byte| b"/?".contains(byte)).next();
+            let same = bare(authority.unwrap_or_default(), b":443") == bare(host.as_bytes(), port);
+            return Err(if same { Astray::ToTls } else { Astray::OtherOrigin });
+        }
         Some((scheme, _)) if scheme[..scheme.len() - 1].iter().all(u8::is_ascii_alphanumeric) => {
             return Err(Astray::OtherOrigin);
         }
@@ -294,7 +318,7 @@ fn follow(location: &[u8], host: &str, current: &[u8]) -> Result<Vec<u8>, Astray
     if let Some(rest) = rest.strip_prefix(b"//") {
         let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
-        if !same_host(authority, host.as_bytes()) {
+        if bare(authority, port) != bare(host.as_bytes(), port) {
             return Err(Astray::OtherOrigin);
         }
         let slash = if target.starts_with(b"/") { &b""[..] } else { b"/" };
@@ -310,9 +334,9 @@ fn follow(location: &[u8], host: &str, current: &[u8]) -> Result<Vec<u8>, Astray
     }))
 }
 
-fn same_host(authority: &[u8], host: &[u8]) -> bool {
-    let bare = |text: &[u8]| text.strip_suffix(b":80").unwrap_or(text).to_ascii_lowercase();
-    bare(authority) == bare(host)
+/// A host to be compared: without the usual port of its scheme.
+fn bare(authority: &[u8], port: &[u8]) -> Vec<u8> {
+    authority.strip_suffix(port).unwrap_or(authority).to_ascii_lowercase()
 }
 
 /// Takes `.` and `..` out of the path of a target (RFC 3986, 5.2.4).
@@ -359,15 +383,33 @@ mod tests {
             ("/time/12:30", ok("/time/12:30")),
             ("http://admin:8080/z", Err(Astray::OtherOrigin)),
             ("http://admin@evil/z", Err(Astray::OtherOrigin)),
-            ("https://admin/z", Err(Astray::OtherOrigin)),
+            ("https://admin/z", Err(Astray::ToTls)),
+            ("HTTPS://Admin:443", Err(Astray::ToTls)),
+            ("https://admin:80/z", Err(Astray::OtherOrigin)),
+            ("https://admin:8443/z", Err(Astray::OtherOrigin)),
+            ("https://evil/z", Err(Astray::OtherOrigin)),
             ("//evil/z", Err(Astray::OtherOrigin)),
             ("", Err(Astray::NoLocation)),
             ("/a b", Err(Astray::NoLocation)),
             ("/\u{e9}", Err(Astray::NoLocation)),
         ];
         for (location, expected) in cases {
-            assert_eq!(&follow(location.as_bytes(), "admin", b"/a/key?q=1"), expected, "{location}");
+            assert_eq!(&follow(location.as_bytes(), "admin", false, b"/a/key?q=1"), expected, "{location}");
         }
+        let cases = [
+            ("admin", "https://admin:443/z", ok("/z")),
+            ("admin:8443", "https://admin:8443/z", ok("/z")),
+            ("admin", "//admin/z", ok("/z")),
+            ("admin", "/z", ok("/z")),
+            ("admin", "http://admin/z", Err(Astray::OtherOrigin)),
+            ("admin", "http://admin:443/z", Err(Astray::OtherOrigin)),
+            ("admin", "https://admin:80/z", Err(Astray::OtherOrigin)),
+            ("admin:8443", "https://admin/z", Err(Astray::OtherOrigin)),
+        ];
+        for (host, location, expected) in cases {
+            assert_eq!(follow(location.as_bytes(), host, true, b"/a/key"), expected, "{location}");
+        }
+        assert_eq!(follow(b"https://admin/z", "admin:8080", false, b"/a/key"), Err(Astray::OtherOrigin));
     }
 
     #[test]
@@ -378,7 +420,7 @@ mod tests {
             Piece::Text(b"?k=".to_vec()),
             Piece::Key(Part::Query),
         ];
-        let routes: Rc<[Route]> = [Route::new(0, "h".into(), target, b"Host: h\r\n".to_vec())].into();
+        let routes: Rc<[Route]> = [Route::new(0, false, "h".into(), target, b"Host: h\r\n".to_vec())].into();
         let exchange = |method, body: &str| {
             let body = (!body.is_empty()).then(|| body.as_bytes().into());
             let (request, key) = (Request { method, routes: routes.clone(), body }, b"a/b@c".to_vec());

@@ -40,6 +40,8 @@ pub enum Action {
     Flush(Peer),
     /// Read again: [`Proxy::wants_input`] is true once more.
     Resume(Peer),
+    /// Write these bytes to a backend, as far as the kernel takes them at once: its connection is closed next.
+    Part(Key, Vec<u8>),
     /// Close a connection that the engine knows no more.
     Close(Peer),
     /// Resolve a host, and tell [`Proxy::resolved`] under this number.
@@ -180,11 +182,15 @@ impl Proxy {
         match peer {
             Peer::Client(key) => self.client_sent(key, bytes, now),
             Peer::Backend(key) => {
-                let mut input = bytes;
+                let plain = self.backend.decrypt(key, bytes, now);
+                let mut input = plain.as_deref().unwrap_or(bytes);
                 while !input.is_empty() {
                     if let Some(done) = self.backend.received(key, &mut input, now) {
                         self.finish(done, now);
                     }
+                }
+                if let Some(done) = plain.and_then(|plain| self.backend.conclude(key, plain, now)) {
+                    self.finish(done, now);
                 }
             }
         }
@@ -218,7 +224,7 @@ impl Proxy {
     }
 
     /// What is to be written to a peer.
-    pub fn output(&self, peer: Peer) -> &[u8] {
+    pub fn output(&mut self, peer: Peer) -> &[u8] {
         match peer {
             Peer::Client(key) => self.clients.get(key).map_or(&[], |client| client.output.unsent()),
             Peer::Backend(key) => self.backend.output(key),
@@ -302,6 +308,7 @@ impl Proxy {
             Some(match self.backend.next_action()? {
                 backend::Action::Connect(key, address) => Action::Connect(key, address),
                 backend::Action::Flush(key) => Action::Flush(Peer::Backend(key)),
+                backend::Action::Part(key, last) => Action::Part(key, last),
                 backend::Action::Close(key) => Action::Close(Peer::Backend(key)),
                 backend::Action::Resolve { name, host, port } => Action::Resolve { name, host, port },
             })
@@ -316,9 +323,9 @@ impl Proxy {
     }
 
     /// Reads files again, and resolves names again.
-    pub fn reload(&mut self) {
+    pub fn reload(&mut self, now: Instant) {
         self.unsettled = true;
-        self.tables.iter_mut().for_each(|opened| opened.table.reload());
+        self.tables.iter_mut().for_each(|opened| opened.table.reload(&mut self.backend, now));
         self.forget_all();
         self.backend.reload();
     }

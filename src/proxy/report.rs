@@ -147,6 +147,7 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
     let states: &[Figure<BackendFigures>] =
         &[("busy", |backend| backend.busy), ("idle", |backend| backend.idle), ("connecting", |one| one.connecting)];
     family(text, what, ["backend", "state"], each(), states);
+    tls_metrics(backends, text);
     let what = ["podop_resends_total", "counter", "Requests sent once more because a used connection broke."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.resent)]);
     let what = ["podop_retries_total", "counter", "Requests handed on to another replica."];
@@ -157,6 +158,30 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.aside)]);
     let what = ["podop_queue_length", "gauge", "Requests that wait for a connection."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.waiting)]);
+}
+
+/// What only backends with TLS have.
+fn tls_metrics(backends: &BTreeMap<&str, BackendFigures>, text: &mut Text) {
+    let each = || backends.iter().filter(|(_, figures)| figures.secured).map(|(label, figures)| (*label, figures));
+    if each().next().is_none() {
+        return;
+    }
+    let name = "podop_connections";
+    each().for_each(|(label, figures)| {
+        text.sample(name, &[("backend", label), ("state", "handshaking")], figures.handshaking);
+    });
+    let what = ["podop_tls_handshakes_total", "counter", "TLS handshakes, by what came of them."];
+    let results: &[Figure<BackendFigures>] = &[
+        ("full", |backend| backend.handshakes_full),
+        ("resumed", |backend| backend.handshakes_resumed),
+        ("failed", |backend| backend.handshakes_failed),
+    ];
+    family(text, what, ["backend", "result"], each(), results);
+    let (name, help) = ("podop_tls_handshake_seconds_total", "What the handshakes took that were done.");
+    text.family(name, "counter", help);
+    each().for_each(|(label, figures)| {
+        text.sample(name, &[("backend", label)], figures.handshakes_us as f64 / 1e6);
+    });
 }
 
 /// A family `[name, kind, help]` with a sample for each owner, and for each value of the second label if that has a name.

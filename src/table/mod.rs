@@ -1,6 +1,7 @@
 //! Tables: each says what it needs to answer a question, and is told what came.
 
 mod file;
+mod trust;
 mod url;
 
 use crate::backend::{Backend, Request};
@@ -28,7 +29,9 @@ pub trait Table {
     }
 
     /// Reads again what was read from files.
-    fn reload(&mut self) {}
+    fn reload(&mut self, backend: &mut Backend, now: Instant) {
+        let _ = (backend, now);
+    }
 }
 
 /// What a table can be asked.
@@ -61,12 +64,15 @@ pub enum Written {
 pub enum Complaint {
     Status(u16),
     NotJson,
+    /// 400, as the port takes nothing but TLS.
+    WantsTls,
 }
 
 impl fmt::Display for Complaint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Complaint::Status(status) => write!(f, "answered {status}"),
+            Complaint::WantsTls => f.write_str("answered 400, as it wants https://"),
             Complaint::NotJson => f.write_str("answered 200 without JSON"),
         }
     }
@@ -158,6 +164,11 @@ impl<'a> Settings<'a> {
         let value = of(false).or_else(|| of(true)).map(|one| &one.value[..]);
         self.left.retain(|one| one.key != key);
         value
+    }
+
+    /// True if a setting is given for this table alone.
+    pub fn has_own(&self, key: &str) -> bool {
+        self.left.iter().any(|one| one.key == key && !one.general)
     }
 
     /// A setting that is a time in seconds, above zero; fractions are allowed.

@@ -1,7 +1,8 @@
 //! The URL table: a lookup is a GET, a write is a POST, PATCH or DELETE.
 
+use super::trust::Trust;
 use super::{Caching, Complaint, Need, Opened, Opening, Question, Settings, Table, Written, Wrong};
-use crate::backend::{Backend, MAX_ROUTES, Method, Piece, Pool, Request, Route, Target};
+use crate::backend::{Backend, MAX_ROUTES, Method, Piece, Pool, Request, Route, Target, tls};
 use crate::log;
 use crate::query::{Answer, Change, Failure, Write};
 use crate::value::{self, Value};
@@ -26,13 +27,17 @@ const FIELDS: &str = concat!(
 );
 
 pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong> {
-    let given = Given::take(opening.settings).map_err(Wrong::option)?;
     let urls: Vec<Url> =
         opening.param.split_ascii_whitespace().map(Url::parse).collect::<Result<_, _>>().map_err(Wrong::param)?;
     if urls.is_empty() || urls.len() > MAX_ROUTES {
         return Err(Wrong::param(format!("wants 1 to {MAX_ROUTES} URLs")));
     }
-    let origins: Vec<usize> = urls.iter().map(|url| backend.origin(&url.label, url.to.clone(), given.pool)).collect();
+    let given = Given::take(opening.settings, urls.iter().any(|url| url.secure)).map_err(Wrong::option)?;
+    let mut origins = Vec::new();
+    for url in &urls {
+        let tls = url.tls(&given.trust).map_err(Wrong::option)?;
+        origins.push(backend.origin(&url.label, url.to.clone(), given.pool, tls));
+    }
     if origins.len() > 1 {
         origins.iter().for_each(|origin| backend.is_replica(*origin));
     }
@@ -53,10 +58,12 @@ struct Given {
     select: Option<String>,
     header: Vec<String>,
     header_files: Vec<PathBuf>,
+    trust: Trust,
 }
 
 impl Given {
-    fn take(mut settings: Settings<'_>) -> Result<Self, String> {
+    /// `secure` tells whether there is any https:// URL.
+    fn take(mut settings: Settings<'_>, secure: bool) -> Result<Self, String> {
         let given = Self {
             timeout: settings.seconds("timeout")?,
             caching: caching(&mut settings)?,
@@ -79,6 +86,7 @@ impl Given {
             select: settings.one("select").map(str::to_owned),
             header: settings.all("header").into_iter().map(str::to_owned).collect(),
             header_files: settings.all("header-file").into_iter().map(PathBuf::from).collect(),
+            trust: Trust::take(&mut settings, secure)?,
         };
         if given.select.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
             return Err("select= wants a JSON pointer, which starts with '/'".to_owned());
@@ -129,11 +137,11 @@ impl Table for Remote {
     }
 
     fn tell<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, Complaint> {
-        if self.given.misses.contains(response.status) {
-            return Ok(Answer::Miss);
-        }
-        if response.status != 200 {
-            return Err(Complaint::Status(response.status));
+        match response.status {
+            200 => {}
+            400 if wants_tls(&response.body) => return Err(Complaint::WantsTls),
+            status if self.given.misses.contains(status) => return Ok(Answer::Miss),
+            status => return Err(Complaint::Status(status)),
         }
         let value = match response.body {
             Cow::Borrowed(body) => Value::parse(body),
@@ -156,10 +164,16 @@ impl Table for Remote {
         }
     }
 
-    fn reload(&mut self) {
+    fn reload(&mut self, backend: &mut Backend, now: Instant) {
         match self.prepare() {
             Ok(routes) => self.routes = routes,
             Err(error) => log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name)),
+        }
+        for (url, origin) in self.urls.iter().zip(&self.origins) {
+            match url.tls(&self.given.trust) {
+                Ok(tls) => tls.into_iter().for_each(|tls| backend.secure(*origin, tls, now)),
+                Err(error) => log::warn(format_args!("tls-unreadable table={} cause=\"{error}\"", self.name)),
+            }
         }
     }
 }
@@ -190,7 +204,7 @@ impl Remote {
             let basic = url.authorization.as_ref().filter(|_| !given.authorized);
             let authorization = basic.map(|basic| format!("Authorization: Basic {basic}\r\n")).unwrap_or_default();
             let fields = format!("Host: {host}\r\n{FIELDS}{authorization}{}", given.lines).into_bytes();
-            Route::new(*origin, host, url.target.clone(), fields)
+            Route::new(*origin, url.secure, host, url.target.clone(), fields)
         };
         Ok(self.urls.iter().zip(&self.origins).map(route).collect())
     }
@@ -203,6 +217,18 @@ impl Misses {
             Misses::These(list) => list.contains(&status),
         }
     }
+}
+
+/// How nginx, Go's net/http (Caddy, Traefik) and Apache httpd answer plain HTTP on a port for TLS, with 400: no word on
+/// the key.
+const TLS_ONLY: [&[u8]; 3] = [
+    b"plain HTTP request was sent to HTTPS port",
+    b"HTTP request to an HTTPS server",
+    b"speaking plain HTTP to an SSL-enabled server",
+];
+
+fn wants_tls(body: &[u8]) -> bool {
+    TLS_ONLY.iter().any(|words| body.windows(words.len()).any(|part| part == *words))
 }
 
 fn caching(settings: &mut Settings<'_>) -> Result<Option<Caching>, String> {
@@ -263,6 +289,7 @@ impl Fields {
 #[derive(Debug)]
 struct Url {
     label: String,
+    secure: bool,
     to: Target,
     host: String,
     target: Vec<Piece>,
@@ -273,11 +300,14 @@ impl Url {
     /// Errors do not repeat the URL: it may hold a password.
     fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").ok_or("not a URL, which starts with http://")?;
-        let unix = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "http+unix" => true,
-            "https" => return Err("https:// is not supported by this version".to_owned()),
-            other => return Err(format!("scheme {other}:// is not supported, use http:// or http+unix://")),
+        let (unix, secure) = match scheme.to_ascii_lowercase().as_str() {
+            "http" => (false, false),
+            "http+unix" => (true, false),
+            "https" if tls::SUPPORTED => (false, true),
+            "https" => {
+                return Err("https:// needs a podop that was built with TLS: cargo build --features tls".to_owned());
+            }
+            other => return Err(format!("scheme {other}:// is not supported, use http://, https:// or http+unix://")),
         };
         let rest = rest.split('#').next().unwrap_or_default();
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -286,9 +316,17 @@ impl Url {
             Some((userinfo, authority)) => (Some(userinfo), authority),
             None => (None, authority),
         };
-        let (to, host, label) = if unix { unix_target(authority)? } else { tcp_target(authority)? };
+        let (to, host, label) = if unix { unix_target(authority)? } else { tcp_target(authority, secure)? };
         let authorization = userinfo.map(|userinfo| base64(&percent::decode(userinfo)));
-        Ok(Self { label, to, host, target: pieces(target)?, authorization })
+        Ok(Self { label, secure, to, host, target: pieces(target)?, authorization })
+    }
+
+    /// How connections for it are secured: by what the files say now.
+    fn tls(&self, trust: &Trust) -> Result<Option<tls::Client>, String> {
+        match &self.to {
+            Target::Tcp(host, _) if self.secure => trust.client(host).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// True if the key would bend the path: a segment of dots cannot be expressed in a URL, as
@@ -314,13 +352,14 @@ impl Url {
     }
 }
 
-fn tcp_target(authority: &str) -> Result<(Target, String, String), String> {
+fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String), String> {
     let (host, port) = match authority.rfind(':').filter(|at| !authority[*at..].contains(']')) {
         Some(at) => (&authority[..at], Some(&authority[at + 1..])),
         None => (authority, None),
     };
+    let usual = if secure { 443 } else { 80 };
     let port = match port {
-        None | Some("") => 80,
+        None | Some("") => usual,
         Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("'{port}' is not a port"))?,
     };
     let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
@@ -334,8 +373,9 @@ fn tcp_target(authority: &str) -> Result<(Target, String, String), String> {
     if host == bare && (host.is_empty() || !host.bytes().all(valid)) {
         return Err(format!("'{host}' is not a host name"));
     }
-    let shown = if port == 80 { host.to_owned() } else { format!("{host}:{port}") };
-    Ok((Target::Tcp(bare.to_owned(), port), shown.clone(), shown))
+    let shown = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
+    let label = if secure { format!("https://{shown}") } else { shown.clone() };
+    Ok((Target::Tcp(bare.to_owned(), port), shown, label))
 }
 
 fn unix_target(authority: &str) -> Result<(Target, String, String), String> {
@@ -419,7 +459,11 @@ mod tests {
             ("http://h/a§b/§#f", tcp("h", 80), "h", "/a\0b/\0"),
             ("http://h/é/{x}/§", tcp("h", 80), "h", "/%C3%A9/%7Bx%7D/\0"),
             ("http+unix://%2Frun%2Fapp.sock/p/§", Target::Unix("/run/app.sock".into()), "localhost", "/p/\0"),
+            ("https://admin/§", tcp("admin", 443), "admin", "/\0"),
+            ("https://admin:80/§", tcp("admin", 80), "admin:80", "/\0"),
+            ("https://[::1]:443/§", tcp("::1", 443), "[::1]", "/\0"),
         ];
+        let cases = cases.into_iter().filter(|(text, ..)| tls::SUPPORTED || !text.starts_with("https"));
         for (text, to, host, target) in cases {
             let url = Url::parse(text).unwrap();
             let shown: Vec<u8> = url
@@ -442,7 +486,6 @@ mod tests {
     fn unusable_urls_are_refused_without_telling_passwords() {
         let cases = [
             ("admin/§", "not a URL"),
-            ("https://u:secret@admin/§", "https:// is not supported"),
             ("ftp://u:secret@admin/§", "scheme ftp://"),
             ("http://u:secret@admin/", "no '§'"),
             ("http://u:secret@/§", "not a host name"),
@@ -495,6 +538,15 @@ mod tests {
         assert_eq!(answer(None, 200, "[]"), "miss");
         assert_eq!(answer(None, 200, "<html>"), "answered 200 without JSON");
         assert_eq!(answer(None, 200, ""), "answered 200 without JSON");
+        assert_eq!(answer(None, 400, "HTTP"), "miss");
+        for words in [
+            "<center>The plain HTTP request was sent to HTTPS port</center>",
+            "Client sent an HTTP request to an HTTPS server.\n",
+            "Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+        ] {
+            assert_eq!(answer(None, 400, words), "answered 400, as it wants https://");
+            assert_eq!(answer(None, 404, words), "miss");
+        }
         for status in [400, 401, 403, 404, 406, 410, 422, 451, 499] {
             assert_eq!(answer(None, status, ""), "miss");
         }

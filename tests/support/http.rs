@@ -1,7 +1,9 @@
-//! A scripted HTTP backend on a port of loopback: a function answers each request with the bytes to send.
+//! A scripted HTTP backend on a port of loopback: a function answers each request with the bytes to send, over TLS
+//! if there is a certificate.
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -35,7 +37,10 @@ pub struct Script {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Then {
     Keep,
+    /// Over TLS, after `close_notify`.
     Close,
+    /// Close without `close_notify`.
+    Cut,
     /// Close with RST.
     Reset,
     /// Do nothing more, nor close.
@@ -54,6 +59,7 @@ pub struct Backend {
 
 struct Shared {
     answer: Box<Answer>,
+    tls: Option<Arc<ServerConfig>>,
     stopping: AtomicBool,
     requests: Mutex<Vec<Request>>,
     accepted: AtomicU64,
@@ -62,19 +68,28 @@ struct Shared {
 
 impl Backend {
     pub fn start(answer: impl Fn(&Request) -> Script + Send + Sync + 'static) -> Backend {
-        Self::listen("127.0.0.1:0".parse().expect("an address"), Box::new(answer))
+        Self::listen("127.0.0.1:0".parse().expect("an address"), None, Box::new(answer))
+    }
+
+    /// A backend that wants TLS, if it has a certificate.
+    pub fn start_with(
+        tls: Option<Arc<ServerConfig>>,
+        answer: impl Fn(&Request) -> Script + Send + Sync + 'static,
+    ) -> Backend {
+        Self::listen("127.0.0.1:0".parse().expect("an address"), tls, Box::new(answer))
     }
 
     /// A backend on a given address, for one that comes back.
     pub fn start_at(address: SocketAddr, answer: impl Fn(&Request) -> Script + Send + Sync + 'static) -> Backend {
-        Self::listen(address, Box::new(answer))
+        Self::listen(address, None, Box::new(answer))
     }
 
-    fn listen(address: SocketAddr, answer: Box<Answer>) -> Backend {
+    fn listen(address: SocketAddr, tls: Option<Arc<ServerConfig>>, answer: Box<Answer>) -> Backend {
         let listener = bind(address);
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             answer,
+            tls,
             stopping: AtomicBool::new(false),
             requests: Mutex::default(),
             accepted: AtomicU64::new(0),
@@ -89,9 +104,14 @@ impl Backend {
         self.address
     }
 
-    /// `http://HOST:PORT` followed by `path`.
+    /// `http://HOST:PORT` or `https://HOST:PORT` followed by `path`.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", if self.shared.tls.is_some() { "https" } else { "http" }, self.address)
+    }
+
+    /// The name that Podop has for it.
+    pub fn label(&self) -> String {
+        self.url("").trim_start_matches("http://").to_owned()
     }
 
     /// All requests so far.
@@ -172,7 +192,50 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn serve(mut stream: TcpStream, shared: &Shared) {
+/// A connection.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(stream) => &stream.sock,
+        }
+    }
+
+    fn end(&mut self) {
+        if let Wire::Tls(stream) = self {
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.read(into),
+            Wire::Tls(stream) => stream.read(into),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Wire::Plain(stream) => stream.write_all(bytes),
+            Wire::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Shared) {
+    let mut stream = match &shared.tls {
+        None => Wire::Plain(stream),
+        Some(config) => {
+            let tls = ServerConnection::new(config.clone()).expect("a usable configuration");
+            Wire::Tls(Box::new(StreamOwned::new(tls, stream)))
+        }
+    };
     let (mut held, mut nth) = (Vec::new(), 0);
     while let Some(request) = read(&mut stream, &mut held, nth) {
         shared.requests.lock().expect("no panic").push(request.clone());
@@ -189,8 +252,12 @@ fn serve(mut stream: TcpStream, shared: &Shared) {
         }
         match script.then {
             Then::Keep => nth += 1,
-            Then::Close => return drop(stream.shutdown(Shutdown::Both)),
-            Then::Reset => return reset(&stream),
+            Then::Close => {
+                stream.end();
+                return drop(stream.socket().shutdown(Shutdown::Both));
+            }
+            Then::Cut => return drop(stream.socket().shutdown(Shutdown::Both)),
+            Then::Reset => return reset(stream.socket()),
             Then::Hang => {
                 let _ = stream.read(&mut [0; 1]); // until the client gives up
                 return;
@@ -204,7 +271,7 @@ fn reset(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-fn read(stream: &mut TcpStream, held: &mut Vec<u8>, nth: usize) -> Option<Request> {
+fn read(stream: &mut Wire, held: &mut Vec<u8>, nth: usize) -> Option<Request> {
     let mut chunk = [0; 65_536];
     loop {
         if let Some(end) = held.windows(4).position(|end| end == b"\r\n\r\n") {

@@ -6,4 +6,6 @@ pub mod dovecot;
 pub mod http;
 pub mod podop;
 pub mod postfix;
+pub mod server;
+pub mod tls;
 pub mod world;

@@ -25,6 +25,8 @@ pub struct World {
     pub resolving: VecDeque<(usize, String)>,
     /// Peers that the engine closed.
     pub closed: Vec<Peer>,
+    /// What backends were sent last before their connections were closed.
+    pub parted: Vec<(Peer, Vec<u8>)>,
 }
 
 #[derive(Default)]
@@ -51,6 +53,7 @@ impl World {
             connecting: VecDeque::new(),
             resolving: VecDeque::new(),
             closed: Vec::new(),
+            parted: Vec::new(),
         }
     }
 
@@ -110,8 +113,11 @@ impl World {
 
     /// Takes what a peer was sent since the last call.
     pub fn taken(&mut self, peer: Peer) -> String {
-        let output = self.wires.get_mut(&peer).map(|wire| std::mem::take(&mut wire.output)).unwrap_or_default();
-        String::from_utf8_lossy(&output).into_owned()
+        String::from_utf8_lossy(&self.taken_bytes(peer)).into_owned()
+    }
+
+    pub fn taken_bytes(&mut self, peer: Peer) -> Vec<u8> {
+        self.wires.get_mut(&peer).map(|wire| std::mem::take(&mut wire.output)).unwrap_or_default()
     }
 
     /// From now on a peer reads nothing, or reads again.
@@ -247,6 +253,7 @@ impl World {
                     Action::Flush(peer) => self.flush(peer),
                     Action::Resume(peer) => self.feed(peer),
                     Action::Resolve { name, host, .. } => self.resolving.push_back((name, host)),
+                    Action::Part(key, last) => self.parted.push((Peer::Backend(key), last)),
                     Action::Close(peer) => {
                         self.wires.remove(&peer);
                         self.connecting.retain(|(key, _)| Peer::Backend(*key) != peer);

@@ -1,0 +1,92 @@
+//! In place of the TLS layer in a build without it: nothing of it can exist, so that it costs nothing.
+
+/// Whether this build has TLS.
+pub const SUPPORTED: bool = false;
+
+/// See the build with TLS.
+#[derive(Debug)]
+pub enum Roots<'a> {
+    System(&'a [Vec<u8>]),
+    Pem(&'a [u8]),
+}
+
+/// See the build with TLS.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    pub cert: &'a [u8],
+    pub key: &'a [u8],
+}
+
+/// See the build with TLS.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Unusable {
+    pub setting: &'static str,
+    pub why: String,
+}
+
+/// How connections to one server are secured: not at all.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Client {}
+
+impl Client {
+    pub fn new(_: &str, _: &Roots<'_>, _: Option<&Pair<'_>>, _: String) -> Result<Self, Unusable> {
+        Err(Unusable { setting: "ca", why: "this build has no TLS".to_owned() })
+    }
+
+    pub fn was_asked(&self) -> bool {
+        match *self {}
+    }
+}
+
+/// What has ended a session.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum End {
+    Closed,
+    Broken(String),
+}
+
+/// One TLS connection: there is none.
+#[derive(Debug)]
+pub enum Session {}
+
+impl Session {
+    pub fn new(client: &Client) -> Result<Self, String> {
+        match *client {}
+    }
+
+    pub fn is_ready(&self) -> bool {
+        match *self {}
+    }
+
+    pub fn is_resumed(&self) -> bool {
+        match *self {}
+    }
+
+    pub fn version(&self) -> &'static str {
+        match *self {}
+    }
+
+    pub fn receive(&mut self, _: &[u8], _: &mut Vec<u8>) {
+        match *self {}
+    }
+
+    pub fn end(&self) -> Option<&End> {
+        match *self {}
+    }
+
+    pub fn seal(&mut self, _: &[u8]) {
+        match *self {}
+    }
+
+    pub fn output(&self) -> &[u8] {
+        match *self {}
+    }
+
+    pub fn sent(&mut self, _: usize) -> usize {
+        match *self {}
+    }
+
+    pub fn part(&mut self) -> Vec<u8> {
+        match *self {}
+    }
+}

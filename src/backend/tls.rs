@@ -1,0 +1,414 @@
+//! TLS between the socket and HTTP (RFC 8446, RFC 5246): bytes in and out, without I/O.
+//!
+//! Certificates are always verified, as `rustls` does it: there is no switch that turns that off. The provider of
+//! its cryptography is `ring`: against `aws-lc-rs` it makes the program smaller, needs only a C compiler (no CMake) and
+//! builds for musl and arm64 without more; `rustls` asks for post-quantum key exchange only with the other one.
+
+use crate::buffer::Output;
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue, WebPkiServerVerifier,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, Error, HandshakeKind, NamedGroup,
+    ProtocolVersion, RootCertStore, SignatureScheme,
+};
+use std::collections::VecDeque;
+use std::io::{BufRead, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Whether this build has TLS.
+pub const SUPPORTED: bool = true;
+
+/// Plaintext of one record (RFC 8446, 5.1).
+const MAX_RECORD: usize = 16 * 1024; // bytes
+
+/// Sessions that are kept for the next connections: a ticket is used once (RFC 8446, C.4), and after a pause as many
+/// connections are made at once as a burst of lookups needs.
+const MAX_TICKETS: usize = 64;
+
+/// Memory for output that is kept for the next requests.
+const KEPT: usize = 8 * 1024; // bytes
+
+/// Who is trusted to be a server.
+#[derive(Debug)]
+pub enum Roots<'a> {
+    /// Certificates in DER, of which those that cannot be used are left out.
+    System(&'a [Vec<u8>]),
+    /// Certificates, and revocation lists if there are any, in PEM. All have to be usable.
+    Pem(&'a [u8]),
+}
+
+/// A certificate with its chain, and its key, in PEM; both may be the same text.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    pub cert: &'a [u8],
+    pub key: &'a [u8],
+}
+
+/// Which setting cannot be used, and why.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Unusable {
+    pub setting: &'static str,
+    pub why: String,
+}
+
+fn unusable(setting: &'static str, why: impl ToString) -> Unusable {
+    Unusable { setting, why: why.to_string() }
+}
+
+/// How connections to one server are secured.
+#[derive(Clone, Debug)]
+pub struct Client {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    identity: Arc<Identity>,
+    terms: String,
+}
+
+/// Two are the same if they were asked for in the same terms, whatever has come of them.
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.terms == other.terms && self.name == other.name
+    }
+}
+
+impl Client {
+    /// `name` is whom the certificate of the server has to name, a host name or an IP address; `terms` tells what the
+    /// rest was made from.
+    pub fn new(name: &str, roots: &Roots<'_>, pair: Option<&Pair<'_>>, terms: String) -> Result<Self, Unusable> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable("servername", error))?;
+        let (store, lists) = roots.read()?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone())
+            .with_crls(lists)
+            .allow_unknown_revocation_status()
+            .build()
+            .map_err(|error| unusable("ca", error))?;
+        let identity =
+            Identity { pair: pair.map(|pair| pair.read(&provider)).transpose()?, asked: AtomicBool::new(false) };
+        let identity = Arc::new(identity);
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable("ca", error))?
+            .with_webpki_verifier(verifier)
+            .with_client_cert_resolver(identity.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = Resumption::store(Arc::new(Tickets::default()));
+        Ok(Self { config: Arc::new(config), name, identity, terms })
+    }
+
+    /// True if the server has asked for a certificate. One that wants it and does not get it, or does not like it, may
+    /// say so in HTTP only (nginx: 400 to each request).
+    pub fn was_asked(&self) -> bool {
+        self.identity.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Roots<'_> {
+    fn read(&self) -> Result<(RootCertStore, Vec<CertificateRevocationListDer<'static>>), Unusable> {
+        let (mut store, mut lists) = (RootCertStore::empty(), Vec::new());
+        match self {
+            Roots::System(certificates) => {
+                store.add_parsable_certificates(certificates.iter().map(|der| CertificateDer::from(&der[..])));
+                if store.is_empty() {
+                    return Err(unusable("ca", "the system trusts nobody: install ca-certificates, or name a file"));
+                }
+            }
+            Roots::Pem(text) => {
+                for certificate in CertificateDer::pem_slice_iter(text) {
+                    let certificate = certificate.map_err(|error| unusable("ca", error))?;
+                    store.add(certificate).map_err(|error| unusable("ca", explain(&error)))?;
+                }
+                for list in CertificateRevocationListDer::pem_slice_iter(text) {
+                    lists.push(list.map_err(|error| unusable("ca", error))?);
+                }
+                if store.is_empty() {
+                    return Err(unusable("ca", "has no certificate in PEM"));
+                }
+            }
+        }
+        Ok((store, lists))
+    }
+}
+
+impl Pair<'_> {
+    fn read(&self, provider: &rustls::crypto::CryptoProvider) -> Result<Arc<CertifiedKey>, Unusable> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.cert).collect();
+        let chain = chain.map_err(|error| unusable("cert", error))?;
+        if chain.is_empty() {
+            return Err(unusable("cert", "has no certificate in PEM"));
+        }
+        // The error does not repeat what it has read.
+        let key = PrivateKeyDer::from_pem_slice(self.key)
+            .map_err(|_| unusable("key", "has no private key in PEM that is not encrypted"))?;
+        let pair = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            Error::InconsistentKeys(_) => unusable("key", "does not belong to the certificate"),
+            error => unusable("key", error),
+        })?;
+        Ok(Arc::new(pair))
+    }
+}
+
+/// As whom Podop shows itself, if anybody asks.
+#[derive(Debug)]
+struct Identity {
+    pair: Option<Arc<CertifiedKey>>,
+    asked: AtomicBool,
+}
+
+impl rustls::client::ResolvesClientCert for Identity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.pair.clone()
+    }
+
+    /// Without it `rustls` would not ask what there is.
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Sessions of one server that may be resumed, the newest first: the older ones may be out of date there.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    group: Option<NamedGroup>,
+    tls12: Option<Tls12ClientSessionValue>,
+    tls13: VecDeque<Tls13ClientSessionValue>,
+}
+
+impl Tickets {
+    fn with<T>(&self, act: impl FnOnce(&mut Kept) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        self.with(|kept| kept.group = Some(group));
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        self.with(|kept| kept.group)
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.with(|kept| kept.tls12 = Some(value));
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.with(|kept| kept.tls12.clone())
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.with(|kept| kept.tls12 = None);
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.with(|kept| {
+            if kept.tls13.len() == MAX_TICKETS {
+                kept.tls13.pop_front();
+            }
+            kept.tls13.push_back(value);
+        });
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.with(|kept| kept.tls13.pop_back())
+    }
+}
+
+/// What has ended a session.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum End {
+    /// The server will send no more (`close_notify`).
+    Closed,
+    /// An alert, or what is not TLS; `Display` of a fault puts the origin in front.
+    Broken(String),
+}
+
+/// One TLS connection.
+///
+/// handshake ── finished ──▶ ready ── close_notify, alert, nonsense ──▶ ended
+pub struct Session(Box<Inner>);
+
+struct Inner {
+    tls: ClientConnection,
+    /// Records for the socket.
+    output: Output,
+    /// Bytes that were put into `output`, and that left it, since the beginning.
+    queued: u64,
+    gone: u64,
+    /// Where in the output records with plaintext end, and how much each holds.
+    records: VecDeque<(u64, usize)>,
+    end: Option<End>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("ready", &self.is_ready()).field("end", &self.0.end).finish()
+    }
+}
+
+impl Session {
+    /// Begins a handshake: there is output.
+    pub fn new(client: &Client) -> Result<Self, String> {
+        let tls = ClientConnection::new(client.config.clone(), client.name.clone()).map_err(|error| explain(&error))?;
+        let output = Output::keeping(KEPT);
+        let mut inner = Inner { tls, output, queued: 0, gone: 0, records: VecDeque::new(), end: None };
+        inner.collect();
+        Ok(Self(Box::new(inner)))
+    }
+
+    /// True once the handshake is done: the server is who it should be, and may be asked.
+    pub fn is_ready(&self) -> bool {
+        !self.0.tls.is_handshaking()
+    }
+
+    /// True if the handshake was shortened, as the server remembered an older connection.
+    pub fn is_resumed(&self) -> bool {
+        self.0.tls.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// `1.2` or `1.3`.
+    pub fn version(&self) -> &'static str {
+        match self.0.tls.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "1.2",
+            Some(ProtocolVersion::TLSv1_3) => "1.3",
+            _ => "?",
+        }
+    }
+
+    /// Takes what has arrived, and appends what it says to `plain`. There may be output afterwards, and an
+    /// [`Session::end`].
+    pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
+        let inner = &mut *self.0;
+        while !bytes.is_empty() && inner.end.is_none() {
+            let read = inner.tls.read_tls(&mut bytes); // of a message as much as there is room for
+            let done =
+                read.map_err(|error| Error::General(error.to_string())).and_then(|_| inner.tls.process_new_packets());
+            inner.end = match done {
+                Ok(state) if state.peer_has_closed() => Some(End::Closed),
+                Ok(_) => None,
+                Err(error) => Some(End::Broken(explain(&error))),
+            };
+            let mut reader = inner.tls.reader();
+            while let Ok(piece @ [_, ..]) = reader.fill_buf() {
+                plain.extend_from_slice(piece);
+                let count = piece.len();
+                reader.consume(count);
+            }
+        }
+        inner.collect();
+    }
+
+    /// What has ended it, if anything has.
+    pub fn end(&self) -> Option<&End> {
+        self.0.end.as_ref()
+    }
+
+    /// Makes records of what is to be sent; only once it is ready.
+    pub fn seal(&mut self, plain: &[u8]) {
+        for piece in plain.chunks(MAX_RECORD) {
+            // Its own buffer is empty, so that a record always fits.
+            let _ = self.0.tls.writer().write_all(piece);
+            self.0.collect();
+            let end = self.0.queued;
+            self.0.records.push_back((end, piece.len()));
+        }
+    }
+
+    /// What is to be written to the socket.
+    pub fn output(&self) -> &[u8] {
+        self.0.output.unsent()
+    }
+
+    /// Notes that `count` bytes of the output were written. Returns how much plaintext left with them: nobody can read
+    /// any of a record before all of it is there.
+    pub fn sent(&mut self, count: usize) -> usize {
+        let inner = &mut *self.0;
+        inner.output.advance(count);
+        inner.gone += count as u64;
+        let mut plain = 0;
+        while let Some((_, size)) = inner.records.front().filter(|(end, _)| *end <= inner.gone) {
+            plain += size;
+            inner.records.pop_front();
+        }
+        plain
+    }
+
+    /// The last bytes for the server before the connection is closed: why it is, or `close_notify` (RFC 8446, 6.1).
+    /// Nothing if a record is on its way, which is left incomplete.
+    pub fn part(&mut self) -> Vec<u8> {
+        let inner = &mut *self.0;
+        if !inner.records.is_empty() {
+            return Vec::new();
+        }
+        if !inner.tls.is_handshaking() && !matches!(inner.end, Some(End::Broken(_))) {
+            inner.tls.send_close_notify();
+            inner.collect();
+        }
+        inner.output.unsent().to_vec()
+    }
+}
+
+impl Inner {
+    /// Takes over what is to be sent.
+    fn collect(&mut self) {
+        while self.tls.wants_write() {
+            // Memory takes everything.
+            let count = self.tls.write_tls(self.output.end()).unwrap_or_default();
+            self.queued += count as u64;
+        }
+    }
+}
+
+/// What went wrong, as the end of a sentence of the mail log that begins with the server.
+fn explain(error: &Error) -> String {
+    let certificate = match error {
+        Error::InvalidCertificate(certificate) => certificate,
+        Error::InvalidMessage(_) => return "it does not speak TLS".to_owned(),
+        Error::NoApplicationProtocol | Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            return "it does not speak HTTP/1.1".to_owned();
+        }
+        Error::AlertReceived(alert) => return format!("it sent the alert {}", words(&format!("{alert:?}"))),
+        other => return other.to_string(),
+    };
+    let text = match certificate {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "its certificate has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet"
+        }
+        CertificateError::Revoked => "its certificate is revoked",
+        CertificateError::BadSignature => "its certificate is not signed by the CA that it names",
+        CertificateError::UnknownIssuer => "its certificate is self-signed, or from a CA that is not trusted",
+        CertificateError::NotValidForNameContext { expected, .. } => {
+            return format!("its certificate is not for {}", expected.to_str());
+        }
+        CertificateError::Other(why) if format!("{why:?}").contains("CaUsedAsEndEntity") => {
+            "its certificate is that of a CA, not of a server"
+        }
+        other => return format!("its certificate is not valid: {}", words(&format!("{other:?}"))),
+    };
+    text.to_owned()
+}
+
+/// `CertificateRequired` as `certificate required`.
+fn words(name: &str) -> String {
+    let mut out = String::new();
+    let mut before = ' ';
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && before.is_ascii_lowercase() {
+            out.push(' ');
+        }
+        out.push(letter.to_ascii_lowercase());
+        before = letter;
+    }
+    out
+}

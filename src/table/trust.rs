@@ -1,0 +1,76 @@
+//! Whom a table trusts to be its service, and as whom it shows itself: what the settings name, read from files.
+
+use super::Settings;
+use crate::backend::tls::{Client, Pair, Roots};
+use std::path::{Path, PathBuf};
+
+/// The settings `ca`, `cert`, `key` and `servername`.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// Who is trusted, in place of those whom the system trusts.
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    /// If it is not in the file of the certificate.
+    key: Option<PathBuf>,
+    /// Whom the certificate has to name, if not the host of the URL.
+    servername: Option<String>,
+}
+
+impl Trust {
+    /// Takes the settings; those that are given for one table must have something to do.
+    pub fn take(settings: &mut Settings<'_>, secure: bool) -> Result<Self, String> {
+        if !secure {
+            return match ["ca", "cert", "key", "servername"].into_iter().find(|key| settings.has_own(key)) {
+                Some(key) => Err(format!("{key}= is for https:// URLs")),
+                None => Ok(Self::default()),
+            };
+        }
+        let mut path = |key| settings.one(key).map(PathBuf::from);
+        let trust = Self { ca: path("ca"), cert: path("cert"), key: path("key"), servername: None };
+        if trust.key.is_some() && trust.cert.is_none() {
+            return Err("key= needs cert=".to_owned());
+        }
+        Ok(Self { servername: settings.one("servername").map(str::to_owned), ..trust })
+    }
+
+    /// Reads the files, for connections to a host. Errors tell the setting and the file, never what is in it.
+    pub fn client(&self, host: &str) -> Result<Client, String> {
+        let ca = self.ca.as_deref().map(|path| read("ca", path)).transpose()?;
+        let system = if ca.is_none() { system() } else { Vec::new() };
+        let cert = self.cert.as_deref().map(|path| read("cert", path)).transpose()?;
+        let key = self.key.as_deref().map(|path| read("key", path)).transpose()?;
+        let pair = cert.as_deref().map(|cert| Pair { cert, key: key.as_deref().unwrap_or(cert) });
+        let roots = ca.as_deref().map_or(Roots::System(&system), Roots::Pem);
+        let name = self.servername.as_deref().unwrap_or(host);
+        Client::new(name, &roots, pair.as_ref(), format!("{self:?}")).map_err(|error| {
+            let path = match error.setting {
+                "ca" => self.ca.as_ref(),
+                "cert" => self.cert.as_ref(),
+                "key" => self.key.as_ref().or(self.cert.as_ref()),
+                _ => None,
+            };
+            let path = path.map_or(name.to_owned(), |path| path.display().to_string());
+            format!("{} {path}: {}", error.setting, error.why)
+        })
+    }
+}
+
+fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{setting} {}: {error}", path.display()))
+}
+
+/// Those whom the system trusts: the bundle of Debian's `ca-certificates` and its like, or what `SSL_CERT_FILE` and
+/// `SSL_CERT_DIR` name.
+///
+/// `rustls-native-certs` reads them; `rustls-platform-verifier` would do the same on Linux, through more packages.
+#[cfg(feature = "tls")]
+fn system() -> Vec<Vec<u8>> {
+    // What of it cannot be read is left out, as elsewhere; an empty store is an error.
+    let found = rustls_native_certs::load_native_certs().certs;
+    found.into_iter().map(|certificate| certificate.to_vec()).collect()
+}
+
+#[cfg(not(feature = "tls"))]
+fn system() -> Vec<Vec<u8>> {
+    Vec::new()
+}

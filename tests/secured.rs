@@ -1,0 +1,336 @@
+//! Real web servers behind TLS, and what Podop makes of their certificates.
+#![cfg(feature = "tls")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+use support::http::{self, Backend, response};
+use support::podop::{Podop, ask, reply, request, wait_until};
+use support::server::Server;
+use support::tls::{self, Authority, Leaf, Wants, self_signed};
+
+const VERSIONS: [&str; 2] = ["TLSv1.2", "TLSv1.3"];
+const LOOPBACK: &[&str] = &["127.0.0.1"];
+
+/// nginx with a certificate, in one version of TLS.
+fn nginx(authority: &Authority, leaf: &Leaf, version: &str, settings: &str) -> Server {
+    let (cert, key) = (authority.file("server.pem", &leaf.cert), authority.file("server.key", &leaf.key));
+    let tls = format!("ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols {version};");
+    Server::nginx_with_tls(&format!("{tls} {settings}"))
+}
+
+/// One table `alias` at a server on loopback.
+fn podop(server: &Server, args: &[&str]) -> Podop {
+    let url = format!("https://127.0.0.1:{}/map/§", server.port);
+    Podop::start(&[&["--name", "alias", "--type", "url", "--param", &url], args].concat())
+}
+
+/// How many handshakes there were, by what came of them.
+fn handshakes(podop: &Podop, result: &str) -> u64 {
+    let (start, end) = ("podop_tls_handshakes_total{backend=", format!("result=\"{result}\"}} "));
+    let count = |log: &str| log.matches(&end[..]).count();
+    let before = count(&podop.log());
+    podop.signal(libc::SIGUSR1);
+    wait_until(|| count(&podop.log()) > before);
+    let log = podop.log();
+    let line = log.lines().rfind(|line| line.contains(start) && line.contains(&end)).expect("a figure");
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn commit(podop: &Podop, key: &str) -> String {
+    let mut stream = BufReader::new(podop.connect());
+    let lines = format!("H4\t0\t0\t\talias\nB1\t\nS1\tshared/{key}\tvalue\nC1\n");
+    stream.get_mut().write_all(lines.as_bytes()).unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+#[ignore = "needs Debian's nginx-light; tests/run installs it"]
+fn nginx_answers_lookups_and_commits() {
+    for version in VERSIONS {
+        let authority = Authority::new();
+        let mut server = nginx(&authority, &authority.issue(LOOPBACK), version, "keepalive_requests 10;");
+        let podop = podop(&server, &["--option", &authority.option(), "-vv"]);
+        assert_eq!(podop.lookup("alias", "alice@example.org"), "OK v-alice@example.org");
+        assert_eq!(podop.lookup("alias", "none@example.org"), "NOTFOUND ");
+        let broken = format!("TEMP alias: https://127.0.0.1:{} answered 500", server.port);
+        assert_eq!(podop.lookup("alias", "broken"), broken);
+        assert_eq!(commit(&podop, "k"), "O1\n");
+        assert!(commit(&podop, "broken").starts_with("F1\t"));
+        std::thread::scope(|scope| {
+            for thread in 0..20 {
+                let mut stream = podop.connect();
+                scope.spawn(move || {
+                    for at in 0..200 {
+                        let key = format!("{}{thread}-{at}", if at % 10 == 0 { "none" } else { "key" });
+                        let got = String::from_utf8(ask(&mut stream, "alias", key.as_bytes())).unwrap();
+                        let expected = if at % 10 == 0 { "NOTFOUND ".to_owned() } else { format!("OK v-{key}") };
+                        assert_eq!(got, expected);
+                    }
+                });
+            }
+        });
+        assert!(handshakes(&podop, "resumed") > 0);
+        assert!(podop.log().contains(&format!("tls={} resumed=yes", version.trim_start_matches("TLSv"))));
+        server.kill();
+        let refused = format!("TEMP alias: https://127.0.0.1:{} refused the connection", server.port);
+        assert_eq!(podop.lookup("alias", "alice@example.org"), refused);
+        server.restart();
+        assert_eq!(podop.lookup("alias", "alice@example.org"), "OK v-alice@example.org");
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's nginx-light; tests/run installs it"]
+fn nginx_resumes_sessions_by_tickets_and_from_its_cache() {
+    for version in VERSIONS {
+        for tickets in ["on", "off"] {
+            let authority = Authority::new();
+            let sessions = format!("ssl_session_cache shared:s:1m; ssl_session_tickets {tickets};");
+            let server = nginx(&authority, &authority.issue(LOOPBACK), version, &sessions);
+            let podop = podop(&server, &["--option", &authority.option(), "--option", "alias:keepalive=0.1"]);
+            for round in 0..3 {
+                assert_eq!(podop.lookup("alias", "a"), "OK v-a");
+                assert_eq!((handshakes(&podop, "full"), handshakes(&podop, "resumed")), (1, round));
+                wait_until(|| server.connections() == 0);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's nginx-light; tests/run installs it"]
+fn nginx_that_closes_an_idle_connection_while_it_is_asked() {
+    for version in VERSIONS {
+        let authority = Authority::new();
+        let server = nginx(&authority, &authority.issue(LOOPBACK), version, "keepalive_timeout 1s;");
+        let podop = podop(&server, &["--option", &authority.option(), "--option", "alias:keepalive=60"]);
+        let mut stream = podop.connect();
+        for request_first in [true, false] {
+            assert_eq!(ask(&mut stream, "alias", b"before"), b"OK v-before");
+            podop.signal(libc::SIGSTOP);
+            let asked = |stream: &mut UnixStream| stream.write_all(&request("alias", b"after")).unwrap();
+            if request_first {
+                asked(&mut stream);
+            }
+            server.wait_until_it_closed();
+            if !request_first {
+                asked(&mut stream);
+            }
+            podop.signal(libc::SIGCONT);
+            assert_eq!(reply(&mut stream), b"OK v-after");
+        }
+        // A write is not sent into a connection that was closed.
+        assert_eq!(commit(&podop, "before"), "O1\n");
+        podop.signal(libc::SIGSTOP);
+        let mut dict = BufReader::new(podop.connect());
+        dict.get_mut().write_all(b"H4\t0\t0\t\talias\nB1\t\nS1\tshared/k\tv\nC1\n").unwrap();
+        server.wait_until_it_closed();
+        podop.signal(libc::SIGCONT);
+        let mut line = String::new();
+        dict.read_line(&mut line).unwrap();
+        assert_eq!(line, "O1\n");
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's nginx-light; tests/run installs it"]
+fn nginx_that_wants_a_client_certificate() {
+    for version in VERSIONS {
+        let (authority, clients) = (Authority::new(), Authority::new());
+        let settings = format!(
+            "ssl_client_certificate {}; ssl_verify_client on; ssl_session_cache shared:s:1m;",
+            clients.file("clients.pem", &clients.pem())
+        );
+        let server = nginx(&authority, &authority.issue(LOOPBACK), version, &settings);
+        let (own, foreign) = (clients.issue(&["podop"]), authority.issue(&["podop"]));
+        let file =
+            |name: &str, leaf: &Leaf| format!("alias:cert={}", clients.file(name, &(leaf.cert.clone() + &leaf.key)));
+        let (own, foreign, ca) = (file("own.pem", &own), file("foreign.pem", &foreign), authority.option());
+        let good = podop(&server, &["--option", &ca, "--option", &own]);
+        assert_eq!(good.lookup("alias", "a"), "OK v-a");
+        assert_eq!(good.lookup("alias", "none"), "NOTFOUND ");
+        let refused =
+            format!("TEMP alias: https://127.0.0.1:{} wants another client certificate: answered 400", server.port);
+        for args in [vec![], vec!["--option", &foreign]] {
+            let bad = podop(&server, &[&["--option", &ca, "--option", "alias:keepalive=0.1"][..], &args].concat());
+            // The second connection resumes a session, if nginx lets it.
+            for key in ["a", "none", "a"] {
+                assert_eq!(bad.lookup("alias", key), refused);
+                wait_until(|| server.connections() == 0);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's nginx-light; tests/run installs it"]
+fn nginx_with_a_certificate_that_is_not_right() {
+    let authority = Authority::new();
+    let mut cases = vec![
+        (authority.issue(&["localhost"]), authority.pem(), "its certificate is not for 127.0.0.1"),
+        (
+            authority.issue_with(LOOPBACK, |leaf| leaf.not_after = rcgen::date_time_ymd(2020, 1, 1)),
+            authority.pem(),
+            "its certificate has expired",
+        ),
+        (authority.issue(LOOPBACK), authority.pem() + &authority.revoke(), "its certificate is revoked"),
+    ];
+    let unknown = "its certificate is self-signed, or from a CA that is not trusted";
+    cases.push((self_signed(LOOPBACK, |_| {}), authority.pem(), unknown));
+    cases.push((Authority::new().issue(LOOPBACK), authority.pem(), unknown));
+    for (leaf, ca, reason) in cases {
+        for version in VERSIONS {
+            let server = nginx(&authority, &leaf, version, "");
+            let option = format!("alias:ca={}", authority.file("trusted.pem", &ca));
+            let podop = podop(&server, &["--option", &option]);
+            let label = format!("https://127.0.0.1:{}", server.port);
+            let expected = format!("{label} failed the TLS handshake: {reason}");
+            assert_eq!(podop.lookup("alias", "a"), format!("TEMP alias: {expected}"));
+            assert_eq!(podop.lookup("alias", "none"), format!("TEMP alias: {expected}"));
+            assert_eq!(commit(&podop, "k"), format!("F1\talias: {expected}\n"));
+            let url = format!("{label}/map/§");
+            let table = ["--check", "--name", "alias", "--type", "url", "--param", &url, "--option", &option];
+            let output = support::podop::run(&table);
+            let report = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(69));
+            assert!(report.contains(&format!("backend {expected}\n")), "{report}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's nginx-light; tests/run installs it"]
+fn nginx_is_checked() {
+    for version in VERSIONS {
+        let authority = Authority::new();
+        let server = nginx(&authority, &authority.issue(LOOPBACK), version, "");
+        let (label, option) = (format!("https://127.0.0.1:{}", server.port), authority.option());
+        let url = format!("{label}/map/§");
+        let output =
+            support::podop::run(&["--check", "--name", "alias", "--type", "url", "--param", &url, "--option", &option]);
+        let (report, version) = (String::from_utf8_lossy(&output.stdout), version.trim_start_matches("TLSv"));
+        let expected = format!("backend {label} is reachable at 127.0.0.1:{} with TLS {version}\n", server.port);
+        assert!(output.status.success() && report.contains(&expected), "{report}");
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's nginx-light; tests/run installs it"]
+fn nginx_that_is_asked_without_tls_is_a_fault_and_no_miss() {
+    let authority = Authority::new();
+    let server = nginx(&authority, &authority.issue(LOOPBACK), "TLSv1.3", "");
+    let url = format!("http://127.0.0.1:{}/map/§", server.port);
+    let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url]);
+    let expected = format!("TEMP alias: 127.0.0.1:{} answered 400, as it wants https://", server.port);
+    assert_eq!(podop.lookup("alias", "a"), expected);
+}
+
+#[test]
+#[ignore = "needs Debian's gunicorn and python3-flask; tests/run installs them"]
+fn gunicorn_with_a_certificate() {
+    let authority = Authority::new();
+    let leaf = authority.issue(LOOPBACK);
+    let (cert, key) = (authority.file("server.pem", &leaf.cert), authority.file("server.key", &leaf.key));
+    for workers in [&["--worker-class", "gthread", "--threads", "4"][..], &["--worker-class", "sync"]] {
+        let server = Server::gunicorn_with_tls(&[workers, &["--certfile", &cert, "--keyfile", &key]].concat());
+        let podop = podop(&server, &["--option", &authority.option()]);
+        for at in 0..20 {
+            assert_eq!(podop.lookup("alias", &format!("k{at}")), format!("OK v-k{at}"));
+            assert_eq!(podop.lookup("alias", "none"), "NOTFOUND ");
+        }
+    }
+}
+
+#[test]
+fn a_slow_handshake_is_told_apart_in_the_log() {
+    let authority = Authority::new();
+    let config = Arc::new(tls::server(&authority.issue(LOOPBACK), &tls::BOTH, Wants::Nothing));
+    let backend = Backend::start_with(Some(config), |_| response(200, "\"v\""));
+    let front = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, address) = (front.local_addr().unwrap().port(), backend.address());
+    let relay = std::thread::spawn(move || {
+        let (mut outside, _) = front.accept().unwrap();
+        // The first words of the client are held back: they are what is slow.
+        std::thread::sleep(Duration::from_millis(300));
+        let mut inside = TcpStream::connect(address).unwrap();
+        let (mut from, mut to) = (outside.try_clone().unwrap(), inside.try_clone().unwrap());
+        let forth = std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        let _ = std::io::copy(&mut inside, &mut outside);
+        drop((inside, outside, forth));
+    });
+    let url = format!("https://127.0.0.1:{port}/§");
+    let option = authority.option();
+    let podop =
+        Podop::start(&["--name", "alias", "--type", "url", "--param", &url, "--slow", "0.2", "--option", &option]);
+    assert_eq!(podop.lookup("alias", "a"), "OK v");
+    let log = podop.log();
+    let line = log.lines().find(|line| line.starts_with("warn slow")).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains(" handshake=0.3") && line.contains(" connect=0.0") && line.contains(" wait=0.0"), "{line}");
+    drop(podop);
+    drop(backend);
+    relay.join().unwrap();
+}
+
+#[test]
+fn files_are_read_again_on_sighup() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let config = Arc::new(tls::server(&authority.issue(LOOPBACK), &tls::BOTH, Wants::Nothing));
+    let backend = Backend::start_with(Some(config), |_| response(200, "\"v\""));
+    let (url, option) = (backend.url("/§"), authority.option());
+    let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url, "--option", &option]);
+    assert_eq!(podop.lookup("alias", "a"), "OK v");
+    let reload = |pem: &str| {
+        authority.file("ca.pem", pem);
+        let before = podop.log().matches("reload").count();
+        podop.signal(libc::SIGHUP);
+        wait_until(|| podop.log().matches("reload").count() > before);
+    };
+    reload(&other.pem());
+    let reason = "failed the TLS handshake: its certificate is self-signed, or from a CA that is not trusted";
+    assert_eq!(podop.lookup("alias", "a"), format!("TEMP alias: {} {reason}", backend.label()));
+    reload(&authority.pem());
+    assert_eq!(podop.lookup("alias", "a"), "OK v");
+    reload("not a certificate");
+    wait_until(|| podop.log().contains("warn tls-unreadable table=alias cause=\"ca "));
+    assert_eq!(podop.lookup("alias", "a"), "OK v");
+}
+
+#[test]
+fn what_the_system_trusts_is_what_counts_without_a_setting() {
+    let authority = Authority::new();
+    let config = Arc::new(tls::server(&authority.issue(LOOPBACK), &tls::BOTH, Wants::Nothing));
+    let backend = Backend::start_with(Some(config), |_| response(200, "\"v\""));
+    let (url, ca) = (backend.url("/§"), authority.file("system.pem", &authority.pem()));
+    let args = ["--check", "--name", "alias", "--type", "url", "--param", &url];
+    for (file, expected) in [(&ca[..], Some(0)), ("/dev/null", Some(78))] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_podop"));
+        let output = command.args(args).env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR").output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), expected, "{said}");
+    }
+}
+
+#[test]
+fn garbage_in_the_middle_of_a_session_harms_nobody() {
+    let authority = Authority::new();
+    let config = Arc::new(tls::server(&authority.issue(LOOPBACK), &tls::BOTH, Wants::Nothing));
+    let backend = Backend::start_with(Some(config), |request| {
+        let key = request.target.trim_start_matches('/');
+        http::response(200, &format!("\"own {key}\""))
+    });
+    let (url, option) = (backend.url("/§"), authority.option());
+    let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url, "--option", &option]);
+    let mut stream = podop.connect();
+    for round in 0..20 {
+        let key = format!("k{round}");
+        assert_eq!(String::from_utf8(ask(&mut stream, "alias", key.as_bytes())).unwrap(), format!("OK own {key}"));
+        backend.blurt(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    }
+}

@@ -1,0 +1,549 @@
+//! TLS to backends, in memory: handshakes, what ends them, and what HTTP makes of a stream that somebody may cut.
+#![cfg(feature = "tls")]
+
+mod support;
+
+use podop::backend::Backend;
+use podop::config::Setting;
+use podop::proxy::{End, Peer};
+use podop::table::{self, Opening, Settings};
+use std::sync::Arc;
+use support::tls::{Authority, BOTH, Leaf, Server, Wants, self_signed, server};
+use support::world::{MS, SECOND, World, response};
+
+const HOST: &str = "192.0.2.1";
+
+/// An engine with one table at `https://192.0.2.1/a/§`, and a server with a certificate for it.
+fn world(args: &[&str]) -> (World, Authority, Leaf) {
+    let authority = Authority::new();
+    let leaf = authority.issue(&[HOST]);
+    let option = authority.option();
+    let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &option];
+    (World::new(&[&table[..], args].concat()), authority, leaf)
+}
+
+fn metric(world: &World, name: &str) -> String {
+    let text = world.proxy.metrics();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.trim().to_owned()
+}
+
+#[test]
+fn a_lookup_over_tls_in_pieces_of_any_size() {
+    for version in BOTH {
+        for step in [1, 2, 3, 5, 7, 100, 1000, usize::MAX] {
+            let (mut world, _authority, leaf) = world(&[]);
+            let config = Arc::new(server(&leaf, &[version], Wants::Nothing));
+            let client = world.lookup("a@x");
+            let mut server = Server::accept_in_steps(&mut world, &config, step);
+            assert_eq!(server.error, None);
+            let request = server.heard(&mut world);
+            assert!(request.starts_with("GET /a/a%40x HTTP/1.1\r\nHost: 192.0.2.1\r\n"), "{request}");
+            server.say(&mut world, &response(200, "\"b@x\""));
+            assert_eq!(world.taken(client), "6:OK b@x,", "step {step}");
+            // On the same connection, a body of many records.
+            let long = "x".repeat(50_000);
+            let client = world.lookup("long");
+            assert!(server.heard(&mut world).starts_with("GET /a/long "));
+            server.say(&mut world, &response(200, &format!("\"{long}\"")));
+            assert_eq!(world.taken(client), format!("50003:OK {long},"));
+            assert_eq!(
+                metric(&world, "podop_tls_handshakes_total{backend=\"https://192.0.2.1\",result=\"full\"}"),
+                "1"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_http_1_is_offered_and_the_host_is_named() {
+    let (mut world, authority, _) = world(&[]);
+    let mut config = server(&authority.issue(&[HOST]), &BOTH, Wants::Nothing);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let client = world.lookup("a");
+    Server::accept(&mut world, &Arc::new(config));
+    let reason = "it does not speak HTTP/1.1";
+    assert!(
+        world.taken(client).ends_with(&format!("TEMP alias: https://192.0.2.1 failed the TLS handshake: {reason},"))
+    );
+}
+
+/// Why a server with this certificate is not asked.
+fn refusal(leaf: &Leaf, authority: &Authority, ca: &str, args: &[&str]) -> String {
+    let option = format!("alias:ca={}", authority.file("these.pem", ca));
+    let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &option];
+    let mut world = World::new(&[&table[..], args].concat());
+    let client = world.lookup("a");
+    let mut server = Server::accept(&mut world, &Arc::new(server(leaf, &BOTH, Wants::Nothing)));
+    assert_eq!(server.heard(&mut world), "", "it was asked");
+    assert!(world.parted.iter().any(|(peer, alert)| *peer == server.peer() && !alert.is_empty()), "it is not told");
+    let reply = world.taken(client);
+    let reason = reply
+        .split_once("TEMP alias: https://192.0.2.1 failed the TLS handshake: ")
+        .unwrap_or_else(|| panic!("{reply}"));
+    reason.1.trim_end_matches(',').to_owned()
+}
+
+#[test]
+fn a_certificate_that_is_not_right_is_a_fault_with_its_reason() {
+    let authority = Authority::new();
+    let (ca, date) = (authority.pem(), rcgen::date_time_ymd);
+    let refused = |leaf: &Leaf| refusal(leaf, &authority, &ca, &[]);
+    assert_eq!(refused(&authority.issue(&["192.0.2.2", "admin"])), "its certificate is not for 192.0.2.1");
+    assert_eq!(
+        refused(&authority.issue_with(&[HOST], |leaf| leaf.not_after = date(2020, 1, 1))),
+        "its certificate has expired"
+    );
+    assert_eq!(
+        refused(&authority.issue_with(&[HOST], |leaf| leaf.not_before = date(2200, 1, 1))),
+        "its certificate is not valid yet"
+    );
+    let unknown = "its certificate is self-signed, or from a CA that is not trusted";
+    assert_eq!(refused(&self_signed(&[HOST], |_| {})), unknown);
+    assert_eq!(refused(&Authority::new().issue(&[HOST])), unknown);
+    let (one, other) = (Authority::named("the same"), Authority::named("the same"));
+    let reason = "its certificate is not signed by the CA that it names";
+    assert_eq!(refusal(&one.issue(&[HOST]), &authority, &other.pem(), &[]), reason);
+    let ca_itself = self_signed(&[HOST], |leaf| leaf.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+    let reason = "its certificate is that of a CA, not of a server";
+    assert_eq!(refusal(&ca_itself, &authority, &ca_itself.cert, &[]), reason);
+    let for_clients = authority
+        .issue_with(&[HOST], |leaf| leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth]);
+    let reason = refused(&for_clients);
+    assert!(reason.starts_with("its certificate is not valid: invalid purpose"), "{reason}");
+    let good = authority.issue(&[HOST]);
+    let revoked = refusal(&good, &authority, &(ca.clone() + &authority.revoke()), &[]);
+    assert_eq!(revoked, "its certificate is revoked");
+    let other = refusal(&good, &authority, &ca, &["--option", "alias:servername=admin.example.org"]);
+    assert_eq!(other, "its certificate is not for admin.example.org");
+}
+
+#[test]
+fn a_list_that_revokes_others_and_a_self_signed_certificate_that_is_trusted_do_no_harm() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let named = self_signed(&[HOST], |_| {});
+    let cases = [
+        (authority.issue(&[HOST]), authority.pem() + &other.pem() + &other.revoke()),
+        (
+            authority.issue_with(&[HOST], |leaf| leaf.serial_number = Some(2.into())),
+            authority.pem() + &authority.revoke(),
+        ),
+        (Leaf { cert: named.cert.clone(), key: named.key }, named.cert),
+    ];
+    for (leaf, ca) in cases {
+        let option = format!("alias:ca={}", authority.file("ca.pem", &ca));
+        let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &option];
+        let mut world = World::new(&table);
+        let client = world.lookup("a");
+        let mut server = Server::accept(&mut world, &Arc::new(server(&leaf, &BOTH, Wants::Nothing)));
+        server.heard(&mut world);
+        server.say(&mut world, &response(404, ""));
+        assert_eq!(world.taken(client), "9:NOTFOUND ,");
+    }
+}
+
+#[test]
+fn what_is_not_tls_is_a_fault() {
+    for nonsense in
+        [&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], b"220 mx ESMTP\r\n", &[0; 100], &[22; 9]]
+    {
+        let (mut world, ..) = world(&[]);
+        let client = world.lookup("a");
+        let peer = world.accept();
+        world.send(peer, nonsense);
+        world.end(peer, End::Sending);
+        let reply = world.taken(client);
+        assert!(reply.contains("TEMP alias: https://192.0.2.1 failed the TLS handshake: it "), "{reply}");
+    }
+}
+
+#[test]
+fn a_certificate_is_shown_to_who_wants_it() {
+    for version in BOTH {
+        let (authority, clients) = (Authority::new(), Authority::new());
+        let config = Arc::new(server(&authority.issue(&[HOST]), &[version], Wants::Certificate(&clients)));
+        let own = clients.issue(&["podop"]);
+        let ca = authority.option();
+        let (cert, key) = (clients.file("cert.pem", &own.cert), clients.file("key.pem", &own.key));
+        let both = clients.file("both.pem", &(own.cert.clone() + &own.key));
+        let (cert, key, both) =
+            (format!("alias:cert={cert}"), format!("alias:key={key}"), format!("alias:cert={both}"));
+        let foreign = authority.issue(&["podop"]);
+        let foreign = format!("alias:cert={}", authority.file("foreign.pem", &(foreign.cert + &foreign.key)));
+        let cases = [(vec![&cert, &key], true), (vec![&both], true), (vec![], false), (vec![&foreign], false)];
+        for (options, welcome) in cases {
+            let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &ca];
+            let options = options.into_iter().flat_map(|option| ["--option", option]);
+            let args: Vec<&str> = table.into_iter().chain(options).collect();
+            let mut world = World::new(&args);
+            let client = world.lookup("a");
+            let mut server = Server::accept(&mut world, &config);
+            if welcome {
+                assert!(server.heard(&mut world).starts_with("GET /a/a "), "{:?}", server.error);
+                server.say(&mut world, &response(200, "\"b\""));
+                assert_eq!(world.taken(client), "4:OK b,");
+            } else {
+                let reply = world.taken(client);
+                assert!(
+                    reply.contains("TEMP alias: https://192.0.2.1 ") && reply.contains(" it sent the alert "),
+                    "{reply}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_400_of_who_wants_a_certificate_is_no_miss() {
+    let clients = Authority::new();
+    for (wants, keep, expected) in [
+        (true, false, "TEMP alias: https://192.0.2.1 wants another client certificate: answered 400,"),
+        (true, true, "NOTFOUND ,"),
+        (false, false, "NOTFOUND ,"),
+    ] {
+        let (mut world, authority, _) = world(&[]);
+        let wants = if wants { Wants::Perhaps(&clients) } else { Wants::Nothing };
+        let config = Arc::new(server(&authority.issue(&[HOST]), &BOTH, wants));
+        // Also on a resumed connection, on which nobody is asked again.
+        for _ in 0..2 {
+            let client = world.lookup("a");
+            let mut server = Server::accept(&mut world, &config);
+            server.heard(&mut world);
+            let connection = if keep { "keep-alive" } else { "close" };
+            let text = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n");
+            server.say(&mut world, text.as_bytes());
+            assert!(world.taken(client).ends_with(expected), "{expected}");
+            world.wait(2 * SECOND);
+            assert!(!world.is_open(server.peer()));
+        }
+    }
+}
+
+#[test]
+fn sessions_are_resumed_after_idle_connections_were_closed() {
+    for version in BOTH {
+        let (mut world, _authority, leaf) = world(&[]);
+        let config = Arc::new(server(&leaf, &[version], Wants::Nothing));
+        for round in 0..3 {
+            let client = world.lookup("a");
+            let mut server = Server::accept(&mut world, &config);
+            server.heard(&mut world);
+            server.say(&mut world, &response(200, "\"b\""));
+            assert_eq!(world.taken(client), "4:OK b,");
+            world.wait(2 * SECOND);
+            assert!(!world.is_open(server.peer()));
+            let (peer, last) = world.parted.pop().expect("close_notify");
+            assert!(peer == server.peer() && !last.is_empty());
+            let resumed = "podop_tls_handshakes_total{backend=\"https://192.0.2.1\",result=\"resumed\"}";
+            assert_eq!(metric(&world, resumed), round.to_string());
+        }
+    }
+}
+
+#[test]
+fn a_burst_after_a_pause_resumes_a_session_on_each_connection() {
+    let (mut world, _authority, leaf) = world(&[]);
+    let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    for _ in 0..2 {
+        let clients: Vec<Peer> = (0..20).map(|at| world.lookup(&format!("k{at}"))).collect();
+        let mut servers = Server::accept_all(&mut world, &config, clients.len());
+        for server in &mut servers {
+            let key = server.heard(&mut world).split([' ', '/']).nth(3).unwrap().to_owned();
+            server.say(&mut world, &response(200, &format!("\"{key}\"")));
+        }
+        for (at, client) in clients.into_iter().enumerate() {
+            assert!(world.taken(client).ends_with(&format!("OK k{at},")));
+        }
+        world.wait(2 * SECOND);
+    }
+    assert_eq!(metric(&world, "podop_tls_handshakes_total{backend=\"https://192.0.2.1\",result=\"resumed\"}"), "20");
+}
+
+/// Every place at which the stream of records may be cut: what comes before the end of TLS is no answer if only the end
+/// of the stream would make it one.
+#[test]
+fn a_stream_that_is_cut_anywhere_is_a_fault() {
+    let until_end = [&b"HTTP/1.1 200 OK\r\n\r\n\"a, b\""[..], b"HTTP/1.1 404 Not Found\r\n\r\nnull"];
+    for whole in until_end {
+        // Three records and `close_notify`, to be cut between and within.
+        for cut in 0.. {
+            let (mut world, _authority, leaf) = world(&[]);
+            let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+            let client = world.lookup("a");
+            let mut server = Server::accept(&mut world, &config);
+            server.heard(&mut world);
+            whole.chunks(whole.len().div_ceil(3)).for_each(|piece| server.seal(piece));
+            server.seal_end();
+            let records = server.records();
+            let piece = &records[..cut.min(records.len())];
+            server.deliver(&mut world, piece);
+            if cut >= records.len() {
+                assert!(world.taken(client).ends_with(if whole.starts_with(b"HTTP/1.1 2") {
+                    "OK a, b,"
+                } else {
+                    "NOTFOUND ,"
+                }));
+                break;
+            }
+            assert_eq!(world.taken(client), "", "answered too early");
+            world.end(server.peer(), End::Sending);
+            let reply = world.taken(client);
+            assert!(reply.contains("TEMP alias: https://192.0.2.1 "), "{cut}: {reply}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_tls_completes_no_answer_of_known_length() {
+    let (mut world, _authority, leaf) = world(&[]);
+    let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    let client = world.lookup("a");
+    let mut server = Server::accept(&mut world, &config);
+    server.heard(&mut world);
+    server.seal(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnull");
+    server.seal_end();
+    server.pump(&mut world);
+    assert!(world.taken(client).ends_with("TEMP alias: https://192.0.2.1 sent nonsense: response is cut short,"));
+}
+
+#[test]
+fn a_connection_that_was_closed_meanwhile_costs_a_lookup_nothing_and_a_broken_record_is_a_fault() {
+    let (mut world, _authority, leaf) = world(&[]);
+    let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    let first = world.lookup("a");
+    let mut used = Server::accept(&mut world, &config);
+    used.heard(&mut world);
+    used.say(&mut world, &response(200, "\"b\""));
+    assert_eq!(world.taken(first), "4:OK b,");
+    // The request crosses with the end: asked once more, on a new connection.
+    let client = world.lookup("b");
+    assert!(used.heard(&mut world).starts_with("GET /a/b "));
+    used.seal_end();
+    used.pump(&mut world);
+    assert!(!world.is_open(used.peer()));
+    let mut server = Server::accept(&mut world, &config);
+    assert!(server.heard(&mut world).starts_with("GET /a/b "));
+    server.say(&mut world, &response(200, "\"c\""));
+    assert_eq!(world.taken(client), "4:OK c,");
+    // An idle connection that is closed is let go.
+    server.seal_end();
+    server.pump(&mut world);
+    assert!(!world.is_open(server.peer()));
+    let client = world.lookup("c");
+    let mut server = Server::accept(&mut world, &config);
+    server.heard(&mut world);
+    server.seal(&response(200, "\"d\""));
+    let mut records = server.records();
+    *records.last_mut().unwrap() ^= 1;
+    server.deliver(&mut world, &records);
+    let reply = world.taken(client);
+    assert!(reply.ends_with("TEMP alias: https://192.0.2.1 broke TLS: cannot decrypt peer's message,"), "{reply}");
+}
+
+#[test]
+fn bytes_that_nobody_asked_for_end_a_connection_under_tls_too() {
+    let (mut world, _authority, leaf) = world(&[]);
+    let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    let client = world.lookup("a");
+    let mut server = Server::accept(&mut world, &config);
+    server.heard(&mut world);
+    server.say(&mut world, &response(200, "\"b\""));
+    assert_eq!(world.taken(client), "4:OK b,");
+    server.say(&mut world, &response(200, "\"theirs\""));
+    assert!(!world.is_open(server.peer()));
+    let client = world.lookup("c");
+    let mut server = Server::accept(&mut world, &config);
+    server.heard(&mut world);
+    server.say(&mut world, &response(200, "\"d\""));
+    assert_eq!(world.taken(client), "4:OK d,");
+}
+
+#[test]
+fn a_write_was_seen_by_nobody_before_its_record_was_whole() {
+    for (missing, expected) in [(1, "F"), (0, "W")] {
+        let (mut world, _authority, leaf) = world(&[]);
+        let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+        let client = world.client(podop::config::Mode::Dovecot);
+        world.send(client, b"H4\t0\t0\t\talias\nB1\t\nS1\tshared/k\tv\nC1\n");
+        let peer = world.connecting.front().map(|(key, _)| Peer::Backend(*key)).unwrap();
+        let mut server = Server::accept_in_steps(&mut world, &config, usize::MAX);
+        assert!(server.heard(&mut world).starts_with("POST /a/k "));
+        server.say(&mut world, &response(200, ""));
+        assert_eq!(world.taken(client), "O1\n");
+        world.block(peer, true);
+        world.send(client, b"B2\t\nS2\tshared/k\tv\nC2\n");
+        let count = world.proxy.output(peer).len();
+        assert!(count > 100);
+        world.trickle(peer, count - missing);
+        world.end(peer, End::Gone(None));
+        if missing > 0 {
+            // Nothing of it was seen, so it may be sent again on another connection, which fails as well.
+            world.refuse();
+        }
+        let reply = world.taken(client);
+        assert!(reply.contains(&format!("{expected}2\t")), "{missing}: {reply}");
+    }
+}
+
+#[test]
+fn requests_that_leave_together_share_a_record_and_answers_keep_their_order() {
+    let (mut world, _authority, leaf) = world(&["--option", "alias:pipeline=16"]);
+    let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    let first = world.lookup("first");
+    let mut server = Server::accept(&mut world, &config);
+    server.heard(&mut world);
+    server.say(&mut world, &response(200, "\"x\""));
+    world.taken(first);
+    let client = world.client(podop::config::Mode::Postfix);
+    let mut requests = Vec::new();
+    for key in ["a", "b", "c"] {
+        podop::wire::netstring::encode(&[b"alias ", key.as_bytes()], &mut requests);
+    }
+    world.send(client, &requests);
+    assert_eq!(server.heard(&mut world).matches("GET /a/").count(), 3);
+    let answers: Vec<u8> = ["1", "2", "3"].iter().flat_map(|text| response(200, &format!("\"{text}\""))).collect();
+    server.say(&mut world, &answers);
+    assert_eq!(world.taken(client), "4:OK 1,4:OK 2,4:OK 3,");
+}
+
+#[test]
+fn a_handshake_has_its_own_time_and_its_own_reason() {
+    let (mut world, ..) = world(&[]);
+    let client = world.lookup("a");
+    world.accept();
+    assert_eq!(metric(&world, "podop_connections{backend=\"https://192.0.2.1\",state=\"handshaking\"}"), "1");
+    assert_eq!(metric(&world, "podop_connections{backend=\"https://192.0.2.1\",state=\"connecting\"}"), "0");
+    world.wait(3 * SECOND - MS);
+    assert_eq!(world.taken(client), "");
+    world.wait(2 * MS);
+    let reply = world.taken(client);
+    assert!(reply.ends_with("TEMP alias: https://192.0.2.1 did not complete the TLS handshake in time,"), "{reply}");
+    assert_eq!(metric(&world, "podop_connections{backend=\"https://192.0.2.1\",state=\"handshaking\"}"), "0");
+    assert_eq!(metric(&world, "podop_tls_handshakes_total{backend=\"https://192.0.2.1\",result=\"failed\"}"), "1");
+}
+
+#[test]
+fn a_lookup_whose_time_is_over_says_that_it_waited_for_a_handshake() {
+    let (mut world, ..) = world(&["--timeout", "2"]);
+    let client = world.lookup("a");
+    world.accept();
+    world.wait(2 * SECOND);
+    let reply = world.taken(client);
+    assert!(reply.ends_with("TIMEOUT alias: https://192.0.2.1 did not complete a TLS handshake in time,"), "{reply}");
+}
+
+#[test]
+fn the_next_address_is_tried_if_there_is_no_tls_with_one() {
+    let authority = Authority::new();
+    let option = authority.option();
+    let table = ["--name", "alias", "--type", "url", "--param", "https://admin/a/§", "--option", &option];
+    let mut world = World::new(&table);
+    let good = Arc::new(server(&authority.issue(&["admin"]), &BOTH, Wants::Nothing));
+    let bad = Arc::new(server(&Authority::new().issue(&["admin"]), &BOTH, Wants::Nothing));
+    let client = world.lookup("a");
+    world.resolve(Ok(&["192.0.2.1:443", "192.0.2.2:443"]));
+    let refused = Server::accept(&mut world, &bad);
+    assert!(refused.error.is_some() || !world.is_open(refused.peer()));
+    let mut server = Server::accept(&mut world, &good);
+    server.heard(&mut world);
+    server.say(&mut world, &response(200, "\"b\""));
+    assert_eq!(world.taken(client), "4:OK b,");
+}
+
+#[test]
+fn certificates_are_read_again_and_what_was_made_before_is_asked_no_more() {
+    let (mut world, authority, leaf) = world(&[]);
+    let (old, other) = (Arc::new(server(&leaf, &BOTH, Wants::Nothing)), Authority::new());
+    let new = Arc::new(server(&other.issue(&[HOST]), &BOTH, Wants::Nothing));
+    // One connection is idle, one busy, one in its handshake when the file changes.
+    let clients = ["a", "b", "c"].map(|key| world.lookup(key));
+    let mut servers = [Server::accept(&mut world, &old), Server::accept(&mut world, &old)];
+    world.accept();
+    servers[0].heard(&mut world);
+    servers[0].say(&mut world, &response(200, "\"1\""));
+    // The third lookup has gone to the first connection by now.
+    servers[0].heard(&mut world);
+    servers[0].say(&mut world, &response(200, "\"3\""));
+    assert_eq!((world.taken(clients[0]), world.taken(clients[2])), ("4:OK 1,".into(), "4:OK 3,".into()));
+    authority.file("ca.pem", &other.pem());
+    world.proxy.reload(world.now);
+    world.settle();
+    assert!(!world.is_open(servers[0].peer()) && world.is_open(servers[1].peer()));
+    assert_eq!(metric(&world, "podop_connections{backend=\"https://192.0.2.1\",state=\"handshaking\"}"), "0");
+    servers[1].heard(&mut world);
+    servers[1].say(&mut world, &response(200, "\"2\""));
+    assert_eq!(world.taken(clients[1]), "4:OK 2,");
+    assert!(!world.is_open(servers[1].peer()), "it was made in the old terms");
+    // The old server is not trusted any more, nor is a session with it resumed; the new one is.
+    let client = world.lookup("d");
+    Server::accept(&mut world, &old);
+    assert!(world.taken(client).contains("from a CA that is not trusted"));
+    let client = world.lookup("e");
+    let mut server = Server::accept(&mut world, &new);
+    server.heard(&mut world);
+    server.say(&mut world, &response(200, "\"5\""));
+    assert_eq!(world.taken(client), "4:OK 5,");
+    // A file that cannot be used changes nothing.
+    authority.file("ca.pem", "nothing");
+    world.proxy.reload(world.now);
+    world.settle();
+    assert!(world.is_open(server.peer()));
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_told_with_their_files_and_without_what_is_in_them() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let (one, other) = (clients.issue(&["one"]), clients.issue(&["other"]));
+    let ca = authority.file("ca.pem", &authority.pem());
+    let cert = authority.file("cert.pem", &one.cert);
+    let key = authority.file("other.key", &other.key);
+    let broken = authority.file("broken.pem", "-----BEGIN CERTIFICATE-----\nc2VjcmV0\n-----END CERTIFICATE-----\n");
+    let locked = authority
+        .file("locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0\n-----END ENCRYPTED PRIVATE KEY-----\n");
+    let cases = [
+        (vec![("ca", "/no/such/file")], "ca /no/such/file: No such file".to_owned()),
+        (vec![("ca", "/dev/null")], "ca /dev/null: has no certificate in PEM".to_owned()),
+        (vec![("ca", &broken)], format!("ca {broken}: its certificate is not valid")),
+        (vec![("cert", &ca)], format!("key {ca}: has no private key")),
+        (vec![("cert", &key)], format!("cert {key}: has no certificate in PEM")),
+        (vec![("cert", &cert), ("key", &key)], format!("key {key}: does not belong to the certificate")),
+        (
+            vec![("cert", &cert), ("key", &locked)],
+            format!("key {locked}: has no private key in PEM that is not encrypted"),
+        ),
+        (vec![("key", &key)], "key= needs cert=".to_owned()),
+        (vec![("servername", "not a name")], "servername not a name: ".to_owned()),
+        (vec![("verify", "no")], "setting 'verify' is unknown".to_owned()),
+    ];
+    for (settings, expected) in cases {
+        let given: Vec<Setting> = settings
+            .iter()
+            .map(|(key, value)| Setting { key: (*key).to_owned(), value: (*value).to_owned(), general: false })
+            .collect();
+        let opening = Opening { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
+        let wrong = table::open("url", opening, &mut Backend::default()).err().expect("a mistake");
+        assert!(wrong.flag == "--option" && wrong.why.starts_with(&expected), "{}", wrong.why);
+        assert!(!wrong.why.contains("secret") && !wrong.why.contains("c2Vj"), "{}", wrong.why);
+    }
+}
+
+#[test]
+fn tables_share_connections_only_in_the_same_terms() {
+    let authority = Authority::new();
+    let (ca, again) = (authority.file("ca.pem", &authority.pem()), authority.file("again.pem", &authority.pem()));
+    let mut backend = Backend::default();
+    let mut origin = |ca: &str, servername: &str| {
+        let given = [("ca", ca), ("servername", servername)].map(|(key, value)| Setting {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            general: false,
+        });
+        let opening = Opening { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
+        table::open("url", opening, &mut backend).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        backend.targets().count()
+    };
+    assert_eq!(
+        [origin(&ca, "a"), origin(&ca, "a"), origin(&ca, "b"), origin(&again, "a"), origin(&ca, "b")],
+        [1, 1, 2, 3, 3]
+    );
+}
