@@ -61,12 +61,32 @@ proptest! {
 
     #[test]
     fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4, pipeline in 1usize..5, cache: bool) {
-        let mut model = Model::new(connections, pipeline, cache);
-        for op in ops {
-            model.apply(op);
-            model.check();
+        let world = |args: &[&str]| World::with_alias(args);
+        Model::new(world, connections, pipeline, cache).run(ops);
+    }
+}
+
+/// The same over TLS, which costs a handshake per connection and is tried less often.
+#[cfg(feature = "tls")]
+mod over_tls {
+    use super::*;
+    use std::sync::Arc;
+    use support::tls::{Authority, BOTH, Wants, server};
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4, pipeline in 1usize..5, cache: bool) {
+            let authority = Authority::new();
+            let config = Arc::new(server(&authority.issue(&["192.0.2.1"]), &BOTH, Wants::Nothing));
+            let option = authority.option();
+            let world = |args: &[&str]| {
+                let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &option];
+                World::new(&[&table[..], args].concat()).over_tls(config.clone())
+            };
+            Model::new(world, connections, pipeline, cache).run(ops);
         }
-        model.finish();
     }
 }
 
@@ -99,13 +119,13 @@ struct Model {
 }
 
 impl Model {
-    fn new(connections: usize, pipeline: usize, cache: bool) -> Self {
+    fn new(world: impl FnOnce(&[&str]) -> World, connections: usize, pipeline: usize, cache: bool) -> Self {
         let options = [format!("alias:connections={connections}"), format!("alias:pipeline={pipeline}")];
         let mut args = vec!["--option", &options[0], "--option", &options[1], "--timeout", "5"];
         // No key is asked for twice, so nothing is found there; but all goes another way.
         args.extend(["--option", "alias:cache=60"].iter().filter(|_| cache));
         Self {
-            world: World::with_alias(&args),
+            world: world(&args),
             pipeline,
             clients: Vec::new(),
             backends: BTreeMap::new(),
@@ -113,6 +133,14 @@ impl Model {
             seen: BTreeMap::new(),
             misses: BTreeMap::new(),
         }
+    }
+
+    fn run(mut self, ops: Vec<Op>) {
+        for op in ops {
+            self.apply(op);
+            self.check();
+        }
+        self.finish();
     }
 
     fn apply(&mut self, op: Op) {
@@ -247,7 +275,7 @@ impl Model {
     }
 
     /// Lets everybody do what is due; then nothing may be left.
-    fn finish(&mut self) {
+    fn finish(mut self) {
         for at in 0..self.clients.len() {
             self.apply(Op::Block(at, false));
         }

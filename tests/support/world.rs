@@ -5,9 +5,11 @@ use podop::arena::Key;
 use podop::backend::Address;
 use podop::config::{self, Command, Mode};
 use podop::proxy::{Action, End, Peer, Proxy};
+use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{BufRead, ErrorKind, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -17,6 +19,8 @@ pub const MS: Duration = Duration::from_millis(1);
 pub struct World {
     pub proxy: Proxy,
     pub now: Instant,
+    /// Backends want TLS, which the test does not notice: it sees and says what is under it.
+    tls: Option<Arc<ServerConfig>>,
     /// What each peer was sent and the test has not taken yet. A peer that was closed is not in here.
     wires: BTreeMap<Peer, Wire>,
     /// Connections that the engine wants, not yet made.
@@ -37,6 +41,7 @@ struct Wire {
     input: VecDeque<u8>,
     /// The peer reads nothing.
     blocked: bool,
+    tls: Option<ServerConnection>,
 }
 
 impl World {
@@ -49,12 +54,18 @@ impl World {
         World {
             proxy: Proxy::new(tables, backend, config.timeout),
             now: Instant::now(),
+            tls: None,
             wires: BTreeMap::new(),
             connecting: VecDeque::new(),
             resolving: VecDeque::new(),
             closed: Vec::new(),
             parted: Vec::new(),
         }
+    }
+
+    /// With backends that want TLS.
+    pub fn over_tls(self, config: Arc<ServerConfig>) -> World {
+        World { tls: Some(config), ..self }
     }
 
     /// One URL table `alias` at `http://192.0.2.1/a/§`, with further arguments.
@@ -87,7 +98,11 @@ impl World {
     /// Bytes from a peer, as far as the engine wants them.
     pub fn send(&mut self, peer: Peer, bytes: &[u8]) {
         if let Some(wire) = self.wires.get_mut(&peer) {
-            wire.input.extend(bytes);
+            match &mut wire.tls {
+                None => wire.input.extend(bytes),
+                Some(tls) => tls.writer().write_all(bytes).expect("a buffer with room"),
+            }
+            wire.seal();
         }
         self.feed(peer);
         self.settle();
@@ -104,6 +119,11 @@ impl World {
 
     /// The peer closes its sending side, or altogether.
     pub fn end(&mut self, peer: Peer, end: End) {
+        if let Some(tls) = self.wires.get_mut(&peer).filter(|_| end == End::Sending).and_then(|wire| wire.tls.as_mut())
+        {
+            tls.send_close_notify();
+            return self.send(peer, b""); // which the engine takes for the end
+        }
         if end != End::Sending || matches!(peer, Peer::Backend(_)) {
             self.wires.remove(&peer);
         }
@@ -134,7 +154,7 @@ impl World {
         let output = self.proxy.output(peer);
         let taken = output[..count.min(output.len())].to_vec();
         if let Some(wire) = self.wires.get_mut(&peer).filter(|_| !taken.is_empty()) {
-            wire.output.extend_from_slice(&taken);
+            wire.receive(&taken);
             self.proxy.sent(peer, taken.len(), self.now);
         }
         self.settle();
@@ -144,9 +164,15 @@ impl World {
     pub fn accept(&mut self) -> Peer {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
         let peer = Peer::Backend(key);
-        self.wires.insert(peer, Wire::default());
+        let tls = self.tls.clone().map(|config| ServerConnection::new(config).expect("a usable configuration"));
+        self.wires.insert(peer, Wire { tls, ..Wire::default() });
         self.proxy.connected(key, self.now);
         self.settle();
+        // What the handshake wants of the engine has arrived by now.
+        while self.wires.get(&peer).is_some_and(|wire| !wire.input.is_empty()) {
+            self.feed(peer);
+            self.settle();
+        }
         peer
     }
 
@@ -271,9 +297,38 @@ impl World {
         let Some(wire) = self.wires.get_mut(&peer).filter(|wire| !wire.blocked) else { return };
         let output = self.proxy.output(peer).to_vec();
         if !output.is_empty() {
-            wire.output.extend_from_slice(&output);
+            wire.receive(&output);
             self.proxy.sent(peer, output.len(), self.now);
         }
+    }
+}
+
+impl Wire {
+    /// Takes what the engine has sent.
+    fn receive(&mut self, bytes: &[u8]) {
+        let Some(tls) = &mut self.tls else { return self.output.extend_from_slice(bytes) };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            tls.read_tls(&mut rest).expect("a buffer with room");
+            tls.process_new_packets().expect("TLS");
+            let mut reader = tls.reader();
+            while let Ok(piece @ [_, ..]) = reader.fill_buf() {
+                self.output.extend_from_slice(piece);
+                let count = piece.len();
+                reader.consume(count);
+            }
+        }
+        self.seal();
+    }
+
+    /// Puts the records that TLS wants to send on their way.
+    fn seal(&mut self) {
+        let Some(tls) = &mut self.tls else { return };
+        let mut records = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut records).expect("memory");
+        }
+        self.input.extend(records);
     }
 }
 
