@@ -25,7 +25,7 @@ Listeners:
 Tables, one per triple:
   --name NAME            name that the mail server asks for
   --type TYPE            url or file
-  --param PARAM          http://HOST/PATH/§ where § or {} is the key (several URLs are replicas),
+  --param PARAM          http[s]://HOST/PATH/§ where § or {} is the key (several URLs are replicas),
                          or the path of a JSON file
   --option NAME:KEY=VALUE
                          setting of one table, or of all with the name *

@@ -2,7 +2,7 @@
 
 use podop::ask::{self, Found};
 use podop::backend::Target;
-use podop::backend::tls::{Client, End, Session};
+use podop::backend::tls::{self, Client, End, Session};
 use podop::config::{self, Ask, Command, Config, Mistake, Mode, Spec};
 use podop::listen::Listener;
 use podop::log::{self, Level};
@@ -24,7 +24,10 @@ fn main() -> ExitCode {
         Ok(Command::Check(config)) => check(&config),
         Ok(Command::Query(question)) => Ok(query(&question)),
         Ok(Command::Help) => Ok(print(config::HELP.as_bytes())),
-        Ok(Command::Version) => Ok(print(concat!("podop ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())),
+        Ok(Command::Version) => {
+            let tls = if tls::SUPPORTED { " (with TLS)" } else { "" };
+            Ok(print(format!("podop {}{tls}\n", env!("CARGO_PKG_VERSION")).as_bytes()))
+        }
         Err(mistake) => Err(mistake),
     };
     ExitCode::from(done.unwrap_or_else(|mistake| {

@@ -79,6 +79,30 @@ fn each_outside_package_is_used_in_one_file() {
     }
 }
 
+/// As many as the README says; what TLS needs is not among them.
+#[test]
+fn the_build_without_tls_uses_eleven_packages() {
+    let tree = ["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    let output = std::process::Command::new(env!("CARGO")).args(tree).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let used: BTreeSet<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    let expected = [
+        "httparse",
+        "itoa",
+        "libc",
+        "log",
+        "memchr",
+        "mio",
+        "pico-args",
+        "podop",
+        "serde_core",
+        "serde_json",
+        "socket2",
+        "zmij",
+    ];
+    assert_eq!(used, expected.into_iter().collect(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// The two builds differ in what TLS has to do, and nowhere else.
 #[test]
 fn only_tls_knows_of_its_feature() {

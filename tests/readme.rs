@@ -10,6 +10,8 @@ use support::dovecot::Dovecot;
 use support::http::{Backend, response};
 use support::podop::{Podop, SOON};
 use support::postfix::{self, Postfix};
+#[cfg(feature = "tls")]
+use support::server::Server;
 
 #[test]
 #[ignore = "needs python3; tests/run installs it"]
@@ -105,6 +107,41 @@ fn dovecot_with_the_lua_script_of_the_readme_asks_the_same_urls() {
 }
 
 #[test]
+#[cfg(feature = "tls")]
+#[ignore = "needs Debian's nginx-light and openssl; tests/run installs them"]
+fn nginx_with_the_certificates_of_the_readme_lets_in_who_has_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = |text: &str| text.replace("/etc/podop", dir.path().to_str().unwrap());
+    let made = Command::new("sh").args(["-e", "-c", &here(&block_with("sh", "openssl req"))]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let service = Backend::start(|request| match request.target.as_str() {
+        "/alias/info%40example.org" => response(200, "[\"alice@example.org\"]"),
+        _ => response(404, "null"),
+    });
+    let site = here(&block_with("nginx", "ssl_certificate"));
+    let site = site.replace("127.0.0.1:8080", &service.address().to_string());
+    let nginx = Server::nginx_site(|port| site.replace("listen 8443", &format!("listen 127.0.0.1:{port}")));
+
+    let command = here(&block_with("sh", "alias:cert="));
+    let words: Vec<&str> = command.split_whitespace().filter(|word| *word != "\\").collect();
+    let table = words.iter().position(|word| *word == "--name").unwrap();
+    let host = format!("https://127.0.0.1:{}", nginx.port);
+    let args = words[table..].iter().map(|word| word.replace("https://admin.example.org:8443", &host));
+    let args: Vec<String> = args.chain(["--option", "alias:servername=admin.example.org"].map(str::to_owned)).collect();
+    let podop = Podop::start(&args);
+    assert_eq!(podop.lookup("alias", "info@example.org"), "OK alice@example.org");
+    assert_eq!(podop.lookup("alias", "none@example.org"), "NOTFOUND ");
+
+    let own = |pair: &&[String]| pair[1].starts_with("alias:cert=") || pair[1].starts_with("alias:key=");
+    let without: Vec<String> = args.chunks(2).filter(|pair| !own(pair)).flatten().cloned().collect();
+    assert_eq!(without.len() + 4, args.len());
+    let stranger = Podop::start(&without);
+    let refused = format!("TEMP alias: {host} wants another client certificate: answered 400");
+    assert_eq!(stranger.lookup("alias", "info@example.org"), refused);
+    assert_eq!(stranger.lookup("alias", "none@example.org"), refused);
+}
+
+#[test]
 fn every_flag_and_setting_is_in_the_readme() {
     let text = readme();
     let help = podop::config::HELP;
@@ -124,6 +161,9 @@ fn every_flag_and_setting_is_in_the_readme() {
         "cache",
         "stale",
         "concurrency",
+        "ca",
+        "cert",
+        "servername",
     ] {
         assert!(text.contains(&format!("| `{setting}=")), "{setting}");
     }
@@ -141,6 +181,14 @@ fn block(language: &str, nth: usize) -> String {
     let text = readme();
     let start = format!("```{language}\n");
     text.split(&start).nth(nth + 1).expect("a block").split("```").next().unwrap().to_owned()
+}
+
+/// The block of a language that has these words in it.
+#[cfg(feature = "tls")]
+fn block_with(language: &str, words: &str) -> String {
+    let (text, start) = (readme(), format!("```{language}\n"));
+    let mut blocks = text.split(&start).skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.find(|block| block.contains(words)).expect("a block").to_owned()
 }
 
 /// The tables of the README's command line, with a backend elsewhere, and more of the same kind.

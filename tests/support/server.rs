@@ -66,19 +66,30 @@ impl Server {
     }
 
     fn nginx_on(listen: &str, settings: &str) -> Server {
-        let port = free_port();
-        let config = format!(
-            "worker_processes 1; daemon off; pid nginx.pid; error_log stderr crit; events {{}}
-            http {{
-                access_log off; default_type application/json; {settings}
-                client_body_temp_path t1; proxy_temp_path t2;
-                fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
+        Self::nginx_site(|port| {
+            format!(
+                "{settings}
                 server {{
                     listen 127.0.0.1:{port} {listen};
                     location ~ ^/map/none {{ return 404; }}
                     location ~ ^/map/broken {{ return 500; }}
                     location ~ ^/map/(?<key>.*)$ {{ return 200 '\"v-$key\"'; }}
-                }}
+                }}"
+            )
+        })
+    }
+
+    /// With this in its http block, made for its port.
+    pub fn nginx_site(site: impl FnOnce(u16) -> String) -> Server {
+        let port = free_port();
+        let site = site(port);
+        let config = format!(
+            "worker_processes 1; daemon off; pid nginx.pid; error_log stderr crit; events {{}}
+            http {{
+                access_log off; default_type application/json;
+                client_body_temp_path t1; proxy_temp_path t2;
+                fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
+                {site}
             }}"
         );
         Self::start(port, true, "nginx.conf", &config, |dir| {
