@@ -1,8 +1,10 @@
 //! TLS between the socket and HTTP (RFC 8446, RFC 5246): bytes in and out, without I/O.
 //!
-//! Certificates are always verified, as `rustls` does it: there is no switch that turns that off. The provider of
-//! its cryptography is `ring`: against `aws-lc-rs` it makes the program smaller, needs only a C compiler (no CMake) and
-//! builds for musl and arm64 without more; `rustls` asks for post-quantum key exchange only with the other one.
+//! Certificates are always verified, as `rustls` does it: there is no switch that turns that off.
+//!
+//! The provider of its cryptography is `ring`. With `aws-lc-rs` the program would be twice as large (4.4 instead of
+//! 2.3 MB). Records are as fast with either; handshakes, which are rare, would take 9 % less in full with TLS 1.3 and 14 %
+//! less resumed. Post-quantum key exchange would be the reason to change: `rustls` has it with `aws-lc-rs` only.
 
 use crate::buffer::Output;
 use rustls::client::{
