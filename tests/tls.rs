@@ -547,3 +547,20 @@ fn tables_share_connections_only_in_the_same_terms() {
         [1, 1, 2, 3, 3]
     );
 }
+
+#[test]
+fn an_answer_that_was_cut_off_on_a_used_connection_is_not_asked_for_again() {
+    let (mut world, _authority, leaf) = world(&[]);
+    let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    let first = world.lookup("first");
+    let mut server = Server::accept(&mut world, &config);
+    server.heard(&mut world);
+    server.say(&mut world, &response(200, "\"x\""));
+    assert_eq!(world.taken(first), "4:OK x,");
+    let client = world.lookup("a");
+    server.heard(&mut world);
+    server.say(&mut world, b"HTTP/1.1 404 Not Found\r\n\r\nnull");
+    world.end(server.peer(), End::Sending);
+    assert!(world.taken(client).ends_with("TEMP alias: https://192.0.2.1 ended its answer without ending TLS,"));
+    assert!(world.connecting.is_empty());
+}
