@@ -564,3 +564,26 @@ fn an_answer_that_was_cut_off_on_a_used_connection_is_not_asked_for_again() {
     assert!(world.taken(client).ends_with("TEMP alias: https://192.0.2.1 ended its answer without ending TLS,"));
     assert!(world.connecting.is_empty());
 }
+
+#[test]
+fn a_connection_is_replaced_before_its_keys_are_worn() {
+    let (mut world, _authority, leaf) = world(&["--option", "alias:connections=1"]);
+    let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    let client = world.client(podop::config::Mode::Postfix);
+    let (mut server, mut connections) = (None::<Server>, 0);
+    for at in 0..=65_536 {
+        world.ask(client, "a");
+        let server = match &mut server {
+            Some(server) if world.is_open(server.peer()) => server,
+            none => {
+                assert!(connections == 0 || at == 65_536, "{at}");
+                connections += 1;
+                none.insert(Server::accept(&mut world, &config))
+            }
+        };
+        server.heard(&mut world);
+        server.say(&mut world, &response(200, "\"b\""));
+        assert_eq!(world.taken(client), "4:OK b,");
+    }
+    assert_eq!(connections, 2);
+}

@@ -24,7 +24,7 @@ pub(super) struct Connection {
     pub connected: Option<Instant>,
     /// Between its output and the socket, from the moment on that it is reached.
     tls: Option<Session>,
-    /// It was made in terms that do not hold any more, and carries no further requests.
+    /// It was made in terms that do not hold any more, or has had its time, and carries no further requests.
     pub retired: bool,
     /// When what it owes answers to was asked.
     pub asked_at: Instant,
@@ -164,6 +164,7 @@ impl Connection {
         if !self.output.is_empty() {
             tls.seal(self.output.unsent());
             self.output.advance(self.output.unsent().len());
+            self.retired |= tls.is_worn();
         }
         tls.output()
     }

@@ -38,7 +38,7 @@ const MAX_SPARE_KEY: usize = 256; // bytes
 /// A TCP connection that is not there after so long will not come.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// So long a TLS handshake may take after that.
+/// So long a TLS handshake may take after that; the same, as both wait in one line.
 const HANDSHAKE: Duration = CONNECT;
 
 /// What the reactor has to do.
@@ -251,10 +251,8 @@ impl Backend {
             origin.handshaking -= 1;
             origin.figures.handshake(resumed, took);
             let origin = &origin.label;
-            log::debug(format_args!(
-                "secured origin={origin} tls={version} resumed={}",
-                if resumed { "yes" } else { "no" }
-            ));
+            let resumed = if resumed { "yes" } else { "no" };
+            log::debug(format_args!("secured origin={origin} tls={version} resumed={resumed}"));
             self.usable(key, now);
         }
         Some(plain)

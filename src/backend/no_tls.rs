@@ -78,6 +78,10 @@ impl Session {
         match *self {}
     }
 
+    pub fn is_worn(&self) -> bool {
+        match *self {}
+    }
+
     pub fn output(&self) -> &[u8] {
         match *self {}
     }

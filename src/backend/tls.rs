@@ -28,6 +28,10 @@ pub const SUPPORTED: bool = true;
 /// Plaintext of one record (RFC 8446, 5.1).
 const MAX_RECORD: usize = 16 * 1024; // bytes
 
+/// Records that are sent with the same keys: far fewer than they are good for (RFC 8446, 5.5), where `rustls` would end a
+/// connection with TLS 1.2 in the middle of a request; and a server shows its certificate now and then.
+const MAX_RECORDS: u32 = 65_536;
+
 /// Sessions that are kept for the next connections: a ticket is used once (RFC 8446, C.4), and after a pause as many
 /// connections are made at once as a burst of lookups needs.
 const MAX_TICKETS: usize = 64;
@@ -249,6 +253,8 @@ struct Inner {
     gone: u64,
     /// Where in the output records with plaintext end, and how much each holds.
     records: VecDeque<(u64, usize)>,
+    /// Records with plaintext so far.
+    sealed: u32,
     end: Option<End>,
 }
 
@@ -263,7 +269,7 @@ impl Session {
     pub fn new(client: &Client) -> Result<Self, String> {
         let tls = ClientConnection::new(client.config.clone(), client.name.clone()).map_err(|error| explain(&error))?;
         let output = Output::keeping(KEPT);
-        let mut inner = Inner { tls, output, queued: 0, gone: 0, records: VecDeque::new(), end: None };
+        let mut inner = Inner { tls, output, queued: 0, gone: 0, records: VecDeque::new(), sealed: 0, end: None };
         inner.collect();
         Ok(Self(Box::new(inner)))
     }
@@ -317,13 +323,21 @@ impl Session {
 
     /// Makes records of what is to be sent; only once it is ready.
     pub fn seal(&mut self, plain: &[u8]) {
+        let inner = &mut *self.0;
         for piece in plain.chunks(MAX_RECORD) {
-            // Its own buffer is empty, so that a record always fits.
-            let _ = self.0.tls.writer().write_all(piece);
-            self.0.collect();
-            let end = self.0.queued;
-            self.0.records.push_back((end, piece.len()));
+            // There is always room, as nothing is left in its own buffer. What is not sent is waited for in vain.
+            if inner.tls.writer().write_all(piece).is_err() {
+                return;
+            }
+            inner.collect();
+            inner.records.push_back((inner.queued, piece.len()));
+            inner.sealed += 1;
         }
+    }
+
+    /// True if its keys were used so often that a new connection should follow.
+    pub fn is_worn(&self) -> bool {
+        self.0.sealed >= MAX_RECORDS
     }
 
     /// What is to be written to the socket.
@@ -363,9 +377,7 @@ impl Session {
 impl Inner {
     /// Takes over what is to be sent.
     fn collect(&mut self) {
-        while self.tls.wants_write() {
-            // Memory takes everything.
-            let count = self.tls.write_tls(self.output.end()).unwrap_or_default();
+        while let Ok(count @ 1..) = self.tls.write_tls(self.output.end()) {
             self.queued += count as u64;
         }
     }
@@ -393,19 +405,19 @@ fn explain(error: &Error) -> String {
         CertificateError::NotValidForNameContext { expected, .. } => {
             return format!("its certificate is not for {}", expected.to_str());
         }
-        CertificateError::Other(why) if format!("{why:?}").contains("CaUsedAsEndEntity") => {
+        CertificateError::Other(why) if why.to_string().contains("CaUsedAsEndEntity") => {
             "its certificate is that of a CA, not of a server"
         }
+        CertificateError::Other(why) => return format!("its certificate is not valid: {}", words(&why.to_string())),
         other => return format!("its certificate is not valid: {}", words(&format!("{other:?}"))),
     };
     text.to_owned()
 }
 
-/// `CertificateRequired` as `certificate required`.
+/// `CertificateRequired` as `certificate required`, without what may follow.
 fn words(name: &str) -> String {
-    let mut out = String::new();
-    let mut before = ' ';
-    for letter in name.chars() {
+    let (mut out, mut before) = (String::new(), ' ');
+    for letter in name.chars().take_while(char::is_ascii_alphanumeric) {
         if letter.is_ascii_uppercase() && before.is_ascii_lowercase() {
             out.push(' ');
         }
