@@ -1,7 +1,7 @@
 //! What TLS costs this side of a connection, in memory: a handshake in full and resumed, and the records of a lookup. The
 //! server beside it is not counted.
 
-use podop::backend::tls::{Client, Roots, Session};
+use podop::backend::tls::{Client, Roots, Session, Terms};
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -21,7 +21,8 @@ fn main() {
     for (name, version) in [("TLS 1.2", &version::TLS12), ("TLS 1.3", &version::TLS13)] {
         let (config, ca) = server(version);
         let roots = Roots::Pem(ca.as_bytes());
-        let client = || Client::new("192.0.2.1", &roots, None, String::new()).expect("a usable CA");
+        let terms = Terms::new(&roots, None, String::new()).expect("a usable CA");
+        let client = || terms.client("192.0.2.1").expect("a name");
         measure(&format!("{name}: handshake in full"), || {
             // Who has not seen a server before has no session to resume.
             let (session, _, took) = shake_hands(&client(), &config);

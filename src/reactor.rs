@@ -361,37 +361,53 @@ impl Reactor {
     }
 
     /// Reads what there is. A read that returned less than it could is not followed by another, unless
-    /// the peer has closed: that edge is not told again.
-    fn read(&mut self, peer: Peer) {
+    /// the peer has closed: that edge is not told again. Returns whether there was anything.
+    fn read(&mut self, peer: Peer) -> bool {
+        let mut any = false;
         for _ in 0..READS {
             if !self.proxy.wants_input(peer) {
-                return self.refuse(peer);
+                self.refuse(peer);
+                return any;
             }
             let sockets = if let Peer::Client(_) = peer { &mut self.clients } else { &mut self.backends };
             let (Peer::Client(key) | Peer::Backend(key)) = peer;
-            let Some(io) = sockets.get(key).filter(|io| io.readable && !io.connecting) else { return };
+            let Some(io) = sockets.get(key).filter(|io| io.readable && !io.connecting) else { return any };
             match io.socket.read(&mut self.chunk) {
                 Ok(0) => {
                     io.readable = false;
                     let end = if io.gone { End::Gone(None) } else { End::Sending };
-                    return self.proxy.ended(peer, end, self.now);
+                    self.proxy.ended(peer, end, self.now);
+                    return any;
                 }
                 Ok(count) => {
+                    any = true;
                     let more = count == CHUNK || io.half_closed;
                     io.readable = more;
                     self.proxy.received(peer, &self.chunk[..count], self.now);
                     if !more {
-                        return;
+                        return any;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => io.readable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now),
+                Err(error) => {
+                    self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now);
+                    return any;
+                }
             }
         }
         if self.io(peer).is_some_and(|io| io.readable) {
             self.again.push(peer);
         }
+        any
+    }
+
+    /// Reads what may have come that was not told of yet.
+    fn read_anew(&mut self, peer: Peer) -> bool {
+        if let Some(io) = self.io(peer) {
+            io.readable = true;
+        }
+        self.read(peer)
     }
 
     /// Nothing more is read from this peer now; but if it is gone altogether that has to be told.
@@ -417,7 +433,7 @@ impl Reactor {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Flush(peer) => self.flush(peer),
-            Action::Resume(peer) => self.read(peer),
+            Action::Resume(peer) => drop(self.read(peer)),
             Action::Connect(key, address) => self.connect(key, &address),
             Action::Part(key, last) => {
                 if let Some(io) = self.backends.get(key).filter(|io| io.writable && !io.connecting) {
@@ -436,11 +452,11 @@ impl Reactor {
 
     /// Writes as much as the kernel takes. What it does not take waits for a writable edge.
     fn flush(&mut self, peer: Peer) {
-        if self.proxy.needs_check(peer) {
-            if let Some(io) = self.io(peer) {
-                io.readable = true;
+        // More than once, as what TLS says for itself may stand in front of the end.
+        for _ in 0..READS {
+            if !self.proxy.needs_check(peer) || !self.read_anew(peer) {
+                break;
             }
-            self.read(peer);
         }
         let (Peer::Client(key) | Peer::Backend(key)) = peer;
         let sockets = if let Peer::Client(_) = peer { &mut self.clients } else { &mut self.backends };

@@ -77,13 +77,15 @@ mod over_tls {
         #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4, pipeline in 1usize..5, cache: bool) {
+        fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(), 1..120), connections in 1usize..4, pipeline in 1usize..5, cache: bool, lateness in prop_oneof![Just(0), 1usize..40]) {
             let authority = Authority::new();
             let config = Arc::new(server(&authority.issue(&["192.0.2.1"]), &BOTH, Wants::Nothing));
             let option = authority.option();
             let world = |args: &[&str]| {
                 let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &option];
-                World::new(&[&table[..], args].concat()).over_tls(config.clone())
+                let mut world = World::new(&[&table[..], args].concat()).over_tls(config.clone());
+                world.lateness = lateness;
+                world
             };
             Model::new(world, connections, pipeline, cache).run(ops);
         }

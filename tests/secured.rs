@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::http::{self, Backend, response};
 use support::podop::{Podop, ask, reply, request, wait_until};
 use support::server::Server;
@@ -333,4 +333,50 @@ fn garbage_in_the_middle_of_a_session_harms_nobody() {
         assert_eq!(String::from_utf8(ask(&mut stream, "alias", key.as_bytes())).unwrap(), format!("OK own {key}"));
         backend.blurt(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     }
+}
+
+#[test]
+fn a_check_tells_what_the_server_thinks_of_the_certificate() {
+    for version in tls::BOTH {
+        let (authority, clients) = (Authority::new(), Authority::new());
+        let leaf = authority.issue(LOOPBACK);
+        let own = clients.issue(&["podop"]);
+        let own = format!("alias:cert={}", clients.file("own.pem", &(own.cert + &own.key)));
+        let option = authority.option();
+        let check = |wants: Wants<'_>, more: &[&str]| {
+            let config = Arc::new(tls::server(&leaf, &[version], wants));
+            let backend = Backend::start_with(Some(config), |_| response(200, "\"v\""));
+            let url = backend.url("/§");
+            let args = ["--check", "--name", "alias", "--type", "url", "--param", &url, "--option", &option];
+            let output = support::podop::run(&[&args[..], more].concat());
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let (code, report) = check(Wants::Certificate(&clients), &[]);
+        assert!(code == Some(69) && report.contains("failed the TLS handshake: it sent the alert "), "{report}");
+        let (code, report) = check(Wants::Certificate(&clients), &["--option", &own]);
+        assert!(code == Some(0) && report.contains(", and gets the client certificate that it asks for\n"), "{report}");
+        let (code, report) = check(Wants::Perhaps(&clients), &[]);
+        assert!(code == Some(0) && report.contains(", but asks for a client certificate, which"), "{report}");
+    }
+}
+
+#[test]
+fn a_check_waits_for_no_handshake_without_end() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/§", server.local_addr().unwrap());
+    let drips = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let _ = stream.write_all(&[22, 3, 3, 0x3f, 0xff]); // a long record, byte by byte
+        while stream.write_all(&[2]).is_ok() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    });
+    let (start, ca) = (Instant::now(), Authority::new());
+    let option = ca.option();
+    let output =
+        support::podop::run(&["--check", "--name", "alias", "--type", "url", "--param", &url, "--option", &option]);
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(report.contains("failed the TLS handshake: it did not answer in time"), "{report}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    drips.join().unwrap();
 }

@@ -193,15 +193,28 @@ fn a_certificate_is_shown_to_who_wants_it() {
     }
 }
 
+/// What a server says in HTTP that has asked for a certificate, and whose client has one or not.
 #[test]
-fn a_400_of_who_wants_a_certificate_is_no_miss() {
+fn a_refusal_of_who_wants_a_certificate_is_no_miss() {
     let clients = Authority::new();
-    for (wants, keep, expected) in [
-        (true, false, "TEMP alias: https://192.0.2.1 wants another client certificate: answered 400,"),
-        (true, true, "NOTFOUND ,"),
-        (false, false, "NOTFOUND ,"),
-    ] {
-        let (mut world, authority, _) = world(&[]);
+    let own = clients.issue(&["podop"]);
+    let own = format!("alias:cert={}", clients.file("own.pem", &(own.cert + &own.key)));
+    let (wants, none) = (true, false);
+    let cases = [
+        (wants, false, 400, "close", true),
+        (wants, false, 400, "keep-alive", true),
+        (wants, false, 401, "keep-alive", true),
+        (wants, false, 403, "keep-alive", true),
+        (wants, false, 404, "close", false),
+        (wants, true, 400, "close", true), // as nginx does if it is not the right one
+        (wants, true, 400, "keep-alive", false),
+        (wants, true, 403, "close", false),
+        (none, false, 400, "close", false),
+        (none, false, 403, "keep-alive", false),
+    ];
+    for (wants, has, status, connection, fault) in cases {
+        let args = ["--option", &own[..]];
+        let (mut world, authority, _) = world(if has { &args } else { &[] });
         let wants = if wants { Wants::Perhaps(&clients) } else { Wants::Nothing };
         let config = Arc::new(server(&authority.issue(&[HOST]), &BOTH, wants));
         // Also on a resumed connection, on which nobody is asked again.
@@ -209,14 +222,131 @@ fn a_400_of_who_wants_a_certificate_is_no_miss() {
             let client = world.lookup("a");
             let mut server = Server::accept(&mut world, &config);
             server.heard(&mut world);
-            let connection = if keep { "keep-alive" } else { "close" };
-            let text = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n");
+            let text = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n");
             server.say(&mut world, text.as_bytes());
-            assert!(world.taken(client).ends_with(expected), "{expected}");
+            let expected = match fault {
+                true => format!("TEMP alias: https://192.0.2.1 wants another client certificate: answered {status},"),
+                false => "NOTFOUND ,".to_owned(),
+            };
+            let reply = world.taken(client);
+            assert!(reply.ends_with(&expected), "{expected} {has} {connection}: {reply}");
             world.wait(2 * SECOND);
             assert!(!world.is_open(server.peer()));
         }
     }
+}
+
+#[test]
+fn a_refusal_on_its_way_is_no_miss_either_when_the_files_are_read_again() {
+    let (mut world, authority, _) = world(&[]);
+    let clients = Authority::new();
+    let config = Arc::new(server(&authority.issue(&[HOST]), &BOTH, Wants::Perhaps(&clients)));
+    let client = world.lookup("a");
+    let mut server = Server::accept(&mut world, &config);
+    server.heard(&mut world);
+    world.proxy.reload(world.now);
+    world.settle();
+    server.say(&mut world, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert!(world.taken(client).contains("TEMP alias: https://192.0.2.1 wants another client certificate"));
+}
+
+/// Nothing of a record can be seen before it is whole; it is no answer to what was asked after it had begun.
+#[test]
+fn a_record_that_began_before_a_lookup_left_is_not_its_answer() {
+    for version in BOTH {
+        for missing in [1, 20, 60] {
+            let (mut world, _authority, leaf) = world(&[]);
+            let config = Arc::new(server(&leaf, &[version], Wants::Nothing));
+            let client = world.lookup("a");
+            let mut server = Server::accept(&mut world, &config);
+            server.heard(&mut world);
+            server.say(&mut world, &response(200, "\"b\""));
+            assert_eq!(world.taken(client), "4:OK b,");
+            server.seal(&response(200, "\"theirs\""));
+            let records = server.records();
+            let (first, rest) = records.split_at(records.len() - missing);
+            server.deliver(&mut world, first);
+            let client = world.lookup("c");
+            assert!(server.heard(&mut world).starts_with("GET /a/c "));
+            server.deliver(&mut world, rest);
+            assert!(!world.is_open(server.peer()));
+            let mut server = Server::accept(&mut world, &config);
+            server.heard(&mut world);
+            server.say(&mut world, &response(200, "\"mine\""));
+            assert_eq!(world.taken(client), "7:OK mine,");
+        }
+    }
+}
+
+#[test]
+fn nor_is_a_record_that_began_behind_the_answer_to_another() {
+    let (mut world, _authority, leaf) = world(&["--option", "alias:connections=1"]);
+    let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    let (client, second) = (world.lookup("a"), world.lookup("c"));
+    let mut server = Server::accept(&mut world, &config);
+    assert!(server.heard(&mut world).starts_with("GET /a/a "));
+    server.seal(&response(200, "\"b\""));
+    server.seal(&response(404, ""));
+    let records = server.records();
+    server.deliver(&mut world, &records[..records.len() - 5]);
+    assert_eq!(world.taken(client), "4:OK b,");
+    server.deliver(&mut world, &records[records.len() - 5..]);
+    assert!(!world.is_open(server.peer()));
+    let mut server = Server::accept(&mut world, &config);
+    assert!(server.heard(&mut world).starts_with("GET /a/c "));
+    server.say(&mut world, &response(200, "\"d\""));
+    assert_eq!(world.taken(second), "4:OK d,");
+}
+
+/// What TLS says for itself in such a record harms nobody.
+#[test]
+fn a_ticket_that_began_before_a_lookup_left_is_none_of_its_business() {
+    let (mut world, _authority, leaf) = world(&[]);
+    let config = Arc::new(server(&leaf, &[BOTH[1]], Wants::Nothing));
+    let gone = world.lookup("gone");
+    let peer = world.accept();
+    world.end(gone, End::Gone(None)); // so that the connection becomes idle, and its tickets come meanwhile
+    let mut server = Server::new(&config, peer, usize::MAX);
+    server.take(&mut world);
+    let flight = server.records();
+    server.deliver(&mut world, &flight);
+    server.take(&mut world);
+    let tickets = server.records();
+    assert!(tickets.len() > 100);
+    server.deliver(&mut world, &tickets[..tickets.len() - 7]);
+    let client = world.lookup("a");
+    server.take(&mut world);
+    server.deliver(&mut world, &tickets[tickets.len() - 7..]);
+    assert!(server.heard(&mut world).starts_with("GET /a/a "));
+    server.say(&mut world, &response(200, "\"b\""));
+    assert_eq!(world.taken(client), "4:OK b,");
+    assert!(world.is_open(peer));
+}
+
+#[test]
+fn a_server_that_finishes_and_ends_at_once_was_asked_nothing() {
+    let authority = Authority::new();
+    let option = authority.option();
+    let urls = "https://192.0.2.1/a/§ https://192.0.2.2/a/§";
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls, "--option", &option]);
+    // With TLS 1.2 the server has the last word of a handshake.
+    let config = Arc::new(server(&authority.issue(&[HOST, "192.0.2.2"]), &[BOTH[0]], Wants::Nothing));
+    let client = world.lookup("a");
+    let peer = world.accept();
+    let mut first = Server::new(&config, peer, usize::MAX);
+    first.take(&mut world);
+    let hello = first.records();
+    first.deliver(&mut world, &hello);
+    first.take(&mut world);
+    first.seal_end();
+    let last = first.records();
+    first.deliver(&mut world, &last);
+    assert!(!world.is_open(peer));
+    assert_eq!(metric(&world, "podop_connections{backend=\"https://192.0.2.1\",state=\"handshaking\"}"), "0");
+    let mut other = Server::accept(&mut world, &config);
+    assert!(other.heard(&mut world).contains("Host: 192.0.2.2\r\n"));
+    other.say(&mut world, &response(200, "\"b\""));
+    assert_eq!(world.taken(client), "4:OK b,");
 }
 
 #[test]
@@ -503,7 +633,7 @@ fn settings_that_cannot_be_used_are_told_with_their_files_and_without_what_is_in
     let cases = [
         (vec![("ca", "/no/such/file")], "ca /no/such/file: No such file".to_owned()),
         (vec![("ca", "/dev/null")], "ca /dev/null: has no certificate in PEM".to_owned()),
-        (vec![("ca", &broken)], format!("ca {broken}: its certificate is not valid")),
+        (vec![("ca", &broken)], format!("ca {broken}: has a certificate that cannot be used")),
         (vec![("cert", &ca)], format!("key {ca}: has no private key")),
         (vec![("cert", &key)], format!("cert {key}: has no certificate in PEM")),
         (vec![("cert", &cert), ("key", &key)], format!("key {key}: does not belong to the certificate")),
@@ -586,4 +716,19 @@ fn a_connection_is_replaced_before_its_keys_are_worn() {
         assert_eq!(world.taken(client), "4:OK b,");
     }
     assert_eq!(connections, 2);
+}
+
+#[test]
+fn a_tables_own_certificate_with_its_key_is_not_mixed_with_those_of_all() {
+    let (clients, own) = (Authority::new(), Authority::new());
+    let (general, both) = (clients.issue(&["all"]), own.issue(&["own"]));
+    let files = [
+        ("cert", clients.file("cert.pem", &general.cert), true),
+        ("key", clients.file("key.pem", &general.key), true),
+        ("cert", clients.file("both.pem", &(both.cert + &both.key)), false),
+        ("ca", clients.file("ca.pem", &clients.pem()), false),
+    ];
+    let given = files.map(|(key, value, general)| Setting { key: key.to_owned(), value, general });
+    let opening = Opening { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
+    table::open("url", opening, &mut Backend::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"));
 }

@@ -140,6 +140,11 @@ impl Connection {
         self.tls.as_mut()
     }
 
+    /// True if an answer with this status, after which the connection is kept or not, speaks of a client certificate.
+    pub fn is_uncertified(&self, status: u16, keep: bool) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_uncertified(status, keep))
+    }
+
     /// True if the stream may have been cut off by anybody, and not by the backend.
     pub fn is_cut(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.end() != Some(&End::Closed))

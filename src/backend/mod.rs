@@ -36,10 +36,10 @@ const MAX_SPARE: usize = 1_024;
 const MAX_SPARE_KEY: usize = 256; // bytes
 
 /// A TCP connection that is not there after so long will not come.
-const CONNECT: Duration = Duration::from_secs(3);
+pub const CONNECT: Duration = Duration::from_secs(3);
 
 /// So long a TLS handshake may take after that; the same, as both wait in one line.
-const HANDSHAKE: Duration = CONNECT;
+pub const HANDSHAKE: Duration = CONNECT;
 
 /// What the reactor has to do.
 #[derive(Debug, Eq, PartialEq)]
@@ -71,6 +71,7 @@ pub struct Done<'a> {
 pub struct Backend {
     origins: Vec<Origin>,
     connections: Arena<Connection>,
+    terms: Vec<tls::Terms>,
     resolver: Resolver,
     /// Exchanges that ended without a response.
     failed: VecDeque<Done<'static>>,
@@ -92,6 +93,24 @@ impl Backend {
             self.origins.push(Origin::new(label.to_owned(), target, pool, tls, &mut self.resolver));
             self.origins.len() - 1
         })
+    }
+
+    /// What connections are secured with by this description, which is made only once until [`Backend::forget_terms`].
+    pub fn terms<E>(&mut self, text: &str, make: impl FnOnce() -> Result<tls::Terms, E>) -> Result<&tls::Terms, E> {
+        let known = self.terms.iter().position(|terms| terms.text() == text);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                self.terms.push(make()?);
+                self.terms.len() - 1
+            }
+        };
+        Ok(&self.terms[at])
+    }
+
+    /// Lets descriptions mean something else from now on: files may have changed.
+    pub fn forget_terms(&mut self) {
+        self.terms.clear();
     }
 
     /// Secures the connections of an origin in new terms; those that were made in the old ones carry no more requests.
@@ -244,7 +263,7 @@ impl Backend {
         if !tls.output().is_empty() {
             self.actions.push_back(Action::Flush(key));
         }
-        if new && tls.is_ready() {
+        if new && tls.is_ready() && tls.end().is_none() {
             let (resumed, version) = (tls.is_resumed(), tls.version());
             let took = now.saturating_duration_since(connection.reached.unwrap_or(now));
             let origin = &mut self.origins[at];
@@ -266,6 +285,7 @@ impl Backend {
         let new = connection.connected.is_none();
         match connection.tls()?.end()?.clone() {
             tls::End::Closed => return self.ended(key, None, now),
+            tls::End::Early => self.surprise(key, now),
             tls::End::Broken(error) if new => self.unreachable(key, Fault::Handshake(error), now),
             tls::End::Broken(error) => self.lost(key, Fault::Tls(error), now),
         }
@@ -328,9 +348,7 @@ impl Backend {
             Arrival::Answer(response) => self.answered(key, response, !input.is_empty(), now),
             Arrival::Unsolicited => {
                 *input = &[];
-                let label = &self.origins[connection.origin].label;
-                log::info(format_args!("unsolicited origin={label}"));
-                self.lost(key, Fault::Early, now);
+                self.surprise(key, now);
                 None
             }
             Arrival::Malformed(error) => {
@@ -339,6 +357,13 @@ impl Backend {
                 None
             }
         }
+    }
+
+    /// Something came on a connection that nobody had asked for by then.
+    fn surprise(&mut self, key: Key, now: Instant) {
+        let Some(connection) = self.connections.get(key) else { return };
+        log::info(format_args!("unsolicited origin={}", self.origins[connection.origin].label));
+        self.lost(key, Fault::Early, now);
     }
 
     /// Takes an answer to its exchange. `more` means that other bytes came behind it.
@@ -356,6 +381,7 @@ impl Backend {
         }
         let (surplus, at) = (more && owes == 0, connection.origin);
         let retired = connection.retired && owes == 0;
+        let uncertified = connection.is_uncertified(response.status, response.keep);
         if origin.is_unwell(response.status) {
             let address = connection.address.clone();
             self.judge(at, &address, response.status, response.retry_after(), now);
@@ -369,7 +395,7 @@ impl Backend {
         if response.status == 200 {
             return Some(Done { exchange, result: Ok(response), sent: true }); // as nearly always
         }
-        if response.status == 400 && !response.keep && exchange.request.method.is_safe() && self.is_uncertified(at) {
+        if uncertified && exchange.request.method.is_safe() {
             self.fail(exchange, Fault::Uncertified(response.status), true);
             return None;
         }
@@ -401,12 +427,6 @@ impl Backend {
             }
         }
         Some(Done { exchange, result: Ok(response), sent: true })
-    }
-
-    /// True if a server has asked for a client certificate. If it then refuses a request and the connection with it, that
-    /// is what it means, and not the key (nginx's 495 and 496, which it sends as 400).
-    fn is_uncertified(&self, at: usize) -> bool {
-        self.origins[at].tls.as_ref().is_some_and(tls::Client::was_asked)
     }
 
     /// The backend has closed a connection, or it broke, or it could not be made.
@@ -520,9 +540,10 @@ impl Backend {
 
     /// A connection could not be made: tries the next address, or gives up those who wait for it.
     fn unreachable(&mut self, key: Key, fault: Fault, now: Instant) {
-        let Some(mut connection) = self.abandon(key) else { return };
+        let Some(connection) = self.abandon(key) else { return };
         let origin = &mut self.origins[connection.origin];
-        origin.figures.handshakes_failed += u64::from(connection.tls().is_some());
+        let shaking = matches!(fault, Fault::Handshake(_) | Fault::HandshakeTimeout);
+        origin.figures.handshakes_failed += u64::from(shaking);
         if !origin.missed(&connection.address, now) {
             return; // another address is next, or on its way
         }

@@ -66,6 +66,49 @@ fn unusable(setting: &'static str, why: impl ToString) -> Unusable {
     Unusable { setting, why: why.to_string() }
 }
 
+/// What connections are secured with: who is trusted, and as whom Podop appears.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    config: ClientConfig,
+    pair: Option<Arc<CertifiedKey>>,
+    text: String,
+}
+
+impl Terms {
+    /// `text` tells what they are made from.
+    pub fn new(roots: &Roots<'_>, pair: Option<&Pair<'_>>, text: String) -> Result<Self, Unusable> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let (store, lists) = roots.read()?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone())
+            .with_crls(lists)
+            .allow_unknown_revocation_status()
+            .build()
+            .map_err(|error| unusable("ca", error))?;
+        let pair = pair.map(|pair| pair.read(&provider)).transpose()?;
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has what both versions need")
+            .with_webpki_verifier(verifier)
+            .with_no_client_auth(); // until there is a client
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { config, pair, text })
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// For a server whose certificate has to name this host or IP address.
+    pub fn client(&self, name: &str) -> Result<Client, Unusable> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable("servername", error))?;
+        let identity = Arc::new(Identity { pair: self.pair.clone(), asked: AtomicBool::new(false) });
+        let mut config = self.config.clone();
+        config.client_auth_cert_resolver = identity.clone();
+        config.resumption = Resumption::store(Arc::new(Tickets::default()));
+        Ok(Client { config: Arc::new(config), name, identity, terms: self.text.clone() })
+    }
+}
+
 /// How connections to one server are secured.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -83,34 +126,9 @@ impl PartialEq for Client {
 }
 
 impl Client {
-    /// `name` is whom the certificate of the server has to name, a host name or an IP address; `terms` tells what the
-    /// rest was made from.
-    pub fn new(name: &str, roots: &Roots<'_>, pair: Option<&Pair<'_>>, terms: String) -> Result<Self, Unusable> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable("servername", error))?;
-        let (store, lists) = roots.read()?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone())
-            .with_crls(lists)
-            .allow_unknown_revocation_status()
-            .build()
-            .map_err(|error| unusable("ca", error))?;
-        let identity =
-            Identity { pair: pair.map(|pair| pair.read(&provider)).transpose()?, asked: AtomicBool::new(false) };
-        let identity = Arc::new(identity);
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| unusable("ca", error))?
-            .with_webpki_verifier(verifier)
-            .with_client_cert_resolver(identity.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.resumption = Resumption::store(Arc::new(Tickets::default()));
-        Ok(Self { config: Arc::new(config), name, identity, terms })
-    }
-
-    /// True if the server has asked for a certificate. One that wants it and does not get it, or does not like it, may
-    /// say so in HTTP only (nginx: 400 to each request).
-    pub fn was_asked(&self) -> bool {
-        self.identity.asked.load(Ordering::Relaxed)
+    /// Whether the server has asked for a certificate, and whether there is one for it.
+    pub fn was_asked(&self) -> Option<bool> {
+        self.identity.was_asked().then_some(self.identity.pair.is_some())
     }
 }
 
@@ -127,7 +145,7 @@ impl Roots<'_> {
             Roots::Pem(text) => {
                 for certificate in CertificateDer::pem_slice_iter(text) {
                     let certificate = certificate.map_err(|error| unusable("ca", error))?;
-                    store.add(certificate).map_err(|error| unusable("ca", explain(&error)))?;
+                    store.add(certificate).map_err(|_| unusable("ca", "has a certificate that cannot be used"))?;
                 }
                 for list in CertificateRevocationListDer::pem_slice_iter(text) {
                     lists.push(list.map_err(|error| unusable("ca", error))?);
@@ -166,6 +184,12 @@ struct Identity {
     asked: AtomicBool,
 }
 
+impl Identity {
+    fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
 impl rustls::client::ResolvesClientCert for Identity {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.asked.store(true, Ordering::Relaxed);
@@ -178,7 +202,8 @@ impl rustls::client::ResolvesClientCert for Identity {
     }
 }
 
-/// Sessions of one server that may be resumed, the newest first: the older ones may be out of date there.
+/// Sessions of one server that may be resumed, the newest first: the older ones may be out of date there. The store that
+/// `rustls` brings keeps 8 tickets of a server.
 #[derive(Debug, Default)]
 struct Tickets(Mutex<Kept>);
 
@@ -237,6 +262,44 @@ pub enum End {
     Closed,
     /// An alert, or what is not TLS; `Display` of a fault puts the origin in front.
     Broken(String),
+    /// It said something in a record that had begun before it was asked.
+    Early,
+}
+
+/// Where what has arrived stands in its record (RFC 8446, 5.1). `rustls` shows nothing of a record before it is whole;
+/// whether it had begun before a request left, it does not tell.
+#[derive(Debug, Default)]
+struct Frame {
+    header: [u8; 5],
+    /// Bytes of the header that are there; none between two records.
+    held: usize,
+    /// Bytes that are missing behind a whole header.
+    missing: usize,
+}
+
+impl Frame {
+    /// Takes as much as belongs to one record, and returns how much that is.
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let head = (self.header.len() - self.held).min(bytes.len());
+        self.header[self.held..self.held + head].copy_from_slice(&bytes[..head]);
+        self.held += head;
+        if self.held < self.header.len() {
+            return head;
+        }
+        if head > 0 {
+            self.missing = u16::from_be_bytes([self.header[3], self.header[4]]).into();
+        }
+        let body = self.missing.min(bytes.len() - head);
+        self.missing -= body;
+        if self.missing == 0 {
+            self.held = 0;
+        }
+        head + body
+    }
+
+    fn is_begun(&self) -> bool {
+        self.held > 0
+    }
 }
 
 /// One TLS connection.
@@ -246,6 +309,10 @@ pub struct Session(Box<Inner>);
 
 struct Inner {
     tls: ClientConnection,
+    identity: Arc<Identity>,
+    frame: Frame,
+    /// A request left while a record was arriving.
+    early: bool,
     /// Records for the socket.
     output: Output,
     /// Bytes that were put into `output`, and that left it, since the beginning.
@@ -267,9 +334,20 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Begins a handshake: there is output.
     pub fn new(client: &Client) -> Result<Self, String> {
-        let tls = ClientConnection::new(client.config.clone(), client.name.clone()).map_err(|error| explain(&error))?;
-        let output = Output::keeping(KEPT);
-        let mut inner = Inner { tls, output, queued: 0, gone: 0, records: VecDeque::new(), sealed: 0, end: None };
+        let tls =
+            ClientConnection::new(client.config.clone(), client.name.clone()).map_err(|error| error.to_string())?;
+        let mut inner = Inner {
+            tls,
+            identity: client.identity.clone(),
+            frame: Frame::default(),
+            early: false,
+            output: Output::keeping(KEPT),
+            queued: 0,
+            gone: 0,
+            records: VecDeque::new(),
+            sealed: 0,
+            end: None,
+        };
         inner.collect();
         Ok(Self(Box::new(inner)))
     }
@@ -298,22 +376,24 @@ impl Session {
     pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
         let inner = &mut *self.0;
         while !bytes.is_empty() && inner.end.is_none() {
-            let read = inner.tls.read_tls(&mut bytes); // of a message as much as there is room for
-            let done =
-                read.map_err(|error| Error::General(error.to_string())).and_then(|_| inner.tls.process_new_packets());
-            inner.end = match done {
-                Ok(state) if state.peer_has_closed() => Some(End::Closed),
-                Ok(_) => None,
-                Err(error) => Some(End::Broken(explain(&error))),
-            };
-            let mut reader = inner.tls.reader();
-            while let Ok(piece @ [_, ..]) = reader.fill_buf() {
-                plain.extend_from_slice(piece);
-                let count = piece.len();
-                reader.consume(count);
-            }
+            let (record, rest) = bytes.split_at(inner.frame.take(bytes));
+            bytes = rest;
+            inner.receive_of_record(record, plain);
         }
         inner.collect();
+    }
+
+    /// True if an answer with this status, after which the connection is kept or not, is about the client's certificate
+    /// and not about the key: the server has asked for one, and refuses who has none (400, 401, 403), or refuses the
+    /// request and the connection with it, as nginx does for one that it does not like (its 495 and 496, sent as 400).
+    pub fn is_uncertified(&self, status: u16, keep: bool) -> bool {
+        let Identity { pair, .. } = &*self.0.identity;
+        let refused = match status {
+            400 => pair.is_none() || !keep,
+            401 | 403 => pair.is_none(),
+            _ => false,
+        };
+        refused && self.0.identity.was_asked()
     }
 
     /// What has ended it, if anything has.
@@ -356,6 +436,7 @@ impl Session {
             plain += size;
             inner.records.pop_front();
         }
+        inner.early |= plain > 0 && inner.frame.is_begun();
         plain
     }
 
@@ -375,6 +456,31 @@ impl Session {
 }
 
 impl Inner {
+    /// Takes a part of a record, at most to its end.
+    fn receive_of_record(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
+        let shaking = self.tls.is_handshaking();
+        while !bytes.is_empty() && self.end.is_none() {
+            // It reads as much as it has room for.
+            self.end = match self.tls.read_tls(&mut bytes).map(|_| self.tls.process_new_packets()) {
+                Ok(Ok(state)) if state.peer_has_closed() => Some(End::Closed),
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(End::Broken(explain(&error, shaking))),
+                Err(error) => Some(End::Broken(error.to_string())),
+            };
+        }
+        let (before, mut reader) = (plain.len(), self.tls.reader());
+        while let Ok(piece @ [_, ..]) = reader.fill_buf() {
+            plain.extend_from_slice(piece);
+            let count = piece.len();
+            reader.consume(count);
+        }
+        if self.early && plain.len() > before {
+            plain.truncate(before);
+            self.end = Some(End::Early);
+        }
+        self.early &= self.frame.is_begun();
+    }
+
     /// Takes over what is to be sent.
     fn collect(&mut self) {
         while let Ok(count @ 1..) = self.tls.write_tls(self.output.end()) {
@@ -383,14 +489,16 @@ impl Inner {
     }
 }
 
-/// What went wrong, as the end of a sentence of the mail log that begins with the server.
-fn explain(error: &Error) -> String {
+/// What went wrong, as the end of a sentence of the mail log that begins with the server. `shaking` means that no
+/// handshake was done before.
+fn explain(error: &Error, shaking: bool) -> String {
     let certificate = match error {
         Error::InvalidCertificate(certificate) => certificate,
-        Error::InvalidMessage(_) => return "it does not speak TLS".to_owned(),
+        Error::InvalidMessage(_) if shaking => return "it does not speak TLS".to_owned(),
         Error::NoApplicationProtocol | Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
             return "it does not speak HTTP/1.1".to_owned();
         }
+        Error::AlertReceived(AlertDescription::Unknown(number)) => return format!("it sent the alert {number}"),
         Error::AlertReceived(alert) => return format!("it sent the alert {}", words(&format!("{alert:?}"))),
         other => return other.to_string(),
     };

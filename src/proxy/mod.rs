@@ -325,6 +325,7 @@ impl Proxy {
     /// Reads files again, and resolves names again.
     pub fn reload(&mut self, now: Instant) {
         self.unsettled = true;
+        self.backend.forget_terms();
         self.tables.iter_mut().for_each(|opened| opened.table.reload(&mut self.backend, now));
         self.forget_all();
         self.backend.reload();

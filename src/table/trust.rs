@@ -1,7 +1,8 @@
 //! Whom a table trusts to be its service, and as whom it shows itself: what the settings name, read from files.
 
 use super::Settings;
-use crate::backend::tls::{Client, Pair, Roots};
+use crate::backend::Backend;
+use crate::backend::tls::{Client, Pair, Roots, Terms};
 use std::path::{Path, PathBuf};
 
 /// The settings `ca`, `cert`, `key` and `servername`.
@@ -25,32 +26,41 @@ impl Trust {
                 None => Ok(Self::default()),
             };
         }
+        // One file with both is not completed by the key of all tables.
+        let both = settings.has_own("cert") && !settings.has_own("key");
         let mut path = |key| settings.one(key).map(PathBuf::from);
-        let trust = Self { ca: path("ca"), cert: path("cert"), key: path("key"), servername: None };
+        let (ca, cert, key) = (path("ca"), path("cert"), path("key").filter(|_| !both));
+        let trust = Self { ca, cert, key, servername: None };
         if trust.key.is_some() && trust.cert.is_none() {
             return Err("key= needs cert=".to_owned());
         }
         Ok(Self { servername: settings.one("servername").map(str::to_owned), ..trust })
     }
 
-    /// Reads the files, for connections to a host. Errors tell the setting and the file, never what is in it.
-    pub fn client(&self, host: &str) -> Result<Client, String> {
+    /// How connections to a host are secured, by what is in the files. Errors tell the setting and the file, never what is
+    /// in it.
+    pub fn client(&self, host: &str, backend: &mut Backend) -> Result<Client, String> {
+        let name = self.servername.as_deref().unwrap_or(host);
+        let text = format!("{:?} {:?} {:?}", self.ca, self.cert, self.key);
+        let terms = backend.terms(&text, || self.read(text.clone()))?;
+        terms.client(name).map_err(|error| format!("{} {name}: {}", error.setting, error.why))
+    }
+
+    fn read(&self, text: String) -> Result<Terms, String> {
         let ca = self.ca.as_deref().map(|path| read("ca", path)).transpose()?;
         let system = if ca.is_none() { system() } else { Vec::new() };
         let cert = self.cert.as_deref().map(|path| read("cert", path)).transpose()?;
         let key = self.key.as_deref().map(|path| read("key", path)).transpose()?;
         let pair = cert.as_deref().map(|cert| Pair { cert, key: key.as_deref().unwrap_or(cert) });
         let roots = ca.as_deref().map_or(Roots::System(&system), Roots::Pem);
-        let name = self.servername.as_deref().unwrap_or(host);
-        Client::new(name, &roots, pair.as_ref(), format!("{self:?}")).map_err(|error| {
+        Terms::new(&roots, pair.as_ref(), text).map_err(|error| {
             let path = match error.setting {
                 "ca" => self.ca.as_ref(),
                 "cert" => self.cert.as_ref(),
-                "key" => self.key.as_ref().or(self.cert.as_ref()),
-                _ => None,
+                _ => self.key.as_ref().or(self.cert.as_ref()),
             };
-            let path = path.map_or(name.to_owned(), |path| path.display().to_string());
-            format!("{} {path}: {}", error.setting, error.why)
+            let path = path.map_or(String::new(), |path| format!(" {}", path.display()));
+            format!("{}{path}: {}", error.setting, error.why)
         })
     }
 }

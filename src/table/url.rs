@@ -35,7 +35,7 @@ pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong
     let given = Given::take(opening.settings, urls.iter().any(|url| url.secure)).map_err(Wrong::option)?;
     let mut origins = Vec::new();
     for url in &urls {
-        let tls = url.tls(&given.trust).map_err(Wrong::option)?;
+        let tls = url.tls(&given.trust, backend).map_err(Wrong::option)?;
         origins.push(backend.origin(&url.label, url.to.clone(), given.pool, tls));
     }
     if origins.len() > 1 {
@@ -170,9 +170,12 @@ impl Table for Remote {
             Err(error) => log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name)),
         }
         for (url, origin) in self.urls.iter().zip(&self.origins) {
-            match url.tls(&self.given.trust) {
+            match url.tls(&self.given.trust, backend) {
                 Ok(tls) => tls.into_iter().for_each(|tls| backend.secure(*origin, tls, now)),
-                Err(error) => log::warn(format_args!("tls-unreadable table={} cause=\"{error}\"", self.name)),
+                Err(error) => {
+                    log::warn(format_args!("tls-unreadable table={} cause=\"{error}\"", self.name));
+                    break; // as it is for the others
+                }
             }
         }
     }
@@ -219,12 +222,13 @@ impl Misses {
     }
 }
 
-/// How nginx, Go's net/http (Caddy, Traefik) and Apache httpd answer plain HTTP on a port for TLS, with 400: no word on
-/// the key.
-const TLS_ONLY: [&[u8]; 3] = [
+/// How nginx, Go's net/http (Caddy, Traefik), Apache httpd and Tomcat answer plain HTTP on a port for TLS, with 400: no
+/// word on the key.
+const TLS_ONLY: [&[u8]; 4] = [
     b"plain HTTP request was sent to HTTPS port",
     b"HTTP request to an HTTPS server",
     b"speaking plain HTTP to an SSL-enabled server",
+    b"This combination of host and port requires TLS",
 ];
 
 fn wants_tls(body: &[u8]) -> bool {
@@ -322,9 +326,9 @@ impl Url {
     }
 
     /// How connections for it are secured: by what the files say now.
-    fn tls(&self, trust: &Trust) -> Result<Option<tls::Client>, String> {
+    fn tls(&self, trust: &Trust, backend: &mut Backend) -> Result<Option<tls::Client>, String> {
         match &self.to {
-            Target::Tcp(host, _) if self.secure => trust.client(host).map(Some),
+            Target::Tcp(host, _) if self.secure => trust.client(host, backend).map(Some),
             _ => Ok(None),
         }
     }
@@ -543,6 +547,7 @@ mod tests {
             "<center>The plain HTTP request was sent to HTTPS port</center>",
             "Client sent an HTTP request to an HTTPS server.\n",
             "Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+            "Bad Request\r\nThis combination of host and port requires TLS.\r\n",
         ] {
             assert_eq!(answer(None, 400, words), "answered 400, as it wants https://");
             assert_eq!(answer(None, 404, words), "miss");

@@ -168,7 +168,8 @@ impl Server {
         servers
     }
 
-    fn new(config: &Arc<ServerConfig>, peer: Peer, step: usize) -> Server {
+    /// For a connection that was taken already; nothing has passed yet.
+    pub fn new(config: &Arc<ServerConfig>, peer: Peer, step: usize) -> Server {
         Server { tls: ServerConnection::new(config.clone()).unwrap(), peer, step, error: None }
     }
 
@@ -179,18 +180,24 @@ impl Server {
     /// Carries bytes to and fro until nobody has any more.
     pub fn pump(&mut self, world: &mut World) {
         loop {
-            let sent = world.taken_bytes(self.peer);
-            let mut rest = &sent[..];
-            while !rest.is_empty() && self.error.is_none() {
-                self.tls.read_tls(&mut rest).unwrap();
-                self.error = self.tls.process_new_packets().err();
-            }
+            let sent = self.take(world);
             let bytes = self.records();
-            if bytes.is_empty() && sent.is_empty() {
+            if bytes.is_empty() && !sent {
                 return;
             }
             self.deliver(world, &bytes);
         }
+    }
+
+    /// Takes what the engine has sent, if it has sent anything, and sends nothing.
+    pub fn take(&mut self, world: &mut World) -> bool {
+        let sent = world.taken_bytes(self.peer);
+        let mut rest = &sent[..];
+        while !rest.is_empty() && self.error.is_none() {
+            self.tls.read_tls(&mut rest).unwrap();
+            self.error = self.tls.process_new_packets().err();
+        }
+        !sent.is_empty()
     }
 
     /// The records that it wants to send.

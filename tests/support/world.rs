@@ -21,6 +21,8 @@ pub struct World {
     pub now: Instant,
     /// Backends want TLS, which the test does not notice: it sees and says what is under it.
     tls: Option<Arc<ServerConfig>>,
+    /// So many bytes of what backends send under TLS come late.
+    pub lateness: usize,
     /// What each peer was sent and the test has not taken yet. A peer that was closed is not in here.
     wires: BTreeMap<Peer, Wire>,
     /// Connections that the engine wants, not yet made.
@@ -39,6 +41,8 @@ struct Wire {
     output: Vec<u8>,
     /// From the peer to the engine, which does not want it yet.
     input: VecDeque<u8>,
+    /// The end of what the peer has sent last, which comes after the next event only.
+    late: Vec<u8>,
     /// The peer reads nothing.
     blocked: bool,
     tls: Option<ServerConnection>,
@@ -55,6 +59,7 @@ impl World {
             proxy: Proxy::new(tables, backend, config.timeout),
             now: Instant::now(),
             tls: None,
+            lateness: 0,
             wires: BTreeMap::new(),
             connecting: VecDeque::new(),
             resolving: VecDeque::new(),
@@ -97,15 +102,29 @@ impl World {
 
     /// Bytes from a peer, as far as the engine wants them.
     pub fn send(&mut self, peer: Peer, bytes: &[u8]) {
+        let late: Vec<Peer> = self.wires.iter().filter(|(_, wire)| !wire.late.is_empty()).map(|(at, _)| *at).collect();
+        let lateness = self.lateness;
         if let Some(wire) = self.wires.get_mut(&peer) {
+            wire.arrive();
             match &mut wire.tls {
                 None => wire.input.extend(bytes),
                 Some(tls) => tls.writer().write_all(bytes).expect("a buffer with room"),
             }
             wire.seal();
+            if wire.tls.is_some() {
+                let punctual = wire.input.len() - lateness.min(wire.input.len());
+                wire.late = wire.input.split_off(punctual).into();
+            }
         }
         self.feed(peer);
         self.settle();
+        for peer in late.into_iter().filter(|late| *late != peer) {
+            if let Some(wire) = self.wires.get_mut(&peer) {
+                wire.arrive();
+            }
+            self.feed(peer);
+            self.settle();
+        }
     }
 
     fn feed(&mut self, peer: Peer) {
@@ -319,6 +338,11 @@ impl Wire {
             }
         }
         self.seal();
+    }
+
+    /// What was late is there.
+    fn arrive(&mut self) {
+        self.input.extend(std::mem::take(&mut self.late));
     }
 
     /// Puts the records that TLS wants to send on their way.
