@@ -402,12 +402,17 @@ impl Reactor {
         any
     }
 
-    /// Reads what may have come that was not told of yet.
-    fn read_anew(&mut self, peer: Peer) -> bool {
-        if let Some(io) = self.io(peer) {
-            io.readable = true;
+    /// Reads what may have come that was not told of yet; more than once, as what TLS says for itself may stand in front
+    /// of the end.
+    fn check(&mut self, peer: Peer) {
+        for _ in 0..READS {
+            if let Some(io) = self.io(peer) {
+                io.readable = true;
+            }
+            if !self.read(peer) {
+                return;
+            }
         }
-        self.read(peer)
     }
 
     /// Nothing more is read from this peer now; but if it is gone altogether that has to be told.
@@ -452,11 +457,8 @@ impl Reactor {
 
     /// Writes as much as the kernel takes. What it does not take waits for a writable edge.
     fn flush(&mut self, peer: Peer) {
-        // More than once, as what TLS says for itself may stand in front of the end.
-        for _ in 0..READS {
-            if !self.proxy.needs_check(peer) || !self.read_anew(peer) {
-                break;
-            }
+        if self.proxy.needs_check(peer) {
+            self.check(peer);
         }
         let (Peer::Client(key) | Peer::Backend(key)) = peer;
         let sockets = if let Peer::Client(_) = peer { &mut self.clients } else { &mut self.backends };
