@@ -7,19 +7,14 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use support::podop::{Podop, wait_until};
 
 #[test]
 #[ignore = "needs Debian's dnsmasq-base and python3-dnspython; tests/run installs them"]
 fn every_domain_whose_mx_points_here_is_a_relay_domain() {
     let dir = tempfile::tempdir().unwrap();
-    let port = free_udp_port();
-    let mut dnsmasq = Command::new("/usr/sbin/dnsmasq");
-    dnsmasq.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--listen-address=127.0.0.1"]);
-    dnsmasq.args(["--bind-interfaces", "--user=", &format!("--port={port}")]);
-    dnsmasq.args(["--mx-host=customer.test,mx.example.net,10", "--mx-host=other.test,mx.other.test,10"]);
-    dnsmasq.args(["--local=/test/", "--local-ttl=300"]);
-    let dnsmasq = Running(quiet(&mut dnsmasq));
+    let (dnsmasq, port) = dnsmasq();
     let service = python(dir.path(), "relay.py", &[&port.to_string()], &[]);
     let podop = Podop::start(&table("relay", &[service.1], &["cache=60"]));
     wait_until(|| podop.lookup("relay", "customer.test") == "OK customer.test");
@@ -159,16 +154,44 @@ fn python(dir: &Path, name: &str, args: &[&str], variables: &[(&str, &str)]) -> 
     (running, port)
 }
 
+/// A name server that takes queries, and its port.
+fn dnsmasq() -> (Running, u16) {
+    loop {
+        let port = free_port();
+        let mut command = Command::new("/usr/sbin/dnsmasq");
+        command.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
+        command.args(["--listen-address=127.0.0.1", "--user=", &format!("--port={port}")]);
+        command.args(["--mx-host=customer.test,mx.example.net,10", "--mx-host=other.test,mx.other.test,10"]);
+        command.args(["--local=/test/", "--local-ttl=300"]);
+        let mut running = Running(quiet(&mut command));
+        let mut ended = false;
+        wait_until(|| {
+            ended = running.0.try_wait().is_ok_and(|ended| ended.is_some());
+            ended || resolves(port)
+        });
+        // It needs the port for UDP and for TCP, and ends if another test has taken either meanwhile.
+        if !ended {
+            return (running, port);
+        }
+    }
+}
+
+/// True if a name server answers there: a query for the MX of `customer.test` (RFC 1035, 4.1).
+fn resolves(port: u16) -> bool {
+    let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x08customer\x04test\x00\x00\x0f\x00\x01";
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut answer = [0; 512];
+    let sent = socket.connect(("127.0.0.1", port)).and_then(|()| socket.send(query));
+    sent.and_then(|_| socket.recv(&mut answer)).is_ok_and(|count| count > query.len() && answer[..2] == query[..2])
+}
+
 fn quiet(command: &mut Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a program that starts")
 }
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn free_udp_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A child; it is ended when this is dropped, gracefully if it can.
@@ -187,7 +210,7 @@ impl Drop for Running {
             if self.0.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
         let _ = self.0.kill();
         let _ = self.0.wait();
