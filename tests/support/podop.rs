@@ -62,6 +62,24 @@ impl Podop {
         String::from_utf8_lossy(&ask(&mut stream, table, key.as_bytes())).into_owned()
     }
 
+    /// Twenty clients ask for keys of their own, of which a tenth begin with `none` and have no value; that of the others
+    /// is the key behind `prefix`. All get what is theirs.
+    pub fn look_up_at_once(&self, table: &str, prefix: &str) {
+        std::thread::scope(|scope| {
+            for thread in 0..20 {
+                let mut stream = self.connect();
+                scope.spawn(move || {
+                    for at in 0..200 {
+                        let key = format!("{}{thread}-{at}", if at % 10 == 0 { "none" } else { "key" });
+                        let got = ask(&mut stream, table, key.as_bytes());
+                        let expected = if at % 10 == 0 { "NOTFOUND ".to_owned() } else { format!("OK {prefix}{key}") };
+                        assert_eq!(String::from_utf8_lossy(&got), expected);
+                    }
+                });
+            }
+        });
+    }
+
     /// Everything that was logged so far, by all starts.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
