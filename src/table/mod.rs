@@ -144,22 +144,26 @@ pub fn open(kind: &str, opening: Opening<'_>, backend: &mut Backend) -> Result<O
 #[derive(Debug, Default)]
 pub struct Settings<'a> {
     left: Vec<&'a Setting>,
+    /// Those that the table knows.
+    known: Vec<&'static str>,
 }
 
 impl<'a> Settings<'a> {
     pub fn new(settings: &'a [Setting]) -> Self {
-        Self { left: settings.iter().collect() }
+        Self { left: settings.iter().collect(), known: Vec::new() }
     }
 
     /// The values of a setting that may be given several times.
-    pub fn all(&mut self, key: &str) -> Vec<&'a str> {
+    pub fn all(&mut self, key: &'static str) -> Vec<&'a str> {
+        self.known.push(key);
         let values = self.left.iter().filter(|one| one.key == key).map(|one| &one.value[..]).collect();
         self.left.retain(|one| one.key != key);
         values
     }
 
     /// The value of a setting: the last one given, where one for the table beats one for all.
-    pub fn one(&mut self, key: &str) -> Option<&'a str> {
+    pub fn one(&mut self, key: &'static str) -> Option<&'a str> {
+        self.known.push(key);
         let of = |general| self.left.iter().rfind(|one| one.key == key && one.general == general);
         let value = of(false).or_else(|| of(true)).map(|one| &one.value[..]);
         self.left.retain(|one| one.key != key);
@@ -172,18 +176,17 @@ impl<'a> Settings<'a> {
     }
 
     /// A setting that is a time in seconds, above zero; fractions are allowed.
-    pub fn seconds(&mut self, key: &str) -> Result<Option<Duration>, String> {
+    pub fn seconds(&mut self, key: &'static str) -> Result<Option<Duration>, String> {
         self.one(key)
             .map(|text| config::seconds(text).ok_or_else(|| format!("{key}={text}: not a time in seconds")))
             .transpose()
     }
 
     /// Complains of what nobody took.
-    pub fn finish(self) -> Result<(), String> {
-        match self.left.iter().find(|one| !one.general) {
-            Some(one) => Err(format!("setting '{}' is unknown", one.key)),
-            None => Ok(()),
-        }
+    pub fn finish(mut self) -> Result<(), String> {
+        let Some(one) = self.left.iter().find(|one| !one.general) else { return Ok(()) };
+        self.known.sort_unstable();
+        Err(format!("setting '{}' is unknown, it is one of: {}", one.key, self.known.join(", ")))
     }
 }
 
@@ -206,7 +209,8 @@ mod tests {
         assert_eq!(settings.all("header"), ["A: b", "C: d"]);
         assert_eq!(settings.finish(), Ok(()));
         let given = [setting("other", "x", false)];
-        let unknown = Settings::new(&given);
-        assert_eq!(unknown.finish(), Err("setting 'other' is unknown".into()));
+        let mut unknown = Settings::new(&given);
+        assert_eq!((unknown.one("miss"), unknown.one("cache")), (None, None));
+        assert_eq!(unknown.finish(), Err("setting 'other' is unknown, it is one of: cache, miss".into()));
     }
 }

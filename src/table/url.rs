@@ -250,7 +250,7 @@ fn misses(setting: Option<&str>) -> Result<Misses, String> {
     list.map(Misses::These).ok_or_else(|| format!("miss={text}: wants statuses like 404,410"))
 }
 
-fn number(settings: &mut Settings<'_>, key: &str) -> Result<Option<usize>, String> {
+fn number(settings: &mut Settings<'_>, key: &'static str) -> Result<Option<usize>, String> {
     let Some(text) = settings.one(key) else { return Ok(None) };
     let number = text.parse().ok().filter(|number| (1..=65_536).contains(number));
     number.map(Some).ok_or_else(|| format!("{key}={text}: wants a number from 1 to 65536"))
