@@ -65,7 +65,7 @@ fn https_needs_a_build_with_tls() {
         assert!(out.contains("backend https://127.0.0.1:1 is not reachable"), "{out}{err}");
     } else {
         assert_eq!(output.status.code(), Some(78));
-        assert!(err.contains("needs a podop that was built with TLS: cargo build --features tls"), "{err}");
+        assert!(err.contains("needs a podop that was built with TLS: cargo build --release --features tls"), "{err}");
     }
     assert!(!out.contains("secret") && !err.contains("secret"));
 }

@@ -382,7 +382,7 @@ fn connections() -> Vec<Case> {
             redirect(307, "http://192.0.2.1/innocent"),
             Fault("answered 307 to another origin"),
         ),
-        ("redirect to https", redirect(301, "https://127.0.0.1/innocent"), Fault("answered 301 to another origin")),
+        ("redirect to https elsewhere", redirect(301, "https://192.0.2.1/a"), Fault("answered 301 to another origin")),
         (
             "redirect with userinfo",
             redirect(303, "http://127.0.0.1@192.0.2.1/innocent"),

@@ -144,8 +144,10 @@ fn nginx_that_wants_a_client_certificate() {
         let good = podop(&server, &["--option", &ca, "--option", &own]);
         assert_eq!(good.lookup("alias", "a"), "OK v-a");
         assert_eq!(good.lookup("alias", "none"), "NOTFOUND ");
-        let refused =
-            format!("TEMP alias: https://127.0.0.1:{} wants another client certificate: answered 400", server.port);
+        let refused = format!(
+            "TEMP alias: https://127.0.0.1:{} wants a client certificate that it likes: answered 400",
+            server.port
+        );
         for args in [vec![], vec!["--option", &foreign]] {
             let bad = podop(&server, &[&["--option", &ca, "--option", "alias:keepalive=0.1"][..], &args].concat());
             // The second connection resumes a session, if nginx lets it.
@@ -162,7 +164,7 @@ fn nginx_that_wants_a_client_certificate() {
 fn nginx_with_a_certificate_that_is_not_right() {
     let authority = Authority::new();
     let mut cases = vec![
-        (authority.issue(&["localhost"]), authority.pem(), "its certificate is not for 127.0.0.1"),
+        (authority.issue(&["localhost"]), authority.pem(), "its certificate is not for 127.0.0.1 but for localhost"),
         (
             authority.issue_with(LOOPBACK, |leaf| leaf.not_after = rcgen::date_time_ymd(2020, 1, 1)),
             authority.pem(),

@@ -89,7 +89,10 @@ fn a_certificate_that_is_not_right_is_a_fault_with_its_reason() {
     let authority = Authority::new();
     let (ca, date) = (authority.pem(), rcgen::date_time_ymd);
     let refused = |leaf: &Leaf| refusal(leaf, &authority, &ca, &[]);
-    assert_eq!(refused(&authority.issue(&["192.0.2.2", "admin"])), "its certificate is not for 192.0.2.1");
+    assert_eq!(
+        refused(&authority.issue(&["192.0.2.2", "admin"])),
+        "its certificate is not for 192.0.2.1 but for 192.0.2.2, admin"
+    );
     assert_eq!(
         refused(&authority.issue_with(&[HOST], |leaf| leaf.not_after = date(2020, 1, 1))),
         "its certificate has expired"
@@ -115,7 +118,7 @@ fn a_certificate_that_is_not_right_is_a_fault_with_its_reason() {
     let revoked = refusal(&good, &authority, &(ca.clone() + &authority.revoke()), &[]);
     assert_eq!(revoked, "its certificate is revoked");
     let other = refusal(&good, &authority, &ca, &["--option", "alias:servername=admin.example.org"]);
-    assert_eq!(other, "its certificate is not for admin.example.org");
+    assert_eq!(other, "its certificate is not for admin.example.org but for 192.0.2.1");
 }
 
 #[test]
@@ -208,7 +211,8 @@ fn a_refusal_of_who_wants_a_certificate_is_no_miss() {
         (wants, false, 404, "close", false),
         (wants, true, 400, "close", true), // as nginx does if it is not the right one
         (wants, true, 400, "keep-alive", false),
-        (wants, true, 403, "close", false),
+        (wants, true, 403, "keep-alive", true),
+        (wants, true, 404, "close", false),
         (none, false, 400, "close", false),
         (none, false, 403, "keep-alive", false),
     ];
@@ -225,7 +229,9 @@ fn a_refusal_of_who_wants_a_certificate_is_no_miss() {
             let text = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n");
             server.say(&mut world, text.as_bytes());
             let expected = match fault {
-                true => format!("TEMP alias: https://192.0.2.1 wants another client certificate: answered {status},"),
+                true => format!(
+                    "TEMP alias: https://192.0.2.1 wants a client certificate that it likes: answered {status},"
+                ),
                 false => "NOTFOUND ,".to_owned(),
             };
             let reply = world.taken(client);
@@ -247,7 +253,7 @@ fn a_refusal_on_its_way_is_no_miss_either_when_the_files_are_read_again() {
     world.proxy.reload(world.now);
     world.settle();
     server.say(&mut world, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    assert!(world.taken(client).contains("TEMP alias: https://192.0.2.1 wants another client certificate"));
+    assert!(world.taken(client).contains("TEMP alias: https://192.0.2.1 wants a client certificate that it likes"));
 }
 
 /// Nothing of a record can be seen before it is whole; it is no answer to what was asked after it had begun.
@@ -628,18 +634,23 @@ fn settings_that_cannot_be_used_are_told_with_their_files_and_without_what_is_in
     let cert = authority.file("cert.pem", &one.cert);
     let key = authority.file("other.key", &other.key);
     let broken = authority.file("broken.pem", "-----BEGIN CERTIFICATE-----\nc2VjcmV0\n-----END CERTIFICATE-----\n");
+    let cut = authority.file("cut.pem", &authority.pem()[..100]);
     let locked = authority
         .file("locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0\n-----END ENCRYPTED PRIVATE KEY-----\n");
     let cases = [
         (vec![("ca", "/no/such/file")], "ca /no/such/file: No such file".to_owned()),
         (vec![("ca", "/dev/null")], "ca /dev/null: has no certificate in PEM".to_owned()),
         (vec![("ca", &broken)], format!("ca {broken}: has a certificate that cannot be used")),
-        (vec![("cert", &ca)], format!("key {ca}: has no private key")),
+        (vec![("ca", &cut)], format!("ca {cut}: has a part that begins like PEM and is not")),
+        (
+            vec![("cert", &ca)],
+            format!("cert {ca}: has no private key in PEM, or it is encrypted, and there is no key="),
+        ),
         (vec![("cert", &key)], format!("cert {key}: has no certificate in PEM")),
         (vec![("cert", &cert), ("key", &key)], format!("key {key}: does not belong to the certificate")),
         (
             vec![("cert", &cert), ("key", &locked)],
-            format!("key {locked}: has no private key in PEM that is not encrypted"),
+            format!("key {locked}: has no private key in PEM, or it is encrypted"),
         ),
         (vec![("key", &key)], "key= needs cert=".to_owned()),
         (vec![("servername", "not a name")], "servername not a name: ".to_owned()),

@@ -65,7 +65,7 @@ impl fmt::Display for Fault {
             Fault::HandshakeTimeout => f.write_str("did not complete the TLS handshake in time"),
             Fault::Tls(error) => write!(f, "broke TLS: {error}"),
             Fault::Truncated => f.write_str("ended its answer without ending TLS"),
-            Fault::Uncertified(status) => write!(f, "wants another client certificate: answered {status}"),
+            Fault::Uncertified(status) => write!(f, "wants a client certificate that it likes: answered {status}"),
             Fault::Closed | Fault::Last => f.write_str("closed the connection without an answer"),
             Fault::Broken(kind) => write!(f, "broke the connection: {kind}"),
             Fault::Malformed(error) => write!(f, "sent nonsense: {error}"),

@@ -38,6 +38,9 @@ const MAX_SPARE_KEY: usize = 256; // bytes
 /// A TCP connection that is not there after so long will not come.
 pub const CONNECT: Duration = Duration::from_secs(3);
 
+/// That an origin cannot be reached is told so often at most: each lookup may find it out anew.
+const TELLING: Duration = Duration::from_secs(1);
+
 /// So long a TLS handshake may take after that; the same, as both wait in one line.
 pub const HANDSHAKE: Duration = CONNECT;
 
@@ -547,7 +550,10 @@ impl Backend {
         if !origin.missed(&connection.address, now) {
             return; // another address is next, or on its way
         }
-        log::info(format_args!("unreachable origin={} cause=\"{fault}\"", origin.label));
+        if origin.told.is_none_or(|told| told + TELLING <= now) {
+            origin.told = Some(now);
+            log::info(format_args!("unreachable origin={} cause=\"{fault}\"", origin.label));
+        }
         if let Some(name) = origin.name {
             self.resolver.doubt(name);
         }

@@ -95,6 +95,8 @@ pub(super) struct Origin {
     pub fresh: VecDeque<Exchange>,
     /// No connection is made before.
     pause: Option<Instant>,
+    /// When it was told last that it cannot be reached.
+    pub told: Option<Instant>,
 }
 
 /// One of an origin's addresses.
@@ -155,6 +157,7 @@ impl Origin {
             queue: VecDeque::new(),
             fresh: VecDeque::new(),
             pause: None,
+            told: None,
         }
     }
 

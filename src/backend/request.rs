@@ -139,7 +139,7 @@ const NOTABLE: Duration = Duration::from_millis(10);
 pub enum Astray {
     NoLocation,
     OtherOrigin,
-    /// From http to https on the same host, on their usual ports.
+    /// From http to https on the same host.
     ToTls,
     TooFar,
 }
@@ -306,7 +306,7 @@ fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) -> Result<V
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(own) => rest,
         Some((scheme, rest)) if !secure && scheme.eq_ignore_ascii_case(b"https:") => {
             let authority = rest.strip_prefix(b"//").unwrap_or(rest).split(|byte| b"/?".contains(byte)).next();
-            let same = bare(authority.unwrap_or_default(), b":443") == bare(host.as_bytes(), port);
+            let same = portless(authority.unwrap_or_default()) == portless(host.as_bytes());
             return Err(if same { Astray::ToTls } else { Astray::OtherOrigin });
         }
         Some((scheme, _)) if scheme[..scheme.len() - 1].iter().all(u8::is_ascii_alphanumeric) => {
@@ -332,6 +332,13 @@ fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) -> Result<V
             [&path[..directory], rest].concat()
         }
     }))
+}
+
+/// A host without its port.
+fn portless(authority: &[u8]) -> Vec<u8> {
+    let end = authority.iter().rposition(|byte| *byte == b':').unwrap_or(authority.len());
+    let port = authority[end..].iter().skip(1).all(u8::is_ascii_digit);
+    authority[..if port { end } else { authority.len() }].to_ascii_lowercase()
 }
 
 /// A host to be compared: without the usual port of its scheme.
@@ -385,8 +392,7 @@ mod tests {
             ("http://admin@evil/z", Err(Astray::OtherOrigin)),
             ("https://admin/z", Err(Astray::ToTls)),
             ("HTTPS://Admin:443", Err(Astray::ToTls)),
-            ("https://admin:80/z", Err(Astray::OtherOrigin)),
-            ("https://admin:8443/z", Err(Astray::OtherOrigin)),
+            ("https://admin:8443/z", Err(Astray::ToTls)),
             ("https://evil/z", Err(Astray::OtherOrigin)),
             ("//evil/z", Err(Astray::OtherOrigin)),
             ("", Err(Astray::NoLocation)),
@@ -409,7 +415,9 @@ mod tests {
         for (host, location, expected) in cases {
             assert_eq!(follow(location.as_bytes(), host, true, b"/a/key"), expected, "{location}");
         }
-        assert_eq!(follow(b"https://admin/z", "admin:8080", false, b"/a/key"), Err(Astray::OtherOrigin));
+        assert_eq!(follow(b"https://admin/z", "admin:8080", false, b"/a/key"), Err(Astray::ToTls));
+        assert_eq!(follow(b"https://[::1]/z", "[::1]:8080", false, b"/a/key"), Err(Astray::ToTls));
+        assert_eq!(follow(b"https://[::1]/z", "[::2]", false, b"/a/key"), Err(Astray::OtherOrigin));
     }
 
     #[test]

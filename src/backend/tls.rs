@@ -62,6 +62,9 @@ pub struct Unusable {
     pub why: String,
 }
 
+/// What is wrong with a file of which a part cannot be read. The error itself shows bytes.
+const BROKEN: &str = "has a part that begins like PEM and is not";
+
 fn unusable(setting: &'static str, why: impl ToString) -> Unusable {
     Unusable { setting, why: why.to_string() }
 }
@@ -83,7 +86,7 @@ impl Terms {
             .with_crls(lists)
             .allow_unknown_revocation_status()
             .build()
-            .map_err(|error| unusable("ca", error))?;
+            .map_err(|_| unusable("ca", "has a revocation list that cannot be used; version 2 is wanted"))?;
         let pair = pair.map(|pair| pair.read(&provider)).transpose()?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -144,11 +147,11 @@ impl Roots<'_> {
             }
             Roots::Pem(text) => {
                 for certificate in CertificateDer::pem_slice_iter(text) {
-                    let certificate = certificate.map_err(|error| unusable("ca", error))?;
+                    let certificate = certificate.map_err(|_| unusable("ca", BROKEN))?;
                     store.add(certificate).map_err(|_| unusable("ca", "has a certificate that cannot be used"))?;
                 }
                 for list in CertificateRevocationListDer::pem_slice_iter(text) {
-                    lists.push(list.map_err(|error| unusable("ca", error))?);
+                    lists.push(list.map_err(|_| unusable("ca", BROKEN))?);
                 }
                 if store.is_empty() {
                     return Err(unusable("ca", "has no certificate in PEM"));
@@ -162,13 +165,13 @@ impl Roots<'_> {
 impl Pair<'_> {
     fn read(&self, provider: &rustls::crypto::CryptoProvider) -> Result<Arc<CertifiedKey>, Unusable> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.cert).collect();
-        let chain = chain.map_err(|error| unusable("cert", error))?;
+        let chain = chain.map_err(|_| unusable("cert", BROKEN))?;
         if chain.is_empty() {
             return Err(unusable("cert", "has no certificate in PEM"));
         }
         // The error does not repeat what it has read.
         let key = PrivateKeyDer::from_pem_slice(self.key)
-            .map_err(|_| unusable("key", "has no private key in PEM that is not encrypted"))?;
+            .map_err(|_| unusable("key", "has no private key in PEM, or it is encrypted"))?;
         let pair = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
             Error::InconsistentKeys(_) => unusable("key", "does not belong to the certificate"),
             error => unusable("key", error),
@@ -383,14 +386,14 @@ impl Session {
         inner.collect();
     }
 
-    /// True if an answer with this status, after which the connection is kept or not, is about the client's certificate
-    /// and not about the key: the server has asked for one, and refuses who has none (400, 401, 403), or refuses the
-    /// request and the connection with it, as nginx does for one that it does not like (its 495 and 496, sent as 400).
+    /// True if an answer with this status, after which the connection is kept or not, may be about the client's
+    /// certificate and not about the key: the server has asked for one, and denies access, or refuses the request and the
+    /// connection with it, as nginx does without a certificate that it likes (its 495 and 496, sent as 400).
     pub fn is_uncertified(&self, status: u16, keep: bool) -> bool {
         let Identity { pair, .. } = &*self.0.identity;
         let refused = match status {
             400 => pair.is_none() || !keep,
-            401 | 403 => pair.is_none(),
+            401 | 403 => true,
             _ => false,
         };
         refused && self.0.identity.was_asked()
@@ -510,8 +513,9 @@ fn explain(error: &Error, shaking: bool) -> String {
         CertificateError::Revoked => "its certificate is revoked",
         CertificateError::BadSignature => "its certificate is not signed by the CA that it names",
         CertificateError::UnknownIssuer => "its certificate is self-signed, or from a CA that is not trusted",
-        CertificateError::NotValidForNameContext { expected, .. } => {
-            return format!("its certificate is not for {}", expected.to_str());
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let names = names(presented);
+            return format!("its certificate is not for {} but for {names}", expected.to_str());
         }
         CertificateError::Other(why) if why.to_string().contains("CaUsedAsEndEntity") => {
             "its certificate is that of a CA, not of a server"
@@ -520,6 +524,16 @@ fn explain(error: &Error, shaking: bool) -> String {
         other => return format!("its certificate is not valid: {}", words(&format!("{other:?}"))),
     };
     text.to_owned()
+}
+
+/// The names in a certificate that nobody has vouched for: only what names are made of, and not too much of it.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        let name = name.split_once('(').map_or(&name[..], |(_, rest)| rest);
+        name.chars().filter(|c| c.is_ascii_alphanumeric() || "-._:*".contains(*c)).take(80).collect::<String>()
+    };
+    let named: Vec<String> = presented.iter().take(5).map(bare).collect();
+    if named.is_empty() { "no name at all".to_owned() } else { named.join(", ") }
 }
 
 /// `CertificateRequired` as `certificate required`, without what may follow.

@@ -60,7 +60,11 @@ impl Trust {
                 _ => self.key.as_ref().or(self.cert.as_ref()),
             };
             let path = path.map_or(String::new(), |path| format!(" {}", path.display()));
-            format!("{}{path}: {}", error.setting, error.why)
+            let (setting, hint) = match error.setting {
+                "key" if self.key.is_none() => ("cert", ", and there is no key="),
+                setting => (setting, ""),
+            };
+            format!("{setting}{path}: {}{hint}", error.why)
         })
     }
 }

@@ -42,8 +42,8 @@ pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong
         origins.iter().for_each(|origin| backend.is_replica(*origin));
     }
     let (name, timeout, caching) = (opening.name.to_owned(), given.timeout, given.caching);
-    let mut table = Remote { name: name.clone(), urls, origins, routes: Rc::new([]), given };
-    table.routes = table.prepare().map_err(Wrong::option)?;
+    let mut table = Remote { name: name.clone(), urls, origins, routes: Rc::new([]), authorized: false, given };
+    table.prepare().map_err(Wrong::option)?;
     Ok(Opened { name, timeout, caching, table: Box::new(table) })
 }
 
@@ -102,6 +102,8 @@ struct Remote {
     /// The origin of each URL.
     origins: Vec<usize>,
     routes: Rc<[Route]>,
+    /// Requests carry credentials: 401 speaks of those, and not of the key.
+    authorized: bool,
     given: Given,
 }
 
@@ -140,6 +142,7 @@ impl Table for Remote {
         match response.status {
             200 => {}
             400 if wants_tls(&response.body) => return Err(Complaint::WantsTls),
+            401 if self.authorized && matches!(self.given.misses, Misses::Usual) => return Err(Complaint::Status(401)),
             status if self.given.misses.contains(status) => return Ok(Answer::Miss),
             status => return Err(Complaint::Status(status)),
         }
@@ -165,9 +168,8 @@ impl Table for Remote {
     }
 
     fn reload(&mut self, backend: &mut Backend, now: Instant) {
-        match self.prepare() {
-            Ok(routes) => self.routes = routes,
-            Err(error) => log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name)),
+        if let Err(error) = self.prepare() {
+            log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name));
         }
         for (url, origin) in self.urls.iter().zip(&self.origins) {
             match url.tls(&self.given.trust, backend) {
@@ -194,7 +196,7 @@ impl Remote {
     }
 
     /// Renders all of the requests that does not depend on the key.
-    fn prepare(&self) -> Result<Rc<[Route]>, String> {
+    fn prepare(&mut self) -> Result<(), String> {
         let mut given = Fields::default();
         self.given.header.iter().try_for_each(|line| given.add(line))?;
         for path in &self.given.header_files {
@@ -209,7 +211,9 @@ impl Remote {
             let fields = format!("Host: {host}\r\n{FIELDS}{authorization}{}", given.lines).into_bytes();
             Route::new(*origin, url.secure, host, url.target.clone(), fields)
         };
-        Ok(self.urls.iter().zip(&self.origins).map(route).collect())
+        self.routes = self.urls.iter().zip(&self.origins).map(route).collect();
+        self.authorized = given.authorized || self.urls.iter().any(|url| url.authorization.is_some());
+        Ok(())
     }
 }
 
@@ -309,7 +313,9 @@ impl Url {
             "http+unix" => (true, false),
             "https" if tls::SUPPORTED => (false, true),
             "https" => {
-                return Err("https:// needs a podop that was built with TLS: cargo build --features tls".to_owned());
+                return Err(
+                    "https:// needs a podop that was built with TLS: cargo build --release --features tls".to_owned()
+                );
             }
             other => return Err(format!("scheme {other}:// is not supported, use http://, https:// or http+unix://")),
         };
@@ -558,6 +564,8 @@ mod tests {
         for status in [0, 99, 201, 202, 204, 206, 300, 304, 399, 408, 421, 425, 429, 500, 502, 503, 504, 599, 999] {
             assert_eq!(answer(None, status, "\"x\""), format!("answered {status}"));
         }
+        assert_eq!(answer(Some(("header", "Authorization: Bearer x")), 401, ""), "answered 401");
+        assert_eq!(answer(Some(("header", "Authorization: Bearer x")), 403, ""), "miss");
         assert_eq!(answer(Some(("miss", "404, 410")), 410, ""), "miss");
         assert_eq!(answer(Some(("miss", "404,410")), 403, ""), "answered 403");
         assert_eq!(answer(Some(("miss", "429")), 429, ""), "miss");
