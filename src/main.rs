@@ -181,10 +181,12 @@ fn shake_hands(mut stream: TcpStream, client: &Client) -> Result<String, String>
         }
         if session.is_ready() {
             // With TLS 1.3 the client is done before the server has seen its certificate: an alert may follow.
-            if judged || client.was_asked().is_none() || session.version() != "1.3" {
+            if session.was_asked().is_none() || session.version() != "1.3" {
                 break;
             }
-            (judged, until) = (true, until.min(Instant::now() + VERDICT));
+            if !judged {
+                (judged, until) = (true, until.min(Instant::now() + VERDICT));
+            }
         }
         let left = until.saturating_duration_since(Instant::now());
         let count = match left {
@@ -194,16 +196,17 @@ fn shake_hands(mut stream: TcpStream, client: &Client) -> Result<String, String>
         match count {
             Ok(0) => return Err("it closed the connection".to_owned()),
             Ok(count) => session.receive(&chunk[..count], &mut plain),
-            Err(error) if error.kind() == ErrorKind::WouldBlock && judged => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && judged => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err("it did not answer in time".to_owned()),
             Err(error) => return Err(error.to_string()),
         }
     }
     let _ = stream.write_all(&session.part()); // polite, and nothing depends on it
-    let asked = match client.was_asked() {
+    let asked = match session.was_asked() {
         None => "",
         Some(true) => ", and gets the client certificate that it asks for",
-        Some(false) => ", but asks for a client certificate, which is what cert= is for",
+        Some(false) => ", but asks for a client certificate, and gets none that it can check (cert=)",
     };
     Ok(format!("{}{asked}", session.version()))
 }

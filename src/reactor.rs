@@ -459,6 +459,8 @@ impl Reactor {
     fn flush(&mut self, peer: Peer) {
         if self.proxy.needs_check(peer) {
             self.check(peer);
+        } else if matches!(peer, Peer::Backend(_)) && self.io(peer).is_some_and(|io| io.readable) {
+            self.read(peer); // what is there already is no answer to what leaves now
         }
         let (Peer::Client(key) | Peer::Backend(key)) = peer;
         let sockets = if let Peer::Client(_) = peer { &mut self.clients } else { &mut self.backends };

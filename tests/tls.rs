@@ -743,3 +743,169 @@ fn a_tables_own_certificate_with_its_key_is_not_mixed_with_those_of_all() {
     let opening = Opening { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
     table::open("url", opening, &mut Backend::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"));
 }
+
+#[test]
+fn a_server_that_ends_its_handshake_with_words_and_a_farewell_is_a_fault_and_the_next_is_asked() {
+    let authority = Authority::new();
+    let option = authority.option();
+    let urls = "https://192.0.2.1/a/§ https://192.0.2.2/a/§";
+    for version in BOTH {
+        for fin in [false, true] {
+            let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls, "--option", &option]);
+            let mut config = server(&authority.issue(&[HOST, "192.0.2.2"]), &[version], Wants::Nothing);
+            config.send_half_rtt_data = true;
+            let config = Arc::new(config);
+            let client = world.lookup("a");
+            let peer = world.accept();
+            let mut first = Server::new(&config, peer, usize::MAX);
+            first.take(&mut world);
+            if version == BOTH[0] {
+                let hello = first.records();
+                first.deliver(&mut world, &hello);
+                first.take(&mut world);
+            }
+            // The end of the handshake, and all else that a server may say, in one read.
+            if !fin {
+                first.seal(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                first.seal_end();
+            }
+            let last = first.records();
+            world.proxy.received(peer, &last, world.now);
+            if fin {
+                world.proxy.ended(peer, End::Sending, world.now);
+            }
+            world.settle();
+            assert!(!world.is_open(peer));
+            for state in ["handshaking", "busy", "idle"] {
+                let figure = format!("podop_connections{{backend=\"https://192.0.2.1\",state=\"{state}\"}}");
+                assert_eq!(metric(&world, &figure), "0");
+            }
+            let mut other = Server::accept(&mut world, &config);
+            assert!(other.heard(&mut world).contains("Host: 192.0.2.2\r\n"));
+            other.say(&mut world, &response(200, "\"b\""));
+            assert_eq!(world.taken(client), "4:OK b,");
+            world.wait(10 * SECOND);
+        }
+    }
+}
+
+#[test]
+fn the_answer_to_the_first_of_a_batch_may_begin_before_the_last_has_left() {
+    for part in [0, 10] {
+        let header = format!("alias:header=X: {}", "h".repeat(3000));
+        let (mut world, _authority, leaf) =
+            world(&["--option", &header, "--option", "alias:pipeline=16", "--option", "alias:connections=1"]);
+        let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+        let first = world.lookup("first");
+        let mut server = Server::accept(&mut world, &config);
+        server.heard(&mut world);
+        let clients: Vec<Peer> = (0..8).map(|at| world.lookup(&format!("k{at}"))).collect();
+        world.block(server.peer(), true);
+        server.say(&mut world, &response(200, "\"x\""));
+        assert_eq!(world.taken(first), "4:OK x,");
+        // Eight requests of 3 KB are two records, of which the first leaves.
+        world.trickle(server.peer(), 17_000);
+        assert_eq!(server.heard(&mut world).matches("\r\n\r\n").count(), 5);
+        let answer = response(200, "\"0\"");
+        server.seal(&answer[..part]);
+        server.seal(&answer[part..]);
+        let records = server.records();
+        server.deliver(&mut world, &records[..records.len() - 3]);
+        world.block(server.peer(), false);
+        server.deliver(&mut world, &records[records.len() - 3..]);
+        assert_eq!(world.taken(clients[0]), "4:OK 0,", "{part}");
+        assert!(world.is_open(server.peer()));
+    }
+}
+
+#[test]
+fn a_replica_that_wants_a_certificate_hands_its_lookups_to_the_other() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let option = authority.option();
+    let urls = "https://192.0.2.1/a/§ https://192.0.2.2/a/§";
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls, "--option", &option]);
+    let leaf = authority.issue(&[HOST, "192.0.2.2"]);
+    let wants = Arc::new(server(&leaf, &BOTH, Wants::Perhaps(&clients)));
+    let good = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
+    let client = world.lookup("a");
+    let mut refusing = Server::accept(&mut world, &wants);
+    refusing.heard(&mut world);
+    refusing.say(&mut world, &response(403, ""));
+    let mut other = Server::accept(&mut world, &good);
+    assert!(other.heard(&mut world).contains("Host: 192.0.2.2\r\n"));
+    other.say(&mut world, &response(403, ""));
+    assert_eq!(world.taken(client), "9:NOTFOUND ,", "who asks for no certificate speaks of the key");
+}
+
+#[test]
+fn a_server_that_asks_for_certificates_no_more_is_believed_again() {
+    let ((mut world, _authority, leaf), clients) = (world(&[]), Authority::new());
+    for (wants, expected) in [
+        (Wants::Perhaps(&clients), "wants a client certificate that it likes: answered 403,"),
+        (Wants::Nothing, "NOTFOUND ,"),
+    ] {
+        let config = Arc::new(server(&leaf, &BOTH, wants));
+        let client = world.lookup("a");
+        let mut server = Server::accept(&mut world, &config);
+        server.heard(&mut world);
+        server.say(&mut world, &response(403, ""));
+        let reply = world.taken(client);
+        assert!(reply.ends_with(expected), "{reply}");
+        world.wait(2 * SECOND);
+    }
+}
+
+/// A server that can check RSA keys only is not shown another one.
+#[test]
+fn a_certificate_that_cannot_be_shown_is_none() {
+    #[derive(Debug)]
+    struct RsaOnly;
+    impl rustls::server::danger::ClientCertVerifier for RsaOnly {
+        fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
+            &[]
+        }
+        fn client_auth_mandatory(&self) -> bool {
+            false
+        }
+        fn verify_client_cert(
+            &self,
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &[rustls::pki_types::CertificateDer<'_>],
+            _: rustls::pki_types::UnixTime,
+        ) -> Result<rustls::server::danger::ClientCertVerified, rustls::Error> {
+            unreachable!("it was shown")
+        }
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            unreachable!("it was shown")
+        }
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            unreachable!("it was shown")
+        }
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            vec![rustls::SignatureScheme::RSA_PSS_SHA256, rustls::SignatureScheme::RSA_PKCS1_SHA256]
+        }
+    }
+    let clients = Authority::new();
+    let own = clients.issue(&["podop"]);
+    let own = format!("alias:cert={}", clients.file("own.pem", &(own.cert + &own.key)));
+    for version in BOTH {
+        let (mut world, _authority, leaf) = world(&["--option", &own]);
+        let config = Arc::new(server(&leaf, &[version], Wants::Verified(Arc::new(RsaOnly))));
+        let client = world.lookup("a");
+        let mut server = Server::accept(&mut world, &config);
+        server.heard(&mut world);
+        server.say(&mut world, &response(400, ""));
+        let reply = world.taken(client);
+        assert!(reply.ends_with("wants a client certificate that it likes: answered 400,"), "{reply}");
+    }
+}

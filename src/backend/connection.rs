@@ -176,8 +176,16 @@ impl Connection {
 
     /// Notes that `count` bytes were written.
     pub fn sent(&mut self, count: usize) {
+        let due = self.expects();
         let plain = match &mut self.tls {
-            Some(tls) => tls.sent(count),
+            Some(tls) => {
+                let plain = tls.sent(count);
+                // What had begun to arrive is no answer to what was not all there.
+                if plain > 0 && !due {
+                    tls.distrust();
+                }
+                plain
+            }
             None => {
                 self.output.advance(count);
                 count

@@ -126,7 +126,7 @@ impl Backend {
             if self.connections.get(key).is_some_and(|connection| connection.connected.is_some()) {
                 self.lost(key, Fault::Closed, now);
             } else {
-                self.abandon(key);
+                self.remove(key);
             }
         }
         let own = self.connections.iter_mut().map(|(_, connection)| connection).filter(|one| one.origin == at);
@@ -346,6 +346,10 @@ impl Backend {
             *input = &[];
             return None;
         };
+        if connection.connected.is_none() {
+            *input = &[]; // TLS ended with its handshake, as `conclude` will say
+            return None;
+        }
         match connection.receive(input, now) {
             Arrival::Nothing => None,
             Arrival::Answer(response) => self.answered(key, response, !input.is_empty(), now),
@@ -398,10 +402,6 @@ impl Backend {
         if response.status == 200 {
             return Some(Done { exchange, result: Ok(response), sent: true }); // as nearly always
         }
-        if uncertified && exchange.request.method.is_safe() {
-            self.fail(exchange, Fault::Uncertified(response.status), true);
-            return None;
-        }
         if exchange.request.method.is_safe() && matches!(response.status, 301..=303 | 307 | 308) {
             match exchange.redirect(response.location()) {
                 Ok(()) => self.submit(exchange, now),
@@ -409,8 +409,9 @@ impl Backend {
             }
             return None;
         }
+        let refused = uncertified && exchange.request.method.is_safe();
         if exchange.request.method.is_safe()
-            && matches!(response.status, 502..=504)
+            && (refused || matches!(response.status, 502..=504))
             && exchange.request.routes.len() > 1
         {
             let left = exchange.origin();
@@ -428,6 +429,10 @@ impl Backend {
                 origin.fresh.push_back(exchange);
                 return None;
             }
+        }
+        if refused {
+            self.fail(exchange, Fault::Uncertified(response.status), true);
+            return None;
         }
         Some(Done { exchange, result: Ok(response), sent: true })
     }
@@ -460,20 +465,18 @@ impl Backend {
 
     /// Removes a connection. Of the exchanges in its line, those that may be asked again are.
     fn lost(&mut self, key: Key, fault: Fault, now: Instant) {
-        let Some(mut connection) = self.connections.remove(key) else { return };
-        self.close(key, &mut connection);
+        let Some(mut connection) = self.remove(key) else { return };
         if connection.owes_behind() {
             self.doubt_pipeline(&connection, fault == Fault::Last);
         }
         let origin = &mut self.origins[connection.origin];
-        origin.closed(&connection.address);
-        origin.idle.retain(|(other, _)| *other != key);
         let reused = !connection.is_fresh();
         let (mut again, mut given_up, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
         for (mut exchange, left) in connection.leave(fault.is_nonsense()) {
             origin.asked -= 1;
             match left {
                 Left::Unsent if reused => again.push(exchange), // it has not cost the backend anything
+                Left::Unsent if exchange.has_other_route() => elsewhere.push(exchange),
                 // What follows an announced end was not looked at (RFC 9112, 9.6).
                 Left::Unanswered if fault == Fault::Last => again.push(exchange),
                 Left::Unanswered if reused && exchange.request.method.is_safe() && !exchange.resent => {
@@ -509,14 +512,6 @@ impl Backend {
         }
     }
 
-    /// Has a connection closed that is not known any more, and tells its peer so.
-    fn close(&mut self, key: Key, connection: &mut Connection) {
-        if let Some(last) = connection.tls().map(tls::Session::part).filter(|last| !last.is_empty()) {
-            self.actions.push_back(Action::Part(key, last));
-        }
-        self.actions.push_back(Action::Close(key));
-    }
-
     /// A connection has ended that owed answers to requests sent ahead. A backend that says so with the answer to
     /// the first of them, or breaks off twice in a row, and has answered none so far, is asked one at a time from
     /// now on.
@@ -530,20 +525,26 @@ impl Backend {
         self.connections.iter_mut().map(|(_, other)| other).filter(same).for_each(|other| other.ahead = 1);
     }
 
-    /// Removes a connection in the making.
-    fn abandon(&mut self, key: Key) -> Option<Connection> {
+    /// Takes a connection of any state out of everywhere, has it closed, and tells its peer so.
+    fn remove(&mut self, key: Key) -> Option<Connection> {
         let mut connection = self.connections.remove(key)?;
-        self.close(key, &mut connection);
+        let last = connection.tls().map(tls::Session::part).filter(|last| !last.is_empty());
+        self.actions.extend(last.map(|last| Action::Part(key, last)));
+        self.actions.push_back(Action::Close(key));
         let origin = &mut self.origins[connection.origin];
-        origin.handshaking -= usize::from(connection.tls().is_some());
         origin.closed(&connection.address);
-        origin.connecting.retain(|(other, _)| *other != key);
+        if connection.connected.is_some() {
+            origin.idle.retain(|(other, _)| *other != key);
+        } else {
+            origin.connecting.retain(|(other, _)| *other != key);
+            origin.handshaking -= usize::from(connection.tls().is_some());
+        }
         Some(connection)
     }
 
     /// A connection could not be made: tries the next address, or gives up those who wait for it.
     fn unreachable(&mut self, key: Key, fault: Fault, now: Instant) {
-        let Some(connection) = self.abandon(key) else { return };
+        let Some(connection) = self.remove(key) else { return };
         let origin = &mut self.origins[connection.origin];
         let shaking = matches!(fault, Fault::Handshake(_) | Fault::HandshakeTimeout);
         origin.figures.handshakes_failed += u64::from(shaking);
@@ -619,10 +620,10 @@ impl Backend {
             self.expire(now);
         }
         for origin in 0..self.origins.len() {
-            while let Some(key) = overdue(&self.origins[origin].idle, now) {
+            while let Some(key) = overdue(&mut self.origins[origin].idle, now) {
                 self.lost(key, Fault::Closed, now);
             }
-            while let Some(key) = overdue(&self.origins[origin].connecting, now) {
+            while let Some(key) = overdue(&mut self.origins[origin].connecting, now) {
                 let reached = self.connections.get(key).is_some_and(|connection| connection.reached.is_some());
                 let fault = if reached { Fault::HandshakeTimeout } else { Fault::ConnectTimeout };
                 self.unreachable(key, fault, now);
@@ -763,7 +764,8 @@ impl Backend {
     }
 }
 
-/// The first of a sorted list whose time is over.
-fn overdue(list: &VecDeque<(Key, Instant)>, now: Instant) -> Option<Key> {
-    list.front().filter(|(_, until)| *until <= now).map(|(key, _)| *key)
+/// Takes the first out of a sorted list if its time is over.
+fn overdue(list: &mut VecDeque<(Key, Instant)>, now: Instant) -> Option<Key> {
+    list.front().filter(|(_, until)| *until <= now)?;
+    list.pop_front().map(|(key, _)| key)
 }

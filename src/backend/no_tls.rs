@@ -46,12 +46,6 @@ impl Terms {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Client {}
 
-impl Client {
-    pub fn was_asked(&self) -> Option<bool> {
-        match *self {}
-    }
-}
-
 /// What has ended a session.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum End {
@@ -86,6 +80,14 @@ impl Session {
     }
 
     pub fn is_uncertified(&self, _: u16, _: bool) -> bool {
+        match *self {}
+    }
+
+    pub fn was_asked(&self) -> Option<bool> {
+        match *self {}
+    }
+
+    pub fn distrust(&mut self) {
         match *self {}
     }
 

@@ -19,8 +19,7 @@ use rustls::{
 };
 use std::collections::VecDeque;
 use std::io::{BufRead, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whether this build has TLS.
 pub const SUPPORTED: bool = true;
@@ -104,7 +103,8 @@ impl Terms {
     /// For a server whose certificate has to name this host or IP address.
     pub fn client(&self, name: &str) -> Result<Client, Unusable> {
         let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable("servername", error))?;
-        let identity = Arc::new(Identity { pair: self.pair.clone(), asked: AtomicBool::new(false) });
+        let identity =
+            Arc::new(Identity { pair: self.pair.clone(), asked: Mutex::default(), before: Mutex::default() });
         let mut config = self.config.clone();
         config.client_auth_cert_resolver = identity.clone();
         config.resumption = Resumption::store(Arc::new(Tickets::default()));
@@ -125,13 +125,6 @@ pub struct Client {
 impl PartialEq for Client {
     fn eq(&self, other: &Self) -> bool {
         self.terms == other.terms && self.name == other.name
-    }
-}
-
-impl Client {
-    /// Whether the server has asked for a certificate, and whether there is one for it.
-    pub fn was_asked(&self) -> Option<bool> {
-        self.identity.was_asked().then_some(self.identity.pair.is_some())
     }
 }
 
@@ -184,19 +177,20 @@ impl Pair<'_> {
 #[derive(Debug)]
 struct Identity {
     pair: Option<Arc<CertifiedKey>>,
-    asked: AtomicBool,
+    /// What the handshake that is going on has brought, and the last one before that was done in full.
+    asked: Mutex<Asked>,
+    before: Mutex<Asked>,
 }
 
-impl Identity {
-    fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-    }
-}
+/// Whether a server has asked for a certificate, and then whether it was shown one.
+type Asked = Option<bool>;
 
 impl rustls::client::ResolvesClientCert for Identity {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.asked.store(true, Ordering::Relaxed);
-        self.pair.clone()
+    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        // A key that the server cannot check is not shown.
+        let pair = self.pair.clone().filter(|pair| pair.key.choose_scheme(schemes).is_some());
+        *lock(&self.asked) = Some(pair.is_some());
+        pair
     }
 
     /// Without it `rustls` would not ask what there is.
@@ -219,8 +213,13 @@ struct Kept {
 
 impl Tickets {
     fn with<T>(&self, act: impl FnOnce(&mut Kept) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.0))
     }
+}
+
+/// There is only one thread that locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ClientSessionStore for Tickets {
@@ -314,8 +313,10 @@ struct Inner {
     tls: ClientConnection,
     identity: Arc<Identity>,
     frame: Frame,
-    /// A request left while a record was arriving.
+    /// The record that is arriving was not asked for when it began.
     early: bool,
+    /// Whether the server has asked for a certificate, now or when the session began that was resumed.
+    asked: Asked,
     /// Records for the socket.
     output: Output,
     /// Bytes that were put into `output`, and that left it, since the beginning.
@@ -344,6 +345,7 @@ impl Session {
             identity: client.identity.clone(),
             frame: Frame::default(),
             early: false,
+            asked: Asked::default(),
             output: Output::keeping(KEPT),
             queued: 0,
             gone: 0,
@@ -390,13 +392,17 @@ impl Session {
     /// certificate and not about the key: the server has asked for one, and denies access, or refuses the request and the
     /// connection with it, as nginx does without a certificate that it likes (its 495 and 496, sent as 400).
     pub fn is_uncertified(&self, status: u16, keep: bool) -> bool {
-        let Identity { pair, .. } = &*self.0.identity;
-        let refused = match status {
-            400 => pair.is_none() || !keep,
+        let Some(shown) = self.0.asked else { return false };
+        match status {
+            400 => !shown || !keep,
             401 | 403 => true,
             _ => false,
-        };
-        refused && self.0.identity.was_asked()
+        }
+    }
+
+    /// Whether the server has asked for a certificate, and then whether it was shown one.
+    pub fn was_asked(&self) -> Option<bool> {
+        self.0.asked
     }
 
     /// What has ended it, if anything has.
@@ -439,8 +445,12 @@ impl Session {
             plain += size;
             inner.records.pop_front();
         }
-        inner.early |= plain > 0 && inner.frame.is_begun();
         plain
+    }
+
+    /// What a record says that has begun to arrive is not taken: it was not asked for by then.
+    pub fn distrust(&mut self) {
+        self.0.early |= self.0.frame.is_begun();
     }
 
     /// The last bytes for the server before the connection is closed: why it is, or `close_notify` (RFC 8446, 6.1).
@@ -462,6 +472,7 @@ impl Inner {
     /// Takes a part of a record, at most to its end.
     fn receive_of_record(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
         let shaking = self.tls.is_handshaking();
+        *lock(&self.identity.asked) = self.asked;
         while !bytes.is_empty() && self.end.is_none() {
             // It reads as much as it has room for.
             self.end = match self.tls.read_tls(&mut bytes).map(|_| self.tls.process_new_packets()) {
@@ -470,6 +481,14 @@ impl Inner {
                 Ok(Err(error)) => Some(End::Broken(explain(&error, shaking))),
                 Err(error) => Some(End::Broken(error.to_string())),
             };
+        }
+        if shaking {
+            self.asked = *lock(&self.identity.asked);
+            match self.tls.handshake_kind() {
+                _ if self.tls.is_handshaking() => {}
+                Some(HandshakeKind::Resumed) => self.asked = *lock(&self.identity.before),
+                _ => *lock(&self.identity.before) = self.asked,
+            }
         }
         let (before, mut reader) = (plain.len(), self.tls.reader());
         while let Ok(piece @ [_, ..]) = reader.fill_buf() {

@@ -9,6 +9,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion, version};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -114,6 +115,8 @@ pub enum Wants<'a> {
     Certificate(&'a Authority),
     /// The same, if there is one: as nginx, which complains in HTTP.
     Perhaps(&'a Authority),
+    /// What this takes.
+    Verified(Arc<dyn ClientCertVerifier>),
 }
 
 /// A server with this certificate.
@@ -127,6 +130,7 @@ pub fn server(leaf: &Leaf, versions: &[&'static SupportedProtocolVersion], wants
     };
     let builder = match wants {
         Wants::Nothing => builder.with_no_client_auth(),
+        Wants::Verified(verifier) => builder.with_client_cert_verifier(verifier),
         Wants::Certificate(ca) => builder.with_client_cert_verifier(verifier(ca).build().unwrap()),
         Wants::Perhaps(ca) => builder.with_client_cert_verifier(verifier(ca).allow_unauthenticated().build().unwrap()),
     };
