@@ -594,7 +594,7 @@ impl Reactor {
                 Signal::Reload => {
                     log::told(format_args!("reload"));
                     self.notifier.reloading();
-                    self.proxy.reload(self.now);
+                    self.proxy.reload();
                     self.notifier.ready(&self.proxy.summary(self.now), self.now);
                 }
                 Signal::Dump => self.proxy.dump(),

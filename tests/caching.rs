@@ -223,14 +223,14 @@ fn a_hot_key_is_asked_for_again_before_its_time_is_over() {
 fn a_reload_empties_it_and_what_is_on_its_way_is_not_kept() {
     let mut world = World::with_alias(&CACHE);
     let (client, backend) = asked(&mut world, "k");
-    world.proxy.reload(world.now);
+    world.proxy.reload();
     world.respond(backend, "old");
     assert_eq!(world.taken(client), "6:OK old,");
     world.ask(client, "k");
     assert_eq!(world.asked(backend), "k");
     world.respond(backend, "new");
     world.taken(client);
-    world.proxy.reload(world.now);
+    world.proxy.reload();
     world.ask(client, "k");
     assert_eq!(world.asked(backend), "k");
 }

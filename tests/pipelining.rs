@@ -124,7 +124,7 @@ fn a_backend_that_closes_after_the_first_of_several_is_asked_one_at_a_time() {
     world.send(backend, &answer("e"));
     world.taken(client);
 
-    world.proxy.reload(world.now);
+    world.proxy.reload();
     world.wait(2 * SECOND); // until the connection that was opened before has gone
     ask(&mut world, client, &["f"]);
     let backend = world.accept();

@@ -250,7 +250,7 @@ fn a_refusal_on_its_way_is_no_miss_either_when_the_files_are_read_again() {
     let client = world.lookup("a");
     let mut server = Server::accept(&mut world, &config);
     server.heard(&mut world);
-    world.proxy.reload(world.now);
+    world.proxy.reload();
     world.settle();
     server.say(&mut world, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     assert!(world.taken(client).contains("TEMP alias: https://192.0.2.1 wants a client certificate that it likes"));
@@ -602,7 +602,7 @@ fn certificates_are_read_again_and_what_was_made_before_is_asked_no_more() {
     servers[0].say(&mut world, &response(200, "\"3\""));
     assert_eq!((world.taken(clients[0]), world.taken(clients[2])), ("4:OK 1,".into(), "4:OK 3,".into()));
     authority.file("ca.pem", &other.pem());
-    world.proxy.reload(world.now);
+    world.proxy.reload();
     world.settle();
     assert!(!world.is_open(servers[0].peer()) && world.is_open(servers[1].peer()));
     assert_eq!(metric(&world, "podop_connections{backend=\"https://192.0.2.1\",state=\"handshaking\"}"), "0");
@@ -621,7 +621,7 @@ fn certificates_are_read_again_and_what_was_made_before_is_asked_no_more() {
     assert_eq!(world.taken(client), "4:OK 5,");
     // A file that cannot be used changes nothing.
     authority.file("ca.pem", "nothing");
-    world.proxy.reload(world.now);
+    world.proxy.reload();
     world.settle();
     assert!(world.is_open(server.peer()));
 }

@@ -8,6 +8,7 @@ mod origin;
 mod replicas;
 mod request;
 mod resolver;
+mod secure;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 pub mod tls;
 
@@ -96,41 +97,6 @@ impl Backend {
             self.origins.push(Origin::new(label.to_owned(), target, pool, tls, &mut self.resolver));
             self.origins.len() - 1
         })
-    }
-
-    /// What connections are secured with by this description, which is made only once until [`Backend::forget_terms`].
-    pub fn terms<E>(&mut self, text: &str, make: impl FnOnce() -> Result<tls::Terms, E>) -> Result<&tls::Terms, E> {
-        let known = self.terms.iter().position(|terms| terms.text() == text);
-        let at = match known {
-            Some(at) => at,
-            None => {
-                self.terms.push(make()?);
-                self.terms.len() - 1
-            }
-        };
-        Ok(&self.terms[at])
-    }
-
-    /// Lets descriptions mean something else from now on: files may have changed.
-    pub fn forget_terms(&mut self) {
-        self.terms.clear();
-    }
-
-    /// Secures the connections of an origin in new terms; those that were made in the old ones carry no more requests.
-    pub fn secure(&mut self, at: usize, tls: tls::Client, now: Instant) {
-        let origin = &mut self.origins[at];
-        origin.tls = Some(tls);
-        let (idle, connecting) = (origin.idle.iter(), origin.connecting.iter());
-        let unused: Vec<Key> = idle.chain(connecting).map(|(key, _)| *key).collect();
-        for key in unused {
-            if self.connections.get(key).is_some_and(|connection| connection.connected.is_some()) {
-                self.lost(key, Fault::Closed, now);
-            } else {
-                self.remove(key);
-            }
-        }
-        let own = self.connections.iter_mut().map(|(_, connection)| connection).filter(|one| one.origin == at);
-        own.for_each(|connection| connection.retired = true);
     }
 
     /// Notes that an origin is one of several that a table may ask.
@@ -225,74 +191,6 @@ impl Backend {
         if waited {
             connection.note_wait(origin.name.and_then(|name| self.resolver.took(name)), now);
         }
-    }
-
-    /// A connection was made. If it is to be secured, its handshake begins.
-    pub fn connected(&mut self, key: Key, now: Instant) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.reached = Some(now);
-        let origin = &mut self.origins[connection.origin];
-        let Some(client) = &origin.tls else { return self.usable(key, now) };
-        match tls::Session::new(client) {
-            Err(error) => self.unreachable(key, Fault::Handshake(error), now),
-            Ok(session) => {
-                connection.secure(session);
-                origin.connecting.retain(|(other, _)| *other != key);
-                origin.connecting.push_back((key, now + HANDSHAKE));
-                origin.handshaking += 1;
-                self.actions.push_back(Action::Flush(key));
-            }
-        }
-    }
-
-    /// A connection can be used.
-    fn usable(&mut self, key: Key, now: Instant) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.connected = Some(now);
-        let origin = &mut self.origins[connection.origin];
-        origin.connecting.retain(|(other, _)| *other != key);
-        origin.reached(&connection.address);
-        self.feed(key, now);
-    }
-
-    /// Takes TLS off what has arrived on a connection, if it has TLS: tell [`Backend::received`] what is returned, and
-    /// give it back with [`Backend::conclude`].
-    pub fn decrypt(&mut self, key: Key, bytes: &[u8], now: Instant) -> Option<Vec<u8>> {
-        let connection = self.connections.get_mut(key)?;
-        let (new, at) = (connection.connected.is_none(), connection.origin);
-        let tls = connection.tls()?;
-        let mut plain = std::mem::take(&mut self.plain);
-        tls.receive(bytes, &mut plain);
-        if !tls.output().is_empty() {
-            self.actions.push_back(Action::Flush(key));
-        }
-        if new && tls.is_ready() && tls.end().is_none() {
-            let (resumed, version) = (tls.is_resumed(), tls.version());
-            let took = now.saturating_duration_since(connection.reached.unwrap_or(now));
-            let origin = &mut self.origins[at];
-            origin.handshaking -= 1;
-            origin.figures.handshake(resumed, took);
-            let origin = &origin.label;
-            let resumed = if resumed { "yes" } else { "no" };
-            log::debug(format_args!("secured origin={origin} tls={version} resumed={resumed}"));
-            self.usable(key, now);
-        }
-        Some(plain)
-    }
-
-    /// Ends a connection whose TLS has ended, after what came before that was received.
-    pub fn conclude(&mut self, key: Key, mut plain: Vec<u8>, now: Instant) -> Option<Done<'static>> {
-        plain.clear(); // never much larger than what is read at once
-        self.plain = plain;
-        let connection = self.connections.get_mut(key)?;
-        let new = connection.connected.is_none();
-        match connection.tls()?.end()?.clone() {
-            tls::End::Closed => return self.ended(key, None, now),
-            tls::End::Early => self.surprise(key, now),
-            tls::End::Broken(error) if new => self.unreachable(key, Fault::Handshake(error), now),
-            tls::End::Broken(error) => self.lost(key, Fault::Tls(error), now),
-        }
-        None
     }
 
     /// Gives a free connection its next exchanges, or makes it idle.

@@ -323,10 +323,10 @@ impl Proxy {
     }
 
     /// Reads files again, and resolves names again.
-    pub fn reload(&mut self, now: Instant) {
+    pub fn reload(&mut self) {
         self.unsettled = true;
         self.backend.forget_terms();
-        self.tables.iter_mut().for_each(|opened| opened.table.reload(&mut self.backend, now));
+        self.tables.iter_mut().for_each(|opened| opened.table.reload(&mut self.backend));
         self.forget_all();
         self.backend.reload();
     }

@@ -59,7 +59,7 @@ impl Table for File {
         })
     }
 
-    fn reload(&mut self, _: &mut Backend, _: Instant) {
+    fn reload(&mut self, _: &mut Backend) {
         self.stamp.1 = u64::MAX; // no file is that long
         self.look();
     }
@@ -169,7 +169,7 @@ mod tests {
         std::fs::write(&path, r#"{"a@x": half"#).unwrap();
         assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("changed@x"));
         std::fs::write(&path, r#"{"a@x": "again"}"#).unwrap();
-        opened.table.reload(&mut Backend::default(), now);
+        opened.table.reload(&mut Backend::default());
         assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("again"));
     }
 

@@ -29,8 +29,8 @@ pub trait Table {
     }
 
     /// Reads again what was read from files.
-    fn reload(&mut self, backend: &mut Backend, now: Instant) {
-        let _ = (backend, now);
+    fn reload(&mut self, backend: &mut Backend) {
+        let _ = backend;
     }
 }
 

@@ -167,13 +167,13 @@ impl Table for Remote {
         }
     }
 
-    fn reload(&mut self, backend: &mut Backend, now: Instant) {
+    fn reload(&mut self, backend: &mut Backend) {
         if let Err(error) = self.prepare() {
             log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name));
         }
         for (url, origin) in self.urls.iter().zip(&self.origins) {
             match url.tls(&self.given.trust, backend) {
-                Ok(tls) => tls.into_iter().for_each(|tls| backend.secure(*origin, tls, now)),
+                Ok(tls) => tls.into_iter().for_each(|tls| backend.secure(*origin, tls)),
                 Err(error) => {
                     log::warn(format_args!("tls-unreadable table={} cause=\"{error}\"", self.name));
                     break; // as it is for the others

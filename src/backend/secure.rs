@@ -1,0 +1,106 @@
+//! Connections in the making: reached, secured if they are to be, and usable; and what is under their TLS after that.
+
+use super::tls::{Client, End, Session, Terms};
+use super::{Action, Backend, Done, Fault, HANDSHAKE};
+use crate::arena::Key;
+use crate::log;
+use std::time::Instant;
+
+impl Backend {
+    /// What connections are secured with by this description, which is made only once until [`Backend::forget_terms`].
+    pub fn terms<E>(&mut self, text: &str, make: impl FnOnce() -> Result<Terms, E>) -> Result<&Terms, E> {
+        let known = self.terms.iter().position(|terms| terms.text() == text);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                self.terms.push(make()?);
+                self.terms.len() - 1
+            }
+        };
+        Ok(&self.terms[at])
+    }
+
+    /// Lets descriptions mean something else from now on: files may have changed.
+    pub fn forget_terms(&mut self) {
+        self.terms.clear();
+    }
+
+    /// Secures the connections of an origin in new terms; those that were made in the old ones carry no more requests.
+    pub fn secure(&mut self, at: usize, tls: Client) {
+        let origin = &mut self.origins[at];
+        origin.tls = Some(tls);
+        let (idle, connecting) = (origin.idle.iter(), origin.connecting.iter());
+        let unused: Vec<Key> = idle.chain(connecting).map(|(key, _)| *key).collect();
+        unused.into_iter().for_each(|key| drop(self.remove(key)));
+        let own = self.connections.iter_mut().map(|(_, connection)| connection).filter(|one| one.origin == at);
+        own.for_each(|connection| connection.retired = true);
+    }
+
+    /// A connection was made. If it is to be secured, its handshake begins.
+    pub fn connected(&mut self, key: Key, now: Instant) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.reached = Some(now);
+        let origin = &mut self.origins[connection.origin];
+        let Some(client) = &origin.tls else { return self.usable(key, now) };
+        match Session::new(client) {
+            Err(error) => self.unreachable(key, Fault::Handshake(error), now),
+            Ok(session) => {
+                connection.secure(session);
+                origin.connecting.retain(|(other, _)| *other != key);
+                origin.connecting.push_back((key, now + HANDSHAKE));
+                origin.handshaking += 1;
+                self.actions.push_back(Action::Flush(key));
+            }
+        }
+    }
+
+    /// A connection can be used.
+    fn usable(&mut self, key: Key, now: Instant) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.connected = Some(now);
+        let origin = &mut self.origins[connection.origin];
+        origin.connecting.retain(|(other, _)| *other != key);
+        origin.reached(&connection.address);
+        self.feed(key, now);
+    }
+
+    /// Takes TLS off what has arrived on a connection, if it has TLS: tell [`Backend::received`] what is returned, and
+    /// give it back with [`Backend::conclude`].
+    pub fn decrypt(&mut self, key: Key, bytes: &[u8], now: Instant) -> Option<Vec<u8>> {
+        let connection = self.connections.get_mut(key)?;
+        let (new, at) = (connection.connected.is_none(), connection.origin);
+        let tls = connection.tls()?;
+        let mut plain = std::mem::take(&mut self.plain);
+        tls.receive(bytes, &mut plain);
+        if !tls.output().is_empty() {
+            self.actions.push_back(Action::Flush(key));
+        }
+        if new && tls.is_ready() && tls.end().is_none() {
+            let (resumed, version) = (tls.is_resumed(), tls.version());
+            let took = now.saturating_duration_since(connection.reached.unwrap_or(now));
+            let origin = &mut self.origins[at];
+            origin.handshaking -= 1;
+            origin.figures.handshake(resumed, took);
+            let origin = &origin.label;
+            let resumed = if resumed { "yes" } else { "no" };
+            log::debug(format_args!("secured origin={origin} tls={version} resumed={resumed}"));
+            self.usable(key, now);
+        }
+        Some(plain)
+    }
+
+    /// Ends a connection whose TLS has ended, after what came before that was received.
+    pub fn conclude(&mut self, key: Key, mut plain: Vec<u8>, now: Instant) -> Option<Done<'static>> {
+        plain.clear(); // never much larger than what is read at once
+        self.plain = plain;
+        let connection = self.connections.get_mut(key)?;
+        let new = connection.connected.is_none();
+        match connection.tls()?.end()?.clone() {
+            End::Closed => return self.ended(key, None, now),
+            End::Early => self.surprise(key, now),
+            End::Broken(error) if new => self.unreachable(key, Fault::Handshake(error), now),
+            End::Broken(error) => self.lost(key, Fault::Tls(error), now),
+        }
+        None
+    }
+}
