@@ -472,7 +472,9 @@ impl Inner {
     /// Takes a part of a record, at most to its end.
     fn receive_of_record(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
         let shaking = self.tls.is_handshaking();
-        *lock(&self.identity.asked) = self.asked;
+        if shaking {
+            *lock(&self.identity.asked) = self.asked;
+        }
         while !bytes.is_empty() && self.end.is_none() {
             // It reads as much as it has room for.
             self.end = match self.tls.read_tls(&mut bytes).map(|_| self.tls.process_new_packets()) {

@@ -28,13 +28,13 @@ impl Trust {
         }
         // One file with both is not completed by the key of all tables.
         let both = settings.has_own("cert") && !settings.has_own("key");
+        let servername = settings.one("servername").map(str::to_owned);
         let mut path = |key| settings.one(key).map(PathBuf::from);
         let (ca, cert, key) = (path("ca"), path("cert"), path("key").filter(|_| !both));
-        let trust = Self { ca, cert, key, servername: None };
-        if trust.key.is_some() && trust.cert.is_none() {
+        if key.is_some() && cert.is_none() {
             return Err("key= needs cert=".to_owned());
         }
-        Ok(Self { servername: settings.one("servername").map(str::to_owned), ..trust })
+        Ok(Self { ca, cert, key, servername })
     }
 
     /// How connections to a host are secured, by what is in the files. Errors tell the setting and the file, never what is
