@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::http::{Backend, Request, Script, Then, raw, response};
 use support::podop::{Podop, ask, reply, request, wait_until};
 
@@ -98,6 +98,18 @@ fn a_slow_lookup_is_explained_in_one_line_and_folded() {
     assert_eq!(log.matches("warn slow").count(), 1, "repetitions are only counted: {log}");
     let slow = "podop_slow_exchanges_total{table=\"alias\"} 3";
     assert!(watched.metrics().contains(slow), "{}", watched.metrics());
+}
+
+#[test]
+fn a_backend_that_cannot_be_reached_is_told_once_a_second() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}/§");
+    let (podop, start) = (Podop::start(&["--name", "alias", "--type", "url", "--param", &url]), Instant::now());
+    for at in 0..50 {
+        assert!(podop.lookup("alias", &format!("k{at}")).ends_with("refused the connection"));
+    }
+    let told = podop.log().matches("info unreachable origin=").count() as u64;
+    assert!((1..=1 + start.elapsed().as_secs()).contains(&told), "{told}");
 }
 
 #[test]
