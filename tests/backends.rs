@@ -2,12 +2,10 @@
 
 mod support;
 
-use std::io::Write;
 use std::ops::Range;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-use support::podop::{Podop, SOON, ask, reply, request};
+use support::podop::{Podop, SOON, ask};
 use support::server::Server;
 
 /// Workers that keep connections for 2 s.
@@ -158,18 +156,7 @@ fn learns_late_of_a_close(server: &Server) {
     let podop = podop(server, "/map/§", &["--option", "t:keepalive=60"]);
     let mut stream = podop.connect();
     for request_first in [true, false, true] {
-        assert_eq!(ask(&mut stream, "t", b"before"), b"OK v-before");
-        podop.signal(libc::SIGSTOP);
-        let asked = |stream: &mut UnixStream| stream.write_all(&request("t", b"after")).unwrap();
-        if request_first {
-            asked(&mut stream);
-        }
-        server.wait_until_it_closed();
-        if !request_first {
-            asked(&mut stream);
-        }
-        podop.signal(libc::SIGCONT);
-        assert_eq!(reply(&mut stream), b"OK v-after");
+        server.close_while_asked(&podop, &mut stream, "t", request_first);
     }
 }
 

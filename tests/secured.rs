@@ -5,11 +5,10 @@ mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::http::{self, Backend, response};
-use support::podop::{Podop, ask, reply, request, wait_until};
+use support::podop::{Podop, ask, wait_until};
 use support::server::Server;
 use support::tls::{self, Authority, Leaf, Wants, self_signed};
 
@@ -101,18 +100,7 @@ fn nginx_that_closes_an_idle_connection_while_it_is_asked() {
         let podop = podop(&server, &["--option", &authority.option(), "--option", "alias:keepalive=60"]);
         let mut stream = podop.connect();
         for request_first in [true, false] {
-            assert_eq!(ask(&mut stream, "alias", b"before"), b"OK v-before");
-            podop.signal(libc::SIGSTOP);
-            let asked = |stream: &mut UnixStream| stream.write_all(&request("alias", b"after")).unwrap();
-            if request_first {
-                asked(&mut stream);
-            }
-            server.wait_until_it_closed();
-            if !request_first {
-                asked(&mut stream);
-            }
-            podop.signal(libc::SIGCONT);
-            assert_eq!(reply(&mut stream), b"OK v-after");
+            server.close_while_asked(&podop, &mut stream, "alias", request_first);
         }
         // A write is not sent into a connection that was closed.
         assert_eq!(commit(&podop, "before"), "O1\n");

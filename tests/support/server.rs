@@ -1,9 +1,10 @@
 //! Real web servers, each in a folder of its own.
 
-use super::podop::SOON;
+use super::podop::{Podop, SOON, ask, reply, request};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -185,6 +186,23 @@ impl Server {
             assert!(Instant::now() < until, "the server keeps the connection");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Its idle connection ends while Podop does not run, and meanwhile a lookup is asked for, before or after that: it
+    /// gets its answer.
+    pub fn close_while_asked(&self, podop: &Podop, stream: &mut UnixStream, table: &str, request_first: bool) {
+        assert_eq!(ask(stream, table, b"before"), b"OK v-before");
+        podop.signal(libc::SIGSTOP);
+        let asked = |stream: &mut UnixStream| stream.write_all(&request(table, b"after")).unwrap();
+        if request_first {
+            asked(stream);
+        }
+        self.wait_until_it_closed();
+        if !request_first {
+            asked(stream);
+        }
+        podop.signal(libc::SIGCONT);
+        assert_eq!(reply(stream), b"OK v-after");
     }
 
     /// How many clients are connected.
