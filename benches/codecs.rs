@@ -3,10 +3,10 @@
 
 use podop::arena::Key;
 use podop::config::{self, Command, Mode};
-use podop::proxy::{Action, Peer, Proxy};
+use podop::engine::{Action, Engine, Peer};
 use podop::value::Value;
 use podop::wire::http::Decoder;
-use podop::wire::percent::{self, Part};
+use podop::wire::percent::{self, Component};
 use podop::wire::{dict, netstring};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::OsString;
@@ -70,11 +70,11 @@ fn main() {
     });
     measure("dict: parse a lookup", 35, 1, || {
         let line = black_box(b"Lshared/passdb/alice@example.test\tu");
-        assert!(matches!(dict::parse(line), Ok(dict::Command::Lookup { .. })));
+        assert!(matches!(dict::parse(line), Ok(dict::DictCommand::Lookup { .. })));
     });
     measure("percent: encode a key", 18, 1, || {
         out.clear();
-        percent::encode(black_box(b"alice@example.test"), Part::Path, &mut out);
+        percent::encode(black_box(b"alice@example.test"), Component::Path, &mut out);
         assert_eq!(out.len(), 20);
     });
     let mut decoder = Decoder::default();
@@ -100,7 +100,7 @@ fn main() {
         ("engine: a dict lookup", Mode::Dovecot, &[]),
         ("engine: a dict lookup, pipeline=16", Mode::Dovecot, &["--option", "*:pipeline=16"]),
     ] {
-        let mut engine = Engine::new(mode, args);
+        let mut engine = Bench::new(mode, args);
         let allocations = measure(name, 0, AT_ONCE, || engine.turn());
         assert!(allocations < 0.001, "{name} allocates");
     }
@@ -123,8 +123,8 @@ fn measure(name: &str, bytes: usize, count: usize, mut work: impl FnMut()) -> f6
 }
 
 /// An engine with one client, and this program in the place of the sockets and the backend.
-struct Engine {
-    proxy: Proxy,
+struct Bench {
+    engine: Engine,
     client: Peer,
     backends: Vec<Key>,
     requests: Vec<u8>,
@@ -132,15 +132,15 @@ struct Engine {
     now: Instant,
 }
 
-impl Engine {
-    fn new(mode: Mode, args: &[&str]) -> Engine {
+impl Bench {
+    fn new(mode: Mode, args: &[&str]) -> Bench {
         let table = ["--socket", "/s", "--name", "alias", "--type", "url", "--param", "http://192.0.2.1/a/§"];
         let Ok(Command::Run(config)) = config::parse(table.iter().chain(args).map(OsString::from)) else {
             panic!("a command line that runs")
         };
         let (tables, backend) = podop::open(&config.tables).expect("tables that can be opened");
-        let mut proxy = Proxy::new(tables, backend, config.timeout);
-        let client = proxy.accepted(mode);
+        let mut engine = Engine::new(tables, backend, config.timeout);
+        let client = engine.accepted(mode);
         let (now, mut requests, mut replies) = (Instant::now(), Vec::new(), Vec::new());
         for at in 0..AT_ONCE {
             let key = format!("user{at:05}@example.com");
@@ -153,31 +153,31 @@ impl Engine {
             }
         }
         if mode == Mode::Dovecot {
-            proxy.received(client, b"H4\t0\t0\t\talias\n", now);
+            engine.received(client, b"H4\t0\t0\t\talias\n", now);
         }
-        Engine { proxy, client, backends: Vec::new(), requests, replies, now }
+        Bench { engine, client, backends: Vec::new(), requests, replies, now }
     }
 
     /// All requests arrive, all are answered, and all replies are checked.
     fn turn(&mut self) {
         self.now += Duration::from_micros(100);
-        self.proxy.received(self.client, &self.requests, self.now);
+        self.engine.received(self.client, &self.requests, self.now);
         let mut replied = 0;
         while replied < self.replies.len() {
-            self.proxy.settle(self.now);
-            while let Some(action) = self.proxy.next_action() {
+            self.engine.process(self.now);
+            while let Some(action) = self.engine.next_action() {
                 match action {
                     Action::Connect(key, _) => {
-                        self.proxy.connected(key, self.now);
+                        self.engine.connected(key, self.now);
                         self.backends.push(key);
                     }
                     Action::Flush(Peer::Backend(key)) => self.answer(key),
                     Action::Flush(peer) => {
-                        let output = self.proxy.output(peer);
+                        let output = self.engine.output(peer);
                         assert_eq!(output, &self.replies[replied..replied + output.len()]);
                         let count = output.len();
                         replied += count;
-                        self.proxy.sent(peer, count, self.now);
+                        self.engine.sent(peer, count, self.now);
                     }
                     Action::Resume(_) | Action::Part(..) | Action::Close(_) | Action::Resolve { .. } => {}
                 }
@@ -188,10 +188,10 @@ impl Engine {
     fn answer(&mut self, key: Key) {
         let peer = Peer::Backend(key);
         let (length, count) = {
-            let output = self.proxy.output(peer);
+            let output = self.engine.output(peer);
             (output.len(), output.windows(4).filter(|end| *end == b"\r\n\r\n").count())
         };
-        self.proxy.sent(peer, length, self.now);
-        (0..count).for_each(|_| self.proxy.received(peer, RESPONSE, self.now));
+        self.engine.sent(peer, length, self.now);
+        (0..count).for_each(|_| self.engine.received(peer, RESPONSE, self.now));
     }
 }

@@ -1,7 +1,7 @@
 //! What TLS costs this side of a connection, in memory: a handshake in full and resumed, and the records of a lookup. The
 //! server beside it is not counted.
 
-use podop::backend::tls::{Client, Roots, Session, Terms};
+use podop::backend::tls::{Roots, TlsConfig, TlsConnector, TlsSession};
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -21,7 +21,7 @@ fn main() {
     for (name, version) in [("TLS 1.2", &version::TLS12), ("TLS 1.3", &version::TLS13)] {
         let (config, ca) = server(version);
         let roots = Roots::Pem(ca.as_bytes());
-        let terms = Terms::new(&roots, None, String::new()).expect("a usable CA");
+        let terms = TlsConfig::new(&roots, None, String::new()).expect("a usable CA");
         let client = || terms.client("192.0.2.1").expect("a name");
         measure(&format!("{name}: handshake in full"), || {
             // Who has not seen a server before has no session to resume.
@@ -39,7 +39,7 @@ fn main() {
         let (mut session, mut server, _) = shake_hands(&again, &config);
         measure(&format!("{name}: a request and its answer"), || {
             let start = Instant::now();
-            session.seal(&[b'x'; REQUEST]);
+            session.encrypt(&[b'x'; REQUEST]);
             let mut took = start.elapsed();
             server.read_tls(&mut session.output()).expect("room");
             session.sent(session.output().len());
@@ -71,10 +71,10 @@ fn measure(name: &str, mut work: impl FnMut() -> Duration) {
 }
 
 /// A whole handshake, and what it took the client.
-fn shake_hands(client: &Client, config: &Arc<ServerConfig>) -> (Session, ServerConnection, Duration) {
+fn shake_hands(client: &TlsConnector, config: &Arc<ServerConfig>) -> (TlsSession, ServerConnection, Duration) {
     let mut server = ServerConnection::new(config.clone()).expect("a usable configuration");
     let start = Instant::now();
-    let mut session = Session::new(client).expect("a session");
+    let mut session = TlsSession::new(client).expect("a session");
     let (mut took, mut plain) = (start.elapsed(), Vec::new());
     loop {
         server.read_tls(&mut session.output()).expect("room");

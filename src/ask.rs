@@ -1,6 +1,6 @@
 //! `podop query`: one lookup, asked as a mail server would ask it.
 
-use crate::config::{Ask, Endpoint};
+use crate::config::{Endpoint, QueryCommand};
 use crate::wire::{dict, netstring};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -23,7 +23,7 @@ pub enum Found {
 }
 
 /// Asks the Podop that listens on the socket.
-pub fn ask(ask: &Ask) -> io::Result<Found> {
+pub fn ask(ask: &QueryCommand) -> io::Result<Found> {
     match &ask.socket {
         Endpoint::Unix(path) => {
             let stream = UnixStream::connect(path)?;
@@ -38,7 +38,7 @@ pub fn ask(ask: &Ask) -> io::Result<Found> {
     }
 }
 
-fn converse(mut stream: impl Read + Write, ask: &Ask) -> io::Result<Found> {
+fn converse(mut stream: impl Read + Write, ask: &QueryCommand) -> io::Result<Found> {
     stream.write_all(&request(ask))?;
     let (mut reply, mut chunk) = (Vec::new(), vec![0; 65_536]);
     loop {
@@ -55,7 +55,7 @@ fn converse(mut stream: impl Read + Write, ask: &Ask) -> io::Result<Found> {
 }
 
 /// The bytes of the question. A dict key without a namespace belongs to the user, if there is one.
-fn request(ask: &Ask) -> Vec<u8> {
+fn request(ask: &QueryCommand) -> Vec<u8> {
     let mut out = Vec::new();
     if !ask.dovecot {
         netstring::encode(&[ask.table.as_bytes(), b" ", ask.key.as_bytes()], &mut out);
@@ -112,7 +112,7 @@ mod tests {
 
     fn question(dovecot: bool, user: Option<&str>, key: &str) -> String {
         let socket = Endpoint::Unix("/s".into());
-        let ask = Ask { socket, dovecot, user: user.map(str::to_owned), table: "t".into(), key: key.into() };
+        let ask = QueryCommand { socket, dovecot, user: user.map(str::to_owned), table: "t".into(), key: key.into() };
         String::from_utf8(request(&ask)).unwrap()
     }
 

@@ -30,7 +30,7 @@ const EARLY: u32 = 10; // a tenth
 
 /// What is kept of an answer.
 #[derive(Clone, Debug)]
-pub enum Kept {
+pub enum CachedAnswer {
     Found(Value<'static>),
     Miss,
 }
@@ -46,22 +46,22 @@ pub struct Lifetime {
 
 /// What is known of a key.
 #[derive(Debug)]
-pub enum Known<'a> {
+pub enum Lookup<'a> {
     /// The answer. `early` says that it is a good time to ask again.
     Fresh {
-        kept: &'a Kept,
+        kept: &'a CachedAnswer,
         early: bool,
     },
     /// Better than nothing.
-    Stale(&'a Kept),
-    Nothing,
+    Stale(&'a CachedAnswer),
+    Miss,
 }
 
 #[derive(Debug)]
 struct Entry {
     table: usize,
     key: Rc<[u8]>,
-    kept: Kept,
+    kept: CachedAnswer,
     since: Instant,
     lifetime: Lifetime,
     hits: u8,
@@ -69,9 +69,9 @@ struct Entry {
     size: usize,
 }
 
-/// Figures of the cache.
+/// CacheMetrics of the cache.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Figures {
+pub struct CacheMetrics {
     pub entries: usize,
     pub bytes: usize,
     pub evicted: u64,
@@ -114,24 +114,24 @@ impl Cache {
     }
 
     /// What is known of a key at `now`. It counts as a hit.
-    pub fn look(&mut self, table: usize, key: &[u8], now: Instant) -> Known<'_> {
+    pub fn look(&mut self, table: usize, key: &[u8], now: Instant) -> Lookup<'_> {
         let found = self.maps[table].get(key).copied();
-        let Some(entry) = found.and_then(|at| self.entries.get_mut(at)) else { return Known::Nothing };
+        let Some(entry) = found.and_then(|at| self.entries.get_mut(at)) else { return Lookup::Miss };
         let age = now.saturating_duration_since(entry.since);
         let Lifetime { fresh, stale } = entry.lifetime;
         if age < fresh {
             let early = entry.hits >= HOT && fresh - age < fresh / EARLY;
             entry.hits = MOST_HITS.min(entry.hits + 1);
-            Known::Fresh { kept: &entry.kept, early }
+            Lookup::Fresh { kept: &entry.kept, early }
         } else if age < fresh + stale {
-            Known::Stale(&entry.kept)
+            Lookup::Stale(&entry.kept)
         } else {
-            Known::Nothing
+            Lookup::Miss
         }
     }
 
     /// Keeps an answer in place of the one before. One that is larger than the small part is not kept at all.
-    pub fn keep(&mut self, table: usize, key: &[u8], kept: Kept, lifetime: Lifetime, now: Instant) {
+    pub fn keep(&mut self, table: usize, key: &[u8], kept: CachedAnswer, lifetime: Lifetime, now: Instant) {
         let hits = self.forget(table, key);
         let size = OVERHEAD + key.len() + kept.size();
         if size > self.limit * SMALL / 100 || lifetime.fresh + lifetime.stale == Duration::ZERO {
@@ -176,8 +176,8 @@ impl Cache {
         *self = Self { evicted, ..Self::new(self.limit, self.maps.len()) };
     }
 
-    pub fn figures(&self) -> Figures {
-        Figures { entries: self.entries.len(), bytes: self.bytes, evicted: self.evicted }
+    pub fn metrics(&self) -> CacheMetrics {
+        CacheMetrics { entries: self.entries.len(), bytes: self.bytes, evicted: self.evicted }
     }
 
     fn take(&mut self, at: Key) -> Option<Entry> {
@@ -225,27 +225,27 @@ impl Cache {
     }
 }
 
-impl Kept {
+impl CachedAnswer {
     /// What is kept of an answer; a failure never is.
-    pub fn of(answer: Answer<'_>) -> Result<Kept, Failure> {
+    pub fn of(answer: Answer<'_>) -> Result<CachedAnswer, Failure> {
         match answer {
-            Answer::Found(value) => Ok(Kept::Found(value.into_owned())),
-            Answer::Miss => Ok(Kept::Miss),
+            Answer::Found(value) => Ok(CachedAnswer::Found(value.into_owned())),
+            Answer::Miss => Ok(CachedAnswer::Miss),
             Answer::Failed(failure) => Err(failure),
         }
     }
 
     pub fn answer(&self) -> Answer<'_> {
         match self {
-            Kept::Found(value) => Answer::Found(value.borrowed()),
-            Kept::Miss => Answer::Miss,
+            CachedAnswer::Found(value) => Answer::Found(value.borrowed()),
+            CachedAnswer::Miss => Answer::Miss,
         }
     }
 
     fn size(&self) -> usize {
         match self {
-            Kept::Miss | Kept::Found(Value::Null) => 0,
-            Kept::Found(Value::Text(text) | Value::Scalar(text) | Value::Array(text) | Value::Object(text)) => {
+            CachedAnswer::Miss | CachedAnswer::Found(Value::Null) => 0,
+            CachedAnswer::Found(Value::Text(text) | Value::Scalar(text) | Value::Array(text) | Value::Object(text)) => {
                 text.len()
             }
         }
@@ -258,19 +258,19 @@ mod tests {
 
     const MINUTE: Lifetime = Lifetime { fresh: Duration::from_secs(60), stale: Duration::from_secs(600) };
 
-    fn text(text: &str) -> Kept {
-        Kept::Found(Value::Text(text.to_owned().into()))
+    fn text(text: &str) -> CachedAnswer {
+        CachedAnswer::Found(Value::Text(text.to_owned().into()))
     }
 
     fn known(cache: &mut Cache, key: &str, now: Instant) -> String {
         match cache.look(0, key.as_bytes(), now) {
-            Known::Fresh { kept: Kept::Found(value), early } => {
+            Lookup::Fresh { kept: CachedAnswer::Found(value), early } => {
                 format!("{}{}", value.for_postfix().unwrap(), if early { " early" } else { "" })
             }
-            Known::Fresh { kept: Kept::Miss, .. } => "miss".to_owned(),
-            Known::Stale(Kept::Found(value)) => format!("stale {}", value.for_postfix().unwrap()),
-            Known::Stale(Kept::Miss) => "stale miss".to_owned(),
-            Known::Nothing => "-".to_owned(),
+            Lookup::Fresh { kept: CachedAnswer::Miss, .. } => "miss".to_owned(),
+            Lookup::Stale(CachedAnswer::Found(value)) => format!("stale {}", value.for_postfix().unwrap()),
+            Lookup::Stale(CachedAnswer::Miss) => "stale miss".to_owned(),
+            Lookup::Miss => "-".to_owned(),
         }
     }
 
@@ -279,8 +279,8 @@ mod tests {
         let (mut cache, start) = (Cache::new(1 << 20, 2), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         cache.keep(0, b"a", text("1"), MINUTE, start);
-        cache.keep(0, b"m", Kept::Miss, MINUTE, start);
-        assert!(matches!(cache.look(1, b"a", start), Known::Nothing), "another table");
+        cache.keep(0, b"m", CachedAnswer::Miss, MINUTE, start);
+        assert!(matches!(cache.look(1, b"a", start), Lookup::Miss), "another table");
         assert_eq!([known(&mut cache, "a", start), known(&mut cache, "m", start)], ["1", "miss"]);
         assert_eq!(known(&mut cache, "a", at(53)), "1");
         assert_eq!(known(&mut cache, "a", at(55)), "1 early");
@@ -288,11 +288,11 @@ mod tests {
         assert_eq!(known(&mut cache, "a", at(659)), "stale 1");
         assert_eq!(known(&mut cache, "a", at(660)), "-");
         cache.keep(0, b"a", text("2"), MINUTE, at(660));
-        assert_eq!((known(&mut cache, "a", at(660)), cache.figures().entries), ("2".to_owned(), 2));
+        assert_eq!((known(&mut cache, "a", at(660)), cache.metrics().entries), ("2".to_owned(), 2));
         cache.forget(0, b"a");
         assert_eq!(known(&mut cache, "a", at(660)), "-");
         cache.clear();
-        assert_eq!((known(&mut cache, "m", start), cache.figures().bytes), ("-".to_owned(), 0));
+        assert_eq!((known(&mut cache, "m", start), cache.metrics().bytes), ("-".to_owned(), 0));
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
             let cold = format!("cold{round}");
             assert_eq!(known(&mut cache, &cold, now), "-");
             cache.keep(0, cold.as_bytes(), text("x"), MINUTE, now);
-            assert!(cache.figures().bytes <= 200_000);
+            assert!(cache.metrics().bytes <= 200_000);
         }
         // They are asked for every tenth time only, on the whole as often as one cold key in a hundred.
         let kept = hot.iter().filter(|key| known(&mut cache, key, now) != "-").count();
@@ -332,7 +332,7 @@ mod tests {
             if round % 5 == 0 {
                 cache.look(0, key.as_bytes(), now);
             }
-            let Figures { bytes, entries, .. } = cache.figures();
+            let CacheMetrics { bytes, entries, .. } = cache.metrics();
             assert!(bytes <= 1 << 20);
             assert!(cache.small.len() + cache.main.len() <= 2 * entries + 66);
             assert!(cache.ghosts.len() <= entries.max(64) + 1 && cache.ghost_set.len() <= cache.ghosts.len());

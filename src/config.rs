@@ -1,4 +1,4 @@
-//! The command line as plain data. Every mistake is one line that names the flag and what it wants.
+//! The command line as plain data. Every error is one line that names the flag and what it wants.
 
 use crate::system;
 use pico_args::Arguments;
@@ -18,7 +18,7 @@ Lets Postfix (socketmap) and Dovecot (dict) look things up in an HTTP service.
 Listeners:
   --socket PATH          unix socket to listen on, or inet:HOST:PORT; repeatable
   --mode MODE            postfix, dovecot or auto (default): once for all, or once per socket
-  --socket-mode 0660     rights of the unix sockets
+  --socket-mode 0660     permissions of the unix sockets
   --socket-owner USER    their owner, by name or number
   --socket-group GROUP   their group, by name or number
 
@@ -31,9 +31,9 @@ Tables, one per triple:
                          setting of one table, or of all with the name *
 
 Other:
-  --timeout SECONDS      whole life of a request, default 20
+  --timeout SECONDS      total time limit per request, default 20
   --slow SECONDS         warn of requests that take longer, default 1
-  --cache-size 64M       what answers may take that are kept (--option NAME:cache=SECONDS)
+  --cache-size 64M       memory limit of the answer cache (--option NAME:cache=SECONDS)
   --metrics PATH         figures for Prometheus, and health; also inet:HOST:PORT
   -v, -vv, --verbose     log more
   --check                check everything, report, exit
@@ -77,7 +77,7 @@ const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--so
 pub enum Command {
     Run(Config),
     Check(Config),
-    Query(Ask),
+    Query(QueryCommand),
     Help,
     Version,
 }
@@ -88,7 +88,7 @@ pub struct Config {
     pub listeners: Vec<(Endpoint, Mode)>,
     /// The protocol of inherited sockets whose names say none.
     pub inherited: Mode,
-    pub rights: Rights,
+    pub permissions: Permissions,
     pub tables: Vec<Spec>,
     pub timeout: Duration,
     /// What takes longer is worth a warning.
@@ -101,7 +101,7 @@ pub struct Config {
 
 /// One lookup from the command line.
 #[derive(Debug)]
-pub struct Ask {
+pub struct QueryCommand {
     pub socket: Endpoint,
     pub dovecot: bool,
     pub user: Option<String>,
@@ -125,12 +125,12 @@ pub enum Mode {
     Postfix,
     Dovecot,
     /// Figures and health over HTTP, for who watches.
-    Monitor,
+    Admin,
 }
 
-/// Rights of the unix sockets.
+/// Permissions of the unix sockets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rights {
+pub struct Permissions {
     pub mode: u32,
     pub owner: Option<u32>,
     pub group: Option<u32>,
@@ -156,28 +156,28 @@ pub struct Setting {
 
 /// Something wrong with the command line: an exit code and a line.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Mistake {
+pub struct ConfigError {
     pub code: u8,
     pub line: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line)
     }
 }
 
-fn usage(line: impl Into<String>) -> Mistake {
-    Mistake { code: EX_USAGE, line: line.into() }
+fn usage(line: impl Into<String>) -> ConfigError {
+    ConfigError { code: EX_USAGE, line: line.into() }
 }
 
-/// A mistake in what a flag says, while the command line itself is well-formed.
-pub fn unusable(line: impl Into<String>) -> Mistake {
-    Mistake { code: EX_CONFIG, line: line.into() }
+/// A error in what a flag says, while the command line itself is well-formed.
+pub fn unusable(line: impl Into<String>) -> ConfigError {
+    ConfigError { code: EX_CONFIG, line: line.into() }
 }
 
 /// Reads the arguments that follow the program's name.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistake> {
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
     let mut args = Arguments::from_vec(expand(args)?);
     if args.contains("--help") {
         return Ok(Command::Help);
@@ -201,7 +201,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistak
     let mut config = Config {
         listeners: Vec::new(),
         inherited,
-        rights: rights(&mut args)?,
+        permissions: permissions(&mut args)?,
         tables: tables(&mut args)?,
         timeout: time(&mut args, "--timeout", 20)?,
         slow: time(&mut args, "--slow", 1)?,
@@ -215,14 +215,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Mistak
     }
     config.listeners = pair(endpoints, &modes)?;
     for text in monitors {
-        listen_once(&mut config.listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Monitor)?;
+        listen_once(&mut config.listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Admin)?;
     }
     Ok(if check { Command::Check(config) } else { Command::Run(config) })
 }
 
 /// Puts the lines of `@FILE` in its place, and writes shortened flags in full, as the Python original
 /// took them.
-fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Mistake> {
+fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, ConfigError> {
     let (mut out, mut value) = (Vec::new(), false);
     for arg in args {
         match arg.to_str().filter(|_| !value) {
@@ -274,7 +274,7 @@ fn is_query(args: &Arguments) -> bool {
     args.clone().subcommand().is_ok_and(|command| command.as_deref() == Some("query"))
 }
 
-fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, Mistake> {
+fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, ConfigError> {
     let user = one(&mut args, "--user")?;
     let _ = args.subcommand();
     let mut words = Vec::new();
@@ -289,24 +289,24 @@ fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, Mistake> {
         [Mode::Dovecot] => true,
         _ => return Err(usage("--mode of a query wants postfix or dovecot, once")),
     };
-    Ok(Command::Query(Ask { socket: endpoint("SOCKET", &socket)?, dovecot, user, table, key }))
+    Ok(Command::Query(QueryCommand { socket: endpoint("SOCKET", &socket)?, dovecot, user, table, key }))
 }
 
-fn finish(args: Arguments) -> Result<(), Mistake> {
+fn finish(args: Arguments) -> Result<(), ConfigError> {
     match args.finish().first() {
-        Some(arg) => Err(usage(format!("'{}' is not an argument, see --help", arg.to_string_lossy()))),
+        Some(arg) => Err(usage(format!("unknown argument '{}', see --help", arg.to_string_lossy()))),
         None => Ok(()),
     }
 }
 
-fn all(args: &mut Arguments, flag: &'static str) -> Result<Vec<String>, Mistake> {
+fn all(args: &mut Arguments, flag: &'static str) -> Result<Vec<String>, ConfigError> {
     args.values_from_str(flag).map_err(|error| match error {
         pico_args::Error::NonUtf8Argument => usage(format!("{flag} wants UTF-8")),
         _ => usage(format!("{flag} wants a value")),
     })
 }
 
-fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, Mistake> {
+fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, ConfigError> {
     let mut values = all(args, flag)?;
     match values.len() {
         0 | 1 => Ok(values.pop()),
@@ -317,11 +317,11 @@ fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, Mista
 impl Mode {
     /// The protocol that the name of an inherited socket says (`FileDescriptorName=` of a systemd socket unit).
     pub fn of_name(name: &str) -> Option<Mode> {
-        [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Monitor].into_iter().find(|mode| mode.to_string() == name)
+        [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Admin].into_iter().find(|mode| mode.to_string() == name)
     }
 }
 
-fn parse_mode(text: &str) -> Result<Mode, Mistake> {
+fn parse_mode(text: &str) -> Result<Mode, ConfigError> {
     match text {
         "postfix" => Ok(Mode::Postfix),
         "dovecot" => Ok(Mode::Dovecot),
@@ -331,7 +331,7 @@ fn parse_mode(text: &str) -> Result<Mode, Mistake> {
 }
 
 /// A time in seconds that a flag gives.
-fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Duration, Mistake> {
+fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Duration, ConfigError> {
     match one(args, flag)? {
         None => Ok(Duration::from_secs(default)),
         Some(text) => seconds(&text).ok_or_else(|| usage(format!("{flag} wants seconds above 0, not '{text}'"))),
@@ -339,7 +339,7 @@ fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Durati
 }
 
 /// A number of bytes that a flag gives, with `K`, `M` or `G` behind it for powers of 1024.
-fn size(args: &mut Arguments, flag: &'static str, default: usize) -> Result<usize, Mistake> {
+fn size(args: &mut Arguments, flag: &'static str, default: usize) -> Result<usize, ConfigError> {
     let Some(text) = one(args, flag)? else { return Ok(default) };
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K') => (&text[..text.len() - 1], 10),
@@ -355,7 +355,7 @@ fn size(args: &mut Arguments, flag: &'static str, default: usize) -> Result<usiz
 }
 
 /// `inet:HOST:PORT`, or a path.
-fn endpoint(flag: &str, text: &str) -> Result<Endpoint, Mistake> {
+fn endpoint(flag: &str, text: &str) -> Result<Endpoint, ConfigError> {
     let Some(address) = text.strip_prefix("inet:") else {
         let path = text.strip_prefix("unix:").unwrap_or(text);
         return match path {
@@ -372,7 +372,7 @@ fn endpoint(flag: &str, text: &str) -> Result<Endpoint, Mistake> {
     }
 }
 
-fn pair(endpoints: Vec<Endpoint>, modes: &[Mode]) -> Result<Vec<(Endpoint, Mode)>, Mistake> {
+fn pair(endpoints: Vec<Endpoint>, modes: &[Mode]) -> Result<Vec<(Endpoint, Mode)>, ConfigError> {
     let mode = |at: usize| match modes {
         [] => Ok(Mode::Auto),
         [only] => Ok(*only),
@@ -394,7 +394,7 @@ fn listen_once(
     flag: &str,
     endpoint: Endpoint,
     mode: Mode,
-) -> Result<(), Mistake> {
+) -> Result<(), ConfigError> {
     if listeners.iter().any(|(other, _)| *other == endpoint) {
         return Err(unusable(format!("{flag} {endpoint} is given twice")));
     }
@@ -402,7 +402,7 @@ fn listen_once(
     Ok(())
 }
 
-fn rights(args: &mut Arguments) -> Result<Rights, Mistake> {
+fn permissions(args: &mut Arguments) -> Result<Permissions, ConfigError> {
     let mode = one(args, "--socket-mode")?;
     let mode = match mode.as_deref() {
         None => 0o660,
@@ -413,15 +413,15 @@ fn rights(args: &mut Arguments) -> Result<Rights, Mistake> {
     };
     let owner = number(one(args, "--socket-owner")?, "--socket-owner", system::user_id)?;
     let group = number(one(args, "--socket-group")?, "--socket-group", system::group_id)?;
-    Ok(Rights { mode, owner, group })
+    Ok(Permissions { mode, owner, group })
 }
 
-fn number(name: Option<String>, flag: &str, find: fn(&str) -> Option<u32>) -> Result<Option<u32>, Mistake> {
+fn number(name: Option<String>, flag: &str, find: fn(&str) -> Option<u32>) -> Result<Option<u32>, ConfigError> {
     let Some(name) = name else { return Ok(None) };
     find(&name).map(Some).ok_or_else(|| unusable(format!("{flag}: there is no '{name}'")))
 }
 
-fn tables(args: &mut Arguments) -> Result<Vec<Spec>, Mistake> {
+fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
     let (names, kinds, params) = (all(args, "--name")?, all(args, "--type")?, all(args, "--param")?);
     let counts = [names.len(), kinds.len(), params.len()];
     if counts.iter().any(|count| *count != counts[0]) {
@@ -447,7 +447,7 @@ fn tables(args: &mut Arguments) -> Result<Vec<Spec>, Mistake> {
 }
 
 /// Gives a setting to the tables that it is meant for. The value may be a secret and is not repeated.
-fn give(option: &str, specs: &mut [Spec]) -> Result<(), Mistake> {
+fn give(option: &str, specs: &mut [Spec]) -> Result<(), ConfigError> {
     let parts =
         option.split_once(':').and_then(|(name, rest)| rest.split_once('=').map(|(key, value)| (name, key, value)));
     let (name, key, value) = parts.ok_or_else(|| usage("--option wants NAME:KEY=VALUE"))?;
@@ -482,7 +482,7 @@ impl fmt::Display for Mode {
             Mode::Auto => "auto",
             Mode::Postfix => "postfix",
             Mode::Dovecot => "dovecot",
-            Mode::Monitor => "metrics",
+            Mode::Admin => "metrics",
         })
     }
 }
@@ -613,18 +613,18 @@ mod tests {
             (with(&["--option", "timeout=3"]), 64, "--option wants NAME:KEY=VALUE"),
             (with(&["--option", "a:timeout"]), 64, "--option wants NAME:KEY=VALUE"),
             (with(&["--option", "b:timeout=3"]), 78, "--option b:timeout: there is no table 'b'"),
-            (with(&["--socket-", "x"]), 64, "'--socket-' is not an argument"),
-            (with(&["--bogus"]), 64, "'--bogus' is not an argument"),
-            (with(&["stray"]), 64, "'stray' is not an argument"),
+            (with(&["--socket-", "x"]), 64, "unknown argument '--socket-'"),
+            (with(&["--bogus"]), 64, "unknown argument '--bogus'"),
+            (with(&["stray"]), 64, "unknown argument 'stray'"),
             (vec!["@/no/such/file"], 78, "@/no/such/file: No such file"),
             (vec!["query", "/s", "t"], 64, "query wants SOCKET TABLE KEY, not 2 words"),
             (vec!["query", "/s", "t", "k", "x"], 64, "query wants SOCKET TABLE KEY, not 4 words"),
             (vec!["query", "--mode", "auto", "/s", "t", "k"], 64, "--mode of a query wants postfix or dovecot"),
         ];
         for (args, code, line) in cases {
-            let mistake = parse(args.iter().map(OsString::from)).unwrap_err();
-            assert!(mistake.code == *code && mistake.line.contains(line), "{args:?}: {mistake:?}");
-            assert!(!mistake.line.contains('\n'), "{args:?}: {mistake:?}");
+            let error = parse(args.iter().map(OsString::from)).unwrap_err();
+            assert!(error.code == *code && error.line.contains(line), "{args:?}: {error:?}");
+            assert!(!error.line.contains('\n'), "{args:?}: {error:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::arena::Key;
 use crate::query::{Answer, Commit, Failure, Iterate, Order, Outcome, Path, Write};
 use crate::table::Written;
-use crate::value::{self, Members, NotJson, Value};
+use crate::value::{self, JsonError, Members, Value};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -276,7 +276,7 @@ impl Rows {
                 match text(value) {
                     Ok(Some(value)) => return Some(row(path, &name, value, false)),
                     Ok(None) => {} // null is no value
-                    Err(NotJson) => return Some(Step::Fail(UNREADABLE)),
+                    Err(JsonError) => return Some(Step::Fail(UNREADABLE)),
                 }
             },
         }
@@ -338,7 +338,7 @@ fn name(raw: &str) -> Option<String> {
 }
 
 /// What a raw JSON value is for Dovecot; `None` for null.
-fn text(raw: &str) -> Result<Option<String>, NotJson> {
+fn text(raw: &str) -> Result<Option<String>, JsonError> {
     Ok(value::member(raw)?.for_dovecot().map(|text| text.into_owned()))
 }
 

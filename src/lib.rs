@@ -7,16 +7,16 @@
 //! | --- | --- | --- |
 //! | 7 | `main.rs`, `lib.rs` | arguments → [`config::Config`] → bind → run |
 //! | 6 | [`reactor`], [`listen`], [`ask`] | sockets and the clock; listening; `podop query` |
-//! | 5 | [`proxy`] | the engine, without I/O: bytes and time in, actions out |
+//! | 5 | [`engine`] | the engine, without I/O: bytes and time in, actions out |
 //! | 4 | [`job`] over [`client`], [`table`] over [`backend`]; [`cache`] | a request in flight; both sides; what is asked; what is kept |
 //! | 3 | [`config`], [`query`] | the command line as plain data; the words of a request |
 //! | 2 | [`value`] | JSON in, Postfix's and Dovecot's text out |
 //! | 1 | [`wire`] | incremental codecs |
 //! | 0 | [`notify`], [`arena`], [`buffer`], [`timers`], [`metrics`], [`log`], [`system`] | the standard library and libc only |
 //!
-//! One lookup: `reactor` reads → [`proxy::Proxy::received`] → [`client::Client::next`] cuts a query off →
-//! `proxy` makes a [`job::Job`], its table says [`table::Need::Http`] → [`backend::Backend::submit`] puts it
-//! on a connection → `reactor` writes; and back: read → [`backend::Backend::received`] yields the response →
+//! One lookup: `reactor` reads → [`engine::Engine::received`] → [`client::Client::next`] cuts a query off →
+//! `engine` makes a [`job::Job`], its table says [`table::Plan::Request`] → [`backend::Backends::submit`] puts it
+//! on a connection → `reactor` writes; and back: read → [`backend::Backends::received`] yields the response →
 //! the table makes an [`query::Answer`] of it → [`client::Client::reply`] puts it in its place → write.
 //! With the feature `tls`, [`backend::tls`] stands between the socket and HTTP where a URL says https.
 
@@ -27,12 +27,12 @@ pub mod buffer;
 pub mod cache;
 pub mod client;
 pub mod config;
+pub mod engine;
 pub mod job;
 pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod notify;
-pub mod proxy;
 pub mod query;
 pub mod reactor;
 pub mod system;
@@ -41,16 +41,16 @@ pub mod timers;
 pub mod value;
 pub mod wire;
 
-use backend::Backend;
-use config::{Mistake, Spec};
-use table::{Opened, Opening, Settings};
+use backend::Backends;
+use config::{ConfigError, Spec};
+use table::{Settings, TableEntry, TableSpec};
 
 /// Opens all tables of a command line, and collects the backends that they need.
-pub fn open(specs: &[Spec]) -> Result<(Vec<Opened>, Backend), Mistake> {
-    let mut backend = Backend::default();
+pub fn open(specs: &[Spec]) -> Result<(Vec<TableEntry>, Backends), ConfigError> {
+    let mut backend = Backends::default();
     let mut opened = Vec::new();
     for Spec { name, kind, param, settings } in specs {
-        let opening = Opening { name, param, settings: Settings::new(settings) };
+        let opening = TableSpec { name, param, settings: Settings::new(settings) };
         let table = table::open(kind, opening, &mut backend);
         let table = table.map_err(|wrong| format!("{} of table '{name}': {}", wrong.flag, wrong.why));
         opened.push(table.map_err(config::unusable)?);

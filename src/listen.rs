@@ -1,6 +1,6 @@
-//! Listening: sockets with the right rights, and files that only we may remove.
+//! Listening: sockets with the right permissions, and files that only we may remove.
 
-use crate::config::{Endpoint, Mode, Rights};
+use crate::config::{Endpoint, Mode, Permissions};
 use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -52,7 +52,7 @@ impl Listener {
         let Endpoint::Unix(path) = endpoint else { return Ok(()) };
         match fs::symlink_metadata(path) {
             Ok(of) if !of.file_type().is_socket() => {
-                Err(io::Error::new(ErrorKind::AlreadyExists, "the file is there and is no socket"))
+                Err(io::Error::new(ErrorKind::AlreadyExists, "exists and is not a socket"))
             }
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -60,7 +60,7 @@ impl Listener {
                 if folder.is_dir() {
                     Ok(())
                 } else {
-                    Err(io::Error::new(ErrorKind::NotFound, "its folder is not there"))
+                    Err(io::Error::new(ErrorKind::NotFound, "parent directory does not exist"))
                 }
             }
             Err(error) => Err(error),
@@ -75,9 +75,9 @@ impl Listener {
         }
     }
 
-    /// Listens. The rights are set before anybody can connect. A socket file that nobody serves any
+    /// Listens. The permissions are set before anybody can connect. A socket file that nobody serves any
     /// more is replaced; a living one, and a file that is no socket, are left alone.
-    pub fn bind(endpoint: &Endpoint, mode: Mode, rights: Rights) -> io::Result<Listener> {
+    pub fn bind(endpoint: &Endpoint, mode: Mode, permissions: Permissions) -> io::Result<Listener> {
         match endpoint {
             Endpoint::Inet(address) => {
                 let address = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
@@ -96,9 +96,9 @@ impl Listener {
                 socket.bind(&address)?;
                 let of = fs::symlink_metadata(path)?;
                 let file = SocketFile(path.clone(), of.dev(), of.ino());
-                fs::set_permissions(path, fs::Permissions::from_mode(rights.mode))?;
-                if rights.owner.is_some() || rights.group.is_some() {
-                    let given = std::os::unix::fs::chown(path, rights.owner, rights.group);
+                fs::set_permissions(path, fs::Permissions::from_mode(permissions.mode))?;
+                if permissions.owner.is_some() || permissions.group.is_some() {
+                    let given = std::os::unix::fs::chown(path, permissions.owner, permissions.group);
                     given.map_err(|error| {
                         let why = "cannot be given to --socket-owner and --socket-group (be root, or in the group)";
                         io::Error::new(error.kind(), format!("{why}: {error}"))
@@ -129,7 +129,7 @@ fn make_way(path: &Path) -> io::Result<()> {
         of => of?,
     };
     if !of.file_type().is_socket() {
-        return Err(io::Error::new(ErrorKind::AlreadyExists, "the file is there and is no socket"));
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "exists and is not a socket"));
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
@@ -147,8 +147,8 @@ mod tests {
     fn only_a_dead_socket_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let rights = Rights { mode: 0o640, owner: None, group: None };
-        let bind = || Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, rights);
+        let permissions = Permissions { mode: 0o640, owner: None, group: None };
+        let bind = || Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, permissions);
         let kind = |result: io::Result<Listener>| result.err().map(|error| error.kind());
 
         fs::write(&path, "a file").unwrap();

@@ -47,7 +47,7 @@ pub fn info(line: fmt::Arguments<'_>) {
 }
 
 /// Writes a line that somebody has asked for, whatever the level.
-pub fn told(line: fmt::Arguments<'_>) {
+pub fn notice(line: fmt::Arguments<'_>) {
     put(Level::Info, line);
 }
 

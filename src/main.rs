@@ -1,12 +1,12 @@
 //! The program: arguments, then one of its commands.
 
 use podop::ask::{self, Found};
-use podop::backend::tls::{self, Client, End, Session};
+use podop::backend::tls::{self, SessionEnd, TlsConnector, TlsSession};
 use podop::backend::{CONNECT, HANDSHAKE, Target};
-use podop::config::{self, Ask, Command, Config, Mistake, Mode, Spec};
+use podop::config::{self, Command, Config, ConfigError, Mode, QueryCommand, Spec};
+use podop::engine::Engine;
 use podop::listen::Listener;
 use podop::log::{self, Level};
-use podop::proxy::Proxy;
 use podop::reactor::Reactor;
 use podop::system::{self, Signals};
 use std::io::{self, ErrorKind, Read, Write};
@@ -28,16 +28,16 @@ fn main() -> ExitCode {
             let tls = if tls::SUPPORTED { " (with TLS)" } else { "" };
             Ok(print(format!("podop {}{tls}\n", env!("CARGO_PKG_VERSION")).as_bytes()))
         }
-        Err(mistake) => Err(mistake),
+        Err(error) => Err(error),
     };
-    ExitCode::from(done.unwrap_or_else(|mistake| {
-        let _ = writeln!(io::stderr(), "podop: {mistake}"); // there is nobody else to tell
-        mistake.code
+    ExitCode::from(done.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "podop: {error}"); // there is nobody else to tell
+        error.code
     }))
 }
 
 /// Serves until a signal ends it.
-fn run(config: &Config) -> Result<(), Mistake> {
+fn run(config: &Config) -> Result<(), ConfigError> {
     log::start(match config.verbosity {
         0 => Level::Warn,
         1 => Level::Info,
@@ -52,7 +52,7 @@ fn run(config: &Config) -> Result<(), Mistake> {
         log::info(format_args!("table name={name} type={kind}"));
     }
     for (label, ..) in backend.targets() {
-        log::info(format_args!("backend origin={label}"));
+        log::info(format_args!("backend backend={label}"));
     }
     let (timeout, slow) = (config.timeout.as_secs_f64(), config.slow.as_secs_f64());
     log::info(format_args!(
@@ -64,16 +64,16 @@ fn run(config: &Config) -> Result<(), Mistake> {
         log::warn(format_args!("no-tables cause=\"there is no --name: every request will fail\""));
     }
     let patience = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
-    let mut proxy = Proxy::new(tables, backend, config.timeout);
-    proxy.call_slow(config.slow);
-    proxy.limit_cache(config.cache_size);
+    let mut engine = Engine::new(tables, backend, config.timeout);
+    engine.set_slow_threshold(config.slow);
+    engine.set_cache_limit(config.cache_size);
     let mut reactor =
-        Reactor::new(proxy, listeners, signals, patience, descriptors).map_err(|error| failure("start", &error))?;
+        Reactor::new(engine, listeners, signals, patience, descriptors).map_err(|error| failure("start", &error))?;
     reactor.run().map_err(|error| failure("poll", &error))
 }
 
 /// All sockets: those that systemd has passed, and those that the command line names.
-fn listen(config: &Config) -> Result<Vec<Listener>, Mistake> {
+fn listen(config: &Config) -> Result<Vec<Listener>, ConfigError> {
     let mut listeners = Vec::new();
     for (name, socket) in system::inherited_sockets() {
         let mode = Mode::of_name(&name).unwrap_or(config.inherited);
@@ -82,7 +82,7 @@ fn listen(config: &Config) -> Result<Vec<Listener>, Mistake> {
         listeners.push((format!("inherited:{name}"), listener));
     }
     for (endpoint, mode) in &config.listeners {
-        let listener = Listener::bind(endpoint, *mode, config.rights);
+        let listener = Listener::bind(endpoint, *mode, config.permissions);
         let listener = listener.map_err(|error| failure(&format!("--socket {endpoint}"), &error))?;
         listeners.push((endpoint.to_string(), listener));
     }
@@ -95,18 +95,18 @@ fn listen(config: &Config) -> Result<Vec<Listener>, Mistake> {
     Ok(listeners.into_iter().map(|(_, listener)| listener).collect())
 }
 
-fn failure(what: &str, error: &io::Error) -> Mistake {
+fn failure(what: &str, error: &io::Error) -> ConfigError {
     let code = match error.kind() {
         ErrorKind::AlreadyExists | ErrorKind::AddrInUse | ErrorKind::NotFound => config::EX_CANTCREAT,
         ErrorKind::PermissionDenied => config::EX_NOPERM,
         ErrorKind::InvalidInput => config::EX_CONFIG,
         _ => config::EX_OSERR,
     };
-    Mistake { code, line: format!("{what}: {error}") }
+    ConfigError { code, line: format!("{what}: {error}") }
 }
 
 /// Opens all tables, tries to reach all backends, and reports.
-fn check(config: &Config) -> Result<u8, Mistake> {
+fn check(config: &Config) -> Result<u8, ConfigError> {
     let (tables, backend) = podop::open(&config.tables)?;
     let (mut report, mut code) = (String::new(), 0);
     for (endpoint, mode) in &config.listeners {
@@ -136,7 +136,7 @@ fn check(config: &Config) -> Result<u8, Mistake> {
 }
 
 /// Connects to a backend: the address that took the connection, or an exit code and what is wrong.
-fn reach(target: &Target, tls: Option<&Client>) -> Result<String, (u8, String)> {
+fn reach(target: &Target, tls: Option<&TlsConnector>) -> Result<String, (u8, String)> {
     let unreachable = |error: &io::Error| (config::EX_UNAVAILABLE, format!("is not reachable: {error}"));
     match target {
         Target::Unix(path) => match UnixStream::connect(path) {
@@ -166,8 +166,8 @@ fn reach(target: &Target, tls: Option<&Client>) -> Result<String, (u8, String)> 
 }
 
 /// Does a TLS handshake, and returns its version, with what there is to say of client certificates, or what is wrong.
-fn shake_hands(mut stream: TcpStream, client: &Client) -> Result<String, String> {
-    let (mut session, mut chunk, mut plain) = (Session::new(client)?, vec![0; 16 * 1024], Vec::new());
+fn shake_hands(mut stream: TcpStream, client: &TlsConnector) -> Result<String, String> {
+    let (mut session, mut chunk, mut plain) = (TlsSession::new(client)?, vec![0; 16 * 1024], Vec::new());
     let mut until = Instant::now() + HANDSHAKE;
     let mut judged = false;
     loop {
@@ -175,8 +175,8 @@ fn shake_hands(mut stream: TcpStream, client: &Client) -> Result<String, String>
         let written = stream.write_all(session.output());
         session.sent(output);
         match session.end() {
-            Some(End::Broken(error)) => return Err(error.clone()),
-            Some(End::Closed | End::Early) => return Err("it closed the connection".to_owned()),
+            Some(SessionEnd::Broken(error)) => return Err(error.clone()),
+            Some(SessionEnd::Closed | SessionEnd::Early) => return Err("it closed the connection".to_owned()),
             None => written.map_err(|error| error.to_string())?,
         }
         if session.is_ready() {
@@ -202,7 +202,7 @@ fn shake_hands(mut stream: TcpStream, client: &Client) -> Result<String, String>
             Err(error) => return Err(error.to_string()),
         }
     }
-    let _ = stream.write_all(&session.part()); // polite, and nothing depends on it
+    let _ = stream.write_all(&session.close_notify()); // polite, and nothing depends on it
     let asked = match session.was_asked() {
         None => "",
         Some(true) => ", and gets the client certificate that it asks for",
@@ -212,7 +212,7 @@ fn shake_hands(mut stream: TcpStream, client: &Client) -> Result<String, String>
 }
 
 /// Asks a running Podop: 0 for a value, 1 for none, 75 for a failure.
-fn query(question: &Ask) -> u8 {
+fn query(question: &QueryCommand) -> u8 {
     let (code, reason) = match ask::ask(question) {
         Ok(Found::Value(value)) => return print(&[&value[..], b"\n"].concat()),
         Ok(Found::Nothing) => (1, "not found".to_owned()),

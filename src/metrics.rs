@@ -40,7 +40,7 @@ impl Histogram {
 
 /// What became of the requests to one table.
 #[derive(Clone, Debug, Default)]
-pub struct TableFigures {
+pub struct TableMetrics {
     pub found: u64,
     pub missed: u64,
     pub failed: u64,
@@ -54,16 +54,16 @@ pub struct TableFigures {
     pub commits_failed: u64,
     pub commits_uncertain: u64,
     /// Lookups that were answered from the cache, with an answer that was out of date, or together with others.
-    pub kept_fresh: u64,
-    pub kept_stale: u64,
-    pub joined: u64,
+    pub cache_fresh: u64,
+    pub cache_stale: u64,
+    pub coalesced: u64,
     /// Exchanges that took longer than what is called slow.
     pub slow: u64,
 }
 
 /// What became of the exchanges with one backend.
 #[derive(Clone, Debug, Default)]
-pub struct BackendFigures {
+pub struct BackendMetrics {
     /// By the first digit of the status, from 2 on; what does not exist counts as 5.
     pub answered: [u64; 4],
     pub failed: u64,
@@ -74,7 +74,7 @@ pub struct BackendFigures {
     pub retried: u64,
     pub opened: u64,
     /// Its connections have TLS, and so many handshakes were done in full, were shortened, and failed.
-    pub secured: bool,
+    pub tls: bool,
     pub handshakes_full: u64,
     pub handshakes_resumed: u64,
     pub handshakes_failed: u64,
@@ -85,11 +85,11 @@ pub struct BackendFigures {
     pub connecting: u64,
     pub handshaking: u64,
     pub waiting: u64,
-    /// How many of that name are set aside.
-    pub aside: u64,
+    /// How many of that name are set down.
+    pub down: u64,
 }
 
-impl BackendFigures {
+impl BackendMetrics {
     /// Counts an answer by its status.
     pub fn answer(&mut self, status: u16) {
         self.answered[usize::from(status / 100).clamp(2, 5) - 2] += 1;
@@ -102,15 +102,15 @@ impl BackendFigures {
     }
 
     /// Adds the figures of another one that goes by the same name.
-    pub fn add(&mut self, other: &BackendFigures) {
-        let BackendFigures {
+    pub fn add(&mut self, other: &BackendMetrics) {
+        let BackendMetrics {
             answered,
             failed,
             timed_out,
             resent,
             retried,
             opened,
-            secured,
+            tls,
             handshakes_full,
             handshakes_resumed,
             handshakes_failed,
@@ -120,9 +120,9 @@ impl BackendFigures {
             connecting,
             handshaking,
             waiting,
-            aside,
+            down,
         } = other;
-        self.secured |= secured;
+        self.tls |= tls;
         self.answered.iter_mut().zip(answered).for_each(|(sum, more)| *sum += more);
         for (sum, more) in [
             (&mut self.failed, failed),
@@ -139,7 +139,7 @@ impl BackendFigures {
             (&mut self.connecting, connecting),
             (&mut self.handshaking, handshaking),
             (&mut self.waiting, waiting),
-            (&mut self.aside, aside),
+            (&mut self.down, down),
         ] {
             *sum += more;
         }
@@ -148,11 +148,11 @@ impl BackendFigures {
 
 /// The text, family by family.
 #[derive(Debug, Default)]
-pub struct Text(String);
+pub struct Exposition(String);
 
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
-impl Text {
+impl Exposition {
     /// Begins a family: all samples of one name. `kind` is `counter`, `gauge` or `histogram`.
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}"); // memory takes it
@@ -198,7 +198,7 @@ mod tests {
     fn buckets_add_up_and_labels_are_escaped() {
         let mut histogram = Histogram::default();
         [0, 500, 501, 30_000_000].into_iter().for_each(|us| histogram.observe(Duration::from_micros(us)));
-        let mut text = Text::default();
+        let mut text = Exposition::default();
         text.family("a_seconds", "histogram", "How long.");
         text.histogram("a_seconds", &[("table", "a\"b\\")], &histogram);
         let text = text.into_string();
@@ -209,14 +209,14 @@ mod tests {
         assert!(text.contains("le=\"0.001\"} 3\n") && text.contains("le=\"20\"} 3\n"), "{text}");
         assert!(text.contains("le=\"+Inf\"} 4\n") && text.contains("_count{table=\"a\\\"b\\\\\"} 4\n"));
         assert!(text.contains("_sum{table=\"a\\\"b\\\\\"} 30.001001\n"), "{text}");
-        let mut text = Text::default();
+        let mut text = Exposition::default();
         text.sample("b", &[], 7);
         assert_eq!(text.into_string(), "b 7\n");
     }
 
     #[test]
     fn answers_are_counted_by_class() {
-        let mut figures = BackendFigures::default();
+        let mut figures = BackendMetrics::default();
         [200, 204, 308, 404, 503, 999, 100].into_iter().for_each(|status| figures.answer(status));
         let mut sum = figures.clone();
         sum.add(&figures);

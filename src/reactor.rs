@@ -4,10 +4,10 @@ use crate::arena::{AGES, Key};
 use crate::backend::Address;
 use crate::client::MAX_OPEN;
 use crate::config::Mode;
+use crate::engine::{Action, End, Engine, Peer};
 use crate::listen::{self, Listener, SocketFile};
 use crate::log;
 use crate::notify::Notifier;
-use crate::proxy::{Action, End, Peer, Proxy};
 use crate::system::{Signal, Signals};
 use mio::event::{Event, Source};
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -45,78 +45,78 @@ const LISTENERS: usize = usize::MAX - 1_000_000;
 const BACKEND: usize = (AGES as usize) << 32;
 
 /// A listener in the poll.
-struct Door {
-    socket: DoorSocket,
+struct BoundListener {
+    socket: ListenerSocket,
     mode: Mode,
-    /// The file of a unix socket goes with the door.
+    /// The file of a unix socket goes with the listener.
     _file: Option<SocketFile>,
 }
 
-enum DoorSocket {
+enum ListenerSocket {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
 
-impl Door {
-    fn new(listener: Listener) -> Door {
+impl BoundListener {
+    fn new(listener: Listener) -> BoundListener {
         let socket = match listener.socket {
-            listen::Socket::Unix(socket) => DoorSocket::Unix(UnixListener::from_std(socket)),
-            listen::Socket::Tcp(socket) => DoorSocket::Tcp(TcpListener::from_std(socket)),
+            listen::Socket::Unix(socket) => ListenerSocket::Unix(UnixListener::from_std(socket)),
+            listen::Socket::Tcp(socket) => ListenerSocket::Tcp(TcpListener::from_std(socket)),
         };
-        Door { socket, mode: listener.mode, _file: listener.file }
+        BoundListener { socket, mode: listener.mode, _file: listener.file }
     }
 
-    fn accept(&self) -> io::Result<Socket> {
+    fn accept(&self) -> io::Result<Stream> {
         match &self.socket {
-            DoorSocket::Unix(listener) => listener.accept().map(|(stream, _)| Socket::Unix(stream)),
-            DoorSocket::Tcp(listener) => {
+            ListenerSocket::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            ListenerSocket::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;
                 let _ = stream.set_nodelay(true); // only slower without
-                Ok(Socket::Tcp(stream))
+                Ok(Stream::Tcp(stream))
             }
         }
     }
 
     fn source(&mut self) -> &mut dyn Source {
         match &mut self.socket {
-            DoorSocket::Unix(listener) => listener,
-            DoorSocket::Tcp(listener) => listener,
+            ListenerSocket::Unix(listener) => listener,
+            ListenerSocket::Tcp(listener) => listener,
         }
     }
 }
 
-enum Socket {
+enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
-impl Socket {
+impl Stream {
     fn source(&mut self) -> &mut dyn Source {
         match self {
-            Socket::Unix(stream) => stream,
-            Socket::Tcp(stream) => stream,
+            Stream::Unix(stream) => stream,
+            Stream::Tcp(stream) => stream,
         }
     }
 
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
-            Socket::Unix(stream) => stream.read(into),
-            Socket::Tcp(stream) => stream.read(into),
+            Stream::Unix(stream) => stream.read(into),
+            Stream::Tcp(stream) => stream.read(into),
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Unix(stream) => stream.write(bytes),
-            Socket::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
+            Stream::Tcp(stream) => stream.write(bytes),
         }
     }
 
     /// What became of a connection attempt: `None` while it goes on.
     fn outcome(&self) -> Option<io::Result<()>> {
         match self {
-            Socket::Unix(_) => Some(Ok(())),
-            Socket::Tcp(stream) => match stream.take_error() {
+            Stream::Unix(_) => Some(Ok(())),
+            Stream::Tcp(stream) => match stream.take_error() {
                 Ok(None) => match stream.peer_addr() {
                     Ok(_) => Some(Ok(())),
                     Err(error) if error.kind() == ErrorKind::NotConnected => None,
@@ -129,32 +129,32 @@ impl Socket {
 }
 
 /// A socket with what the last events said of it. Edges are told only once, so they are kept here.
-struct Io {
+struct SocketState {
     age: u32,
-    socket: Socket,
+    socket: Stream,
     readable: bool,
     writable: bool,
     /// The peer sends no more; what it has sent is still to be read.
     half_closed: bool,
     /// The connection is closed in both directions.
-    gone: bool,
+    closed: bool,
     connecting: bool,
     /// Told of writability. A unix socket becomes writable with each reply that its peer reads, so
     /// that is only asked for while it is full.
-    hears_writable: bool,
+    write_interest: bool,
 }
 
-impl Io {
-    fn new(key: Key, socket: Socket) -> Self {
+impl SocketState {
+    fn new(key: Key, socket: Stream) -> Self {
         Self {
             age: key.age,
             socket,
             readable: false,
             writable: true,
             half_closed: false,
-            gone: false,
+            closed: false,
             connecting: false,
-            hears_writable: false,
+            write_interest: false,
         }
     }
 }
@@ -162,17 +162,17 @@ impl Io {
 /// Sockets by the keys of the engine.
 #[derive(Default)]
 struct Sockets {
-    slots: Vec<Option<Io>>,
+    slots: Vec<Option<SocketState>>,
     /// How many there are.
     open: u64,
 }
 
 impl Sockets {
-    fn get(&mut self, key: Key) -> Option<&mut Io> {
+    fn get(&mut self, key: Key) -> Option<&mut SocketState> {
         self.slots.get_mut(key.index as usize)?.as_mut().filter(|io| io.age == key.age)
     }
 
-    fn put(&mut self, key: Key, io: Io) {
+    fn put(&mut self, key: Key, io: SocketState) {
         let index = key.index as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
@@ -192,19 +192,19 @@ impl Sockets {
 }
 
 /// A host to resolve, and what came of it.
-type Question = (usize, String, u16);
+type NameRequest = (usize, String, u16);
 type Resolved = (usize, Result<Vec<SocketAddr>, String>);
 
 /// The loop around an engine.
 pub struct Reactor {
-    proxy: Proxy,
+    engine: Engine,
     poll: Poll,
-    doors: Vec<Door>,
+    listeners: Vec<BoundListener>,
     clients: Sockets,
     backends: Sockets,
     signals: Signals,
     notifier: Notifier,
-    questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<NameRequest>,
     answers: mpsc::Receiver<Resolved>,
     chunk: Box<[u8]>,
     /// Sockets that have more to read but had to give way.
@@ -212,7 +212,7 @@ pub struct Reactor {
     /// Listeners that have more to accept, and from when on.
     waiting: Vec<(usize, Instant)>,
     /// The last attempt to accept failed, which was told.
-    starved: bool,
+    accept_paused: bool,
     /// So many clients are served at once.
     most_clients: u64,
     now: Instant,
@@ -226,23 +226,23 @@ pub struct Reactor {
 impl Reactor {
     /// `patience` is how long a stop waits for what is in flight; `descriptors` is how many may be open.
     pub fn new(
-        proxy: Proxy,
+        engine: Engine,
         listeners: Vec<Listener>,
         signals: Signals,
         patience: Duration,
         descriptors: u64,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
-        let mut doors: Vec<Door> = listeners.into_iter().map(Door::new).collect();
-        for (at, door) in doors.iter_mut().enumerate() {
-            poll.registry().register(door.source(), Token(LISTENERS + at), Interest::READABLE)?;
+        let mut listeners: Vec<BoundListener> = listeners.into_iter().map(BoundListener::new).collect();
+        for (at, listener) in listeners.iter_mut().enumerate() {
+            poll.registry().register(listener.source(), Token(LISTENERS + at), Interest::READABLE)?;
         }
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let (questions, answers) = resolver(Waker::new(poll.registry(), RESOLVED)?)?;
         Ok(Reactor {
-            proxy,
+            engine,
             poll,
-            doors,
+            listeners,
             clients: Sockets::default(),
             backends: Sockets::default(),
             signals,
@@ -252,7 +252,7 @@ impl Reactor {
             chunk: vec![0; CHUNK].into_boxed_slice(),
             again: Vec::new(),
             waiting: Vec::new(),
-            starved: false,
+            accept_paused: false,
             most_clients: descriptors - RESERVE.min(descriptors / 4),
             now: Instant::now(),
             stop: None,
@@ -265,9 +265,9 @@ impl Reactor {
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(MAX_OPEN);
         self.now = Instant::now();
-        self.proxy.resolve_all(self.now);
+        self.engine.resolve_all(self.now);
         let mut first = Some(Duration::ZERO); // there is something to do already
-        self.notifier.ready(&self.proxy.summary(self.now), self.now);
+        self.notifier.ready(&self.engine.summary(self.now), self.now);
         loop {
             let timeout = first.take().or_else(|| self.timeout());
             match self.poll.poll(&mut events, timeout) {
@@ -284,11 +284,11 @@ impl Reactor {
             self.accept_waiting();
             if self.last_orders.is_some_and(|until| until <= self.now) {
                 self.last_orders = None;
-                self.proxy.stop();
+                self.engine.stop();
             }
             self.act();
-            self.notifier.turn(|| self.proxy.summary(self.now), self.now);
-            let drained = self.last_orders.is_none() && self.proxy.is_drained();
+            self.notifier.turn(|| self.engine.summary(self.now), self.now);
+            let drained = self.last_orders.is_none() && self.engine.is_drained();
             if self.stop.is_some_and(|until| drained || until <= self.now) {
                 return Ok(());
             }
@@ -300,7 +300,7 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let accept = self.waiting.iter().map(|(_, at)| *at).min();
-        let next = [self.proxy.deadline(self.now), self.stop, accept, self.last_orders, self.notifier.deadline()];
+        let next = [self.engine.deadline(self.now), self.stop, accept, self.last_orders, self.notifier.deadline()];
         let next = next.into_iter().flatten().min();
         // The kernel counts whole milliseconds; rounding up avoids a turn in which nothing is due yet.
         next.map(|at| at.saturating_duration_since(self.now))
@@ -311,7 +311,7 @@ impl Reactor {
             SIGNALS => self.signal(),
             RESOLVED => {
                 while let Ok((name, answer)) = self.answers.try_recv() {
-                    self.proxy.resolved(name, answer, self.now);
+                    self.engine.resolved(name, answer, self.now);
                 }
             }
             Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
@@ -326,7 +326,7 @@ impl Reactor {
         io.writable |= event.is_writable() || event.is_error();
         let drained = full && io.writable; // an event also tells what has long been known
         io.half_closed |= event.is_read_closed();
-        io.gone |= event.is_write_closed();
+        io.closed |= event.is_write_closed();
         if io.connecting {
             return self.connect_event(peer);
         }
@@ -344,16 +344,16 @@ impl Reactor {
             Some(Ok(())) => {
                 io.connecting = false;
                 let readable = io.readable;
-                self.proxy.connected(key, now);
+                self.engine.connected(key, now);
                 if readable {
                     self.read(peer); // that edge is not told again
                 }
             }
-            Some(Err(error)) => self.proxy.ended(peer, End::Gone(Some(error.kind())), now),
+            Some(Err(error)) => self.engine.ended(peer, End::Gone(Some(error.kind())), now),
         }
     }
 
-    fn io(&mut self, peer: Peer) -> Option<&mut Io> {
+    fn io(&mut self, peer: Peer) -> Option<&mut SocketState> {
         match peer {
             Peer::Client(key) => self.clients.get(key),
             Peer::Backend(key) => self.backends.get(key),
@@ -365,7 +365,7 @@ impl Reactor {
     fn read(&mut self, peer: Peer) -> bool {
         let mut any = false;
         for _ in 0..READS {
-            if !self.proxy.wants_input(peer) {
+            if !self.engine.wants_input(peer) {
                 self.refuse(peer);
                 return any;
             }
@@ -375,15 +375,15 @@ impl Reactor {
             match io.socket.read(&mut self.chunk) {
                 Ok(0) => {
                     io.readable = false;
-                    let end = if io.gone { End::Gone(None) } else { End::Sending };
-                    self.proxy.ended(peer, end, self.now);
+                    let end = if io.closed { End::Gone(None) } else { End::Sending };
+                    self.engine.ended(peer, end, self.now);
                     return any;
                 }
                 Ok(count) => {
                     any = true;
                     let more = count == CHUNK || io.half_closed;
                     io.readable = more;
-                    self.proxy.received(peer, &self.chunk[..count], self.now);
+                    self.engine.received(peer, &self.chunk[..count], self.now);
                     if !more {
                         return any;
                     }
@@ -391,7 +391,7 @@ impl Reactor {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => io.readable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now);
+                    self.engine.ended(peer, End::Gone(Some(error.kind())), self.now);
                     return any;
                 }
             }
@@ -415,21 +415,21 @@ impl Reactor {
         }
     }
 
-    /// Nothing more is read from this peer now; but if it is gone altogether that has to be told.
+    /// Nothing more is read from this peer now; but if it is closed altogether that has to be told.
     fn refuse(&mut self, peer: Peer) {
-        if self.io(peer).is_some_and(|io| io.gone) {
-            self.proxy.ended(peer, End::Gone(None), self.now);
+        if self.io(peer).is_some_and(|io| io.closed) {
+            self.engine.ended(peer, End::Gone(None), self.now);
         }
     }
 
     /// Carries out what the engine wants until it wants nothing more.
     fn act(&mut self) {
         loop {
-            self.proxy.settle(self.now);
-            while let Some(action) = self.proxy.next_action() {
+            self.engine.process(self.now);
+            while let Some(action) = self.engine.next_action() {
                 self.carry_out(action);
             }
-            if !self.proxy.is_unsettled() {
+            if !self.engine.has_pending() {
                 return;
             }
         }
@@ -449,7 +449,7 @@ impl Reactor {
             Action::Close(Peer::Backend(key)) => self.backends.drop(key),
             Action::Resolve { name, host, port } => {
                 if self.questions.send((name, host, port)).is_err() {
-                    self.proxy.resolved(name, Err("the resolver has ended".to_owned()), self.now);
+                    self.engine.resolved(name, Err("the resolver has ended".to_owned()), self.now);
                 }
             }
         }
@@ -457,7 +457,7 @@ impl Reactor {
 
     /// Writes as much as the kernel takes. What it does not take waits for a writable edge.
     fn flush(&mut self, peer: Peer) {
-        if self.proxy.needs_check(peer) {
+        if self.engine.needs_check(peer) {
             self.check(peer);
         } else if matches!(peer, Peer::Backend(_)) && self.io(peer).is_some_and(|io| io.readable) {
             self.read(peer); // what is there already is no answer to what leaves now
@@ -466,7 +466,7 @@ impl Reactor {
         let sockets = if let Peer::Client(_) = peer { &mut self.clients } else { &mut self.backends };
         let Some(io) = sockets.get(key) else { return };
         while io.writable && !io.connecting {
-            let output = self.proxy.output(peer);
+            let output = self.engine.output(peer);
             if output.is_empty() {
                 break;
             }
@@ -474,23 +474,23 @@ impl Reactor {
                 Ok(count) => {
                     // Less than all means that the kernel is full; the edge comes when it is not.
                     io.writable = count == output.len();
-                    self.proxy.sent(peer, count, self.now);
+                    self.engine.sent(peer, count, self.now);
                     break;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     io.writable = false;
-                    self.proxy.sent(peer, 0, self.now); // a peer that reads nothing is not waited for for ever
+                    self.engine.sent(peer, 0, self.now); // a peer that reads nothing is not waited for for ever
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now),
+                Err(error) => return self.engine.ended(peer, End::Gone(Some(error.kind())), self.now),
             }
         }
         let full = !io.writable;
-        if full != io.hears_writable && matches!(io.socket, Socket::Unix(_)) {
+        if full != io.write_interest && matches!(io.socket, Stream::Unix(_)) {
             let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-            io.hears_writable = full;
+            io.write_interest = full;
             if let Err(error) = self.poll.registry().reregister(io.socket.source(), token(peer), interest) {
-                self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now);
+                self.engine.ended(peer, End::Gone(Some(error.kind())), self.now);
             }
         }
     }
@@ -500,27 +500,27 @@ impl Reactor {
         let socket = match address {
             Address::Tcp(address) => TcpStream::connect(*address).map(|stream| {
                 let _ = stream.set_nodelay(true); // only slower without
-                Socket::Tcp(stream)
+                Stream::Tcp(stream)
             }),
-            Address::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
+            Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
         };
         let tcp = matches!(address, Address::Tcp(_));
         let added = socket.and_then(|socket| self.add(peer, socket, tcp));
         match added {
-            Err(error) => self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now),
+            Err(error) => self.engine.ended(peer, End::Gone(Some(error.kind())), self.now),
             Ok(()) if tcp => {} // an event tells
-            Ok(()) => self.proxy.connected(key, self.now),
+            Ok(()) => self.engine.connected(key, self.now),
         }
     }
 
     /// Registers a socket once for all. A TCP socket is told of both directions: it becomes writable
     /// only after it was full.
-    fn add(&mut self, peer: Peer, mut socket: Socket, connecting: bool) -> io::Result<()> {
-        let tcp = matches!(socket, Socket::Tcp(_));
+    fn add(&mut self, peer: Peer, mut socket: Stream, connecting: bool) -> io::Result<()> {
+        let tcp = matches!(socket, Stream::Tcp(_));
         let interest = if tcp { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         self.poll.registry().register(socket.source(), token(peer), interest)?;
         let (Peer::Client(key) | Peer::Backend(key)) = peer;
-        let io = Io { connecting, hears_writable: tcp, ..Io::new(key, socket) };
+        let io = SocketState { connecting, write_interest: tcp, ..SocketState::new(key, socket) };
         match peer {
             Peer::Client(key) => self.clients.put(key, io),
             Peer::Backend(key) => self.backends.put(key, io),
@@ -530,26 +530,26 @@ impl Reactor {
 
     fn accept(&mut self, at: usize) {
         for _ in 0..ACCEPTS {
-            let Some(door) = self.doors.get(at) else { return };
+            let Some(listener) = self.listeners.get(at) else { return };
             let accepted = match self.clients.open < self.most_clients {
-                true => door.accept(),
+                true => listener.accept(),
                 false => Err(io::Error::other("all descriptors for clients are taken")),
             };
             match accepted {
                 Ok(socket) => {
-                    let peer = self.proxy.accepted(door.mode);
+                    let peer = self.engine.accepted(listener.mode);
                     if let Err(error) = self.add(peer, socket, false) {
-                        self.proxy.ended(peer, End::Gone(Some(error.kind())), self.now);
+                        self.engine.ended(peer, End::Gone(Some(error.kind())), self.now);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.starved = false;
+                    self.accept_paused = false;
                     return;
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
                     // Mostly no descriptors left. The edge is not told again, so time has to.
-                    if !std::mem::replace(&mut self.starved, true) {
+                    if !std::mem::replace(&mut self.accept_paused, true) {
                         log::warn(format_args!("accept-paused cause=\"{error}\""));
                     }
                     return self.accept_later(at, self.now + ACCEPT_PAUSE);
@@ -579,33 +579,33 @@ impl Reactor {
         while let Some(signal) = self.signals.take() {
             match signal {
                 Signal::Stop if self.stop.is_some() => {
-                    log::warn(format_args!("stop now=yes"));
+                    log::warn(format_args!("shutdown forced=yes"));
                     self.stop = Some(self.now);
                 }
                 Signal::Stop => {
-                    log::info(format_args!("stop"));
+                    log::info(format_args!("shutdown"));
                     self.notifier.stopping();
-                    self.doors.clear();
+                    self.listeners.clear();
                     self.waiting.clear();
-                    self.proxy.leave();
+                    self.engine.leave();
                     self.last_orders = Some(self.now + if self.clients.open > 0 { GRACE } else { Duration::ZERO });
                     self.stop = Some(self.now + self.patience);
                 }
                 Signal::Reload => {
-                    log::told(format_args!("reload"));
+                    log::notice(format_args!("reload"));
                     self.notifier.reloading();
-                    self.proxy.reload();
-                    self.notifier.ready(&self.proxy.summary(self.now), self.now);
+                    self.engine.reload();
+                    self.notifier.ready(&self.engine.summary(self.now), self.now);
                 }
-                Signal::Dump => self.proxy.dump(),
+                Signal::Dump => self.engine.dump(),
             }
         }
     }
 }
 
 /// Starts the thread that resolves names, as getaddrinfo(3) blocks.
-fn resolver(waker: Waker) -> io::Result<(mpsc::Sender<Question>, mpsc::Receiver<Resolved>)> {
-    let (questions, asked) = mpsc::channel::<Question>();
+fn resolver(waker: Waker) -> io::Result<(mpsc::Sender<NameRequest>, mpsc::Receiver<Resolved>)> {
+    let (questions, asked) = mpsc::channel::<NameRequest>();
     let (answered, answers) = mpsc::channel();
     std::thread::Builder::new().name("resolver".to_owned()).stack_size(256 * 1024).spawn(move || {
         for (name, host, port) in asked {
@@ -640,9 +640,9 @@ mod tests {
     #[test]
     fn a_socket_whose_slot_is_used_again_before_it_is_closed_is_counted_once() {
         let mut sockets = Sockets::default();
-        let socket = || Socket::Unix(UnixStream::pair().unwrap().0);
+        let socket = || Stream::Unix(UnixStream::pair().unwrap().0);
         let keys = [Key { index: 0, age: 0 }, Key { index: 0, age: 1 }];
-        keys.iter().for_each(|key| sockets.put(*key, Io::new(*key, socket())));
+        keys.iter().for_each(|key| sockets.put(*key, SocketState::new(*key, socket())));
         assert_eq!(sockets.open, 1);
         sockets.drop(keys[0]);
         assert!(sockets.get(keys[1]).is_some());

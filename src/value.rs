@@ -24,11 +24,11 @@ pub enum Value<'a> {
 
 /// The bytes are not one JSON document (RFC 8259).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct NotJson;
+pub struct JsonError;
 
 impl<'a> Value<'a> {
     /// Checks `bytes` and tells what they are. A byte order mark in front is ignored.
-    pub fn parse(bytes: &'a [u8]) -> Result<Value<'a>, NotJson> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Value<'a>, JsonError> {
         if bytes.first() == Some(&b'"') {
             return text(bytes); // as nearly always
         }
@@ -36,12 +36,12 @@ impl<'a> Value<'a> {
         if bytes.iter().find(|byte| !is_space(byte)) == Some(&b'"') {
             return text(bytes);
         }
-        let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| NotJson)?;
+        let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| JsonError)?;
         Value::checked(raw.get())
     }
 
     /// What a text that is known to be JSON stands for.
-    fn checked(raw: &'a str) -> Result<Value<'a>, NotJson> {
+    fn checked(raw: &'a str) -> Result<Value<'a>, JsonError> {
         match raw.as_bytes().first() {
             Some(b'n') => Ok(Value::Null),
             Some(b'"') => text(raw.as_bytes()),
@@ -74,14 +74,14 @@ impl<'a> Value<'a> {
     }
 
     /// The part that a JSON pointer (RFC 6901) names; `Null` if there is none.
-    pub fn select(self, pointer: &str) -> Result<Value<'a>, NotJson> {
+    pub fn select(self, pointer: &str) -> Result<Value<'a>, JsonError> {
         pointer
             .split('/')
             .skip(1)
             .try_fold(self, |value, token| value.child(&token.replace("~1", "/").replace("~0", "~")))
     }
 
-    fn child(self, token: &str) -> Result<Value<'a>, NotJson> {
+    fn child(self, token: &str) -> Result<Value<'a>, JsonError> {
         match self {
             Value::Object(Cow::Borrowed(raw)) => {
                 let (mut members, mut found) = (Members::new(), Value::Null);
@@ -129,7 +129,7 @@ impl<'a> Value<'a> {
     }
 }
 
-fn text(bytes: &[u8]) -> Result<Value<'_>, NotJson> {
+fn text(bytes: &[u8]) -> Result<Value<'_>, JsonError> {
     // Nearly all strings stand for themselves, which is seen in a quarter of the time of parsing them.
     if let [b'"', inner @ .., b'"'] = bytes
         && wire::all(inner, |byte| (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
@@ -140,7 +140,7 @@ fn text(bytes: &[u8]) -> Result<Value<'_>, NotJson> {
     match serde_json::from_slice::<&str>(bytes) {
         Ok(text) => Ok(Value::Text(Cow::Borrowed(text))),
         // Escapes need memory of their own; whatever else is wrong is found once more.
-        Err(_) => serde_json::from_slice(bytes).map(|text| Value::Text(Cow::Owned(text))).map_err(|_| NotJson),
+        Err(_) => serde_json::from_slice(bytes).map(|text| Value::Text(Cow::Owned(text))).map_err(|_| JsonError),
     }
 }
 
@@ -224,11 +224,11 @@ impl Members {
     ///
     /// # Errors
     /// A name with half a surrogate pair passes as JSON but cannot be told.
-    pub fn next<'a>(&mut self, raw: &'a str) -> Result<Option<(Cow<'a, str>, &'a str)>, NotJson> {
+    pub fn next<'a>(&mut self, raw: &'a str) -> Result<Option<(Cow<'a, str>, &'a str)>, JsonError> {
         let Some(name) = self.next_item(raw) else { return Ok(None) };
         match (text(name.as_bytes())?, self.next_item(raw)) {
             (Value::Text(name), Some(value)) => Ok(Some((name, value))),
-            _ => Err(NotJson),
+            _ => Err(JsonError),
         }
     }
 
@@ -250,7 +250,7 @@ impl Members {
 }
 
 /// The raw value that a [`Members`] returned, as a [`Value`].
-pub fn member(raw: &str) -> Result<Value<'_>, NotJson> {
+pub fn member(raw: &str) -> Result<Value<'_>, JsonError> {
     Value::checked(raw)
 }
 
@@ -360,7 +360,7 @@ mod tests {
             b"\"a\"\x0c",
         ];
         for bytes in wrong {
-            assert_eq!(Value::parse(bytes), Err(NotJson), "{}", bytes.escape_ascii());
+            assert_eq!(Value::parse(bytes), Err(JsonError), "{}", bytes.escape_ascii());
         }
     }
 
@@ -368,7 +368,7 @@ mod tests {
     fn depth_costs_no_stack() {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
         assert_eq!(Value::parse(deep.as_bytes()).unwrap().for_postfix().unwrap().len(), deep.len());
-        assert_eq!(Value::parse("[".repeat(1_000_000).as_bytes()), Err(NotJson));
+        assert_eq!(Value::parse("[".repeat(1_000_000).as_bytes()), Err(JsonError));
     }
 
     #[test]
@@ -384,7 +384,7 @@ mod tests {
         }
         assert!(matches!(select(""), Value::Array(_)));
         let half = Value::parse(br#"{"\ud800": "x", "b": "2"}"#).unwrap();
-        assert_eq!(half.select("/b"), Err(NotJson), "nothing is taken for missing behind a name that cannot be read");
+        assert_eq!(half.select("/b"), Err(JsonError), "nothing is taken for missing behind a name that cannot be read");
     }
 
     #[test]

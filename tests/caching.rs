@@ -3,7 +3,7 @@
 mod support;
 
 use podop::config::Mode;
-use podop::proxy::{End, Peer};
+use podop::engine::{End, Peer};
 use support::world::{MS, SECOND, World, response};
 
 const CACHE: [&str; 2] = ["--option", "alias:cache=60"];
@@ -223,14 +223,14 @@ fn a_hot_key_is_asked_for_again_before_its_time_is_over() {
 fn a_reload_empties_it_and_what_is_on_its_way_is_not_kept() {
     let mut world = World::with_alias(&CACHE);
     let (client, backend) = asked(&mut world, "k");
-    world.proxy.reload();
+    world.engine.reload();
     world.respond(backend, "old");
     assert_eq!(world.taken(client), "6:OK old,");
     world.ask(client, "k");
     assert_eq!(world.asked(backend), "k");
     world.respond(backend, "new");
     world.taken(client);
-    world.proxy.reload();
+    world.engine.reload();
     world.ask(client, "k");
     assert_eq!(world.asked(backend), "k");
 }

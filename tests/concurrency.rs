@@ -2,7 +2,7 @@
 
 mod support;
 
-use podop::proxy::Peer;
+use podop::engine::Peer;
 use support::world::{MS, World};
 
 #[test]

@@ -4,7 +4,7 @@ mod support;
 
 use podop::client::MAX_UNSENT;
 use podop::config::Mode;
-use podop::proxy::{End, Peer};
+use podop::engine::{End, Peer};
 use std::io::ErrorKind;
 use support::world::{SECOND, World, response};
 
@@ -139,7 +139,7 @@ fn the_outcome_of_a_commit_is_never_better_than_the_truth() {
             vec![Box::new(|world: &mut World, backend| {
                 world.send(backend, b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n")
             })],
-            "W1\tmeta: 192.0.2.1 sent nonsense: bad Content-Length\n",
+            "W1\tmeta: 192.0.2.1 sent an invalid response: bad Content-Length\n",
         ),
         (
             vec![Box::new(|world: &mut World, _| world.wait(20 * SECOND))],
@@ -196,10 +196,10 @@ fn a_write_goes_out_once_and_only_on_a_connection_that_is_known_to_be_open() {
     // The reactor reads first, and finds that the backend has closed meanwhile.
     world.block(idle, true);
     world.send(client, b"B1\t\nS1\tshared/a\t1\nC1\n");
-    assert!(world.proxy.needs_check(idle));
+    assert!(world.engine.needs_check(idle));
     world.end(idle, End::Sending);
     let fresh = world.accept();
-    assert!(!world.proxy.needs_check(fresh));
+    assert!(!world.engine.needs_check(fresh));
     assert!(world.taken(fresh).starts_with("POST /m/a "));
     world.send(fresh, &response(200, ""));
     assert_eq!(world.taken(client), "O1\n");
@@ -217,14 +217,14 @@ fn a_commit_outlives_its_client_and_a_transaction_does_not() {
     let client = dovecot(&mut world);
     world.send(client, b"B1\t\nS1\tshared/a\t1\nS1\tshared/b\t2\nC1\nB2\t\nS2\tshared/c\t3\n");
     world.end(client, GONE);
-    assert!(!world.proxy.is_drained(), "a stop waits for it");
+    assert!(!world.engine.is_drained(), "a stop waits for it");
     let mut seen = Vec::new();
     world.serve(|_, target, body| {
         seen.push(format!("{target} {body}"));
         Some(response(200, ""))
     });
     assert_eq!(seen, ["/m/a 1", "/m/b 2"]);
-    assert!(world.proxy.is_drained());
+    assert!(world.engine.is_drained());
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn rows_wait_for_a_client_that_reads_slowly() {
     world.serve(|_, _, _| Some(response(200, &format!("{{{}}}", rows.join(",")))));
     let mut got = String::new();
     for _ in 0..1000 {
-        let waiting = world.proxy.output(client).len();
+        let waiting = world.engine.output(client).len();
         assert!(waiting < MAX_UNSENT + 100, "{waiting} bytes wait");
         world.block(client, false);
         world.block(client, true);
@@ -389,7 +389,7 @@ fn an_iteration_has_a_deadline_too() {
     world.accept();
     world.wait(20 * SECOND);
     assert_eq!(world.taken(client), "Fmeta: 192.0.2.1 did not answer in time\n");
-    assert!(world.proxy.is_drained());
+    assert!(world.engine.is_drained());
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn a_client_that_leaves_ends_its_iteration() {
     world.end(client, GONE);
     world.send(backend, &response(200, "[\"a\"]"));
     assert_eq!(world.asked(backend), "");
-    assert!(world.proxy.is_drained());
+    assert!(world.engine.is_drained());
 
     // Though nobody waits any more, a request that is not answered does not hold its connection for ever.
     let client = dovecot(&mut world);
@@ -411,7 +411,7 @@ fn a_client_that_leaves_ends_its_iteration() {
     world.end(client, GONE);
     world.wait(20 * SECOND);
     assert!(!world.is_open(backend));
-    assert_eq!(world.proxy.deadline(world.now), None);
+    assert_eq!(world.engine.deadline(world.now), None);
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn dovecot(world: &mut World) -> Peer {
     client
 }
 
-/// What is answered to commands that need no backend.
+/// What is answered to commands that plan no backend.
 fn spoken(world: &mut World, commands: &str) -> String {
     let client = dovecot(world);
     world.send(client, commands.as_bytes());

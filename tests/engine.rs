@@ -5,7 +5,7 @@ mod support;
 use podop::backend::{Address, MAX_WAITING};
 use podop::client::{MAX_OPEN, MAX_UNSENT};
 use podop::config::Mode;
-use podop::proxy::{End, Peer};
+use podop::engine::{End, Peer};
 use std::io::ErrorKind;
 use support::world::{MS, SECOND, World, response};
 
@@ -51,7 +51,7 @@ fn an_idle_connection_is_closed_before_the_backend_would() {
     assert!(world.is_open(backend));
     world.wait(MS);
     assert!(!world.is_open(backend));
-    assert_eq!(world.proxy.deadline(world.now), None, "nothing is left to wake up for");
+    assert_eq!(world.engine.deadline(world.now), None, "nothing is left to wake up for");
 
     let mut world = World::with_alias(&["--option", "alias:keepalive=10"]);
     world.lookup("1");
@@ -99,7 +99,7 @@ fn the_deadline_holds_in_each_phase_and_names_it() {
     world.send(client, b"3:b x,");
     world.wait(SECOND);
     assert_eq!(reply(&mut world, client), "TIMEOUT b: 192.0.2.1 had no connection free in time");
-    // In a queue that both tables share, those with less time need not come first.
+    // In a queue that both tables share, those with less time plan not come first.
     let waiting: Vec<(Peer, &str)> = ["alias x", "b x", "alias y", "b y"]
         .map(|text| {
             let client = world.client(Mode::Postfix);
@@ -144,7 +144,7 @@ fn an_answer_after_the_deadline_goes_nowhere() {
     let backend = world.accept();
     world.wait(20 * SECOND);
     assert!(reply(&mut world, client).starts_with("TIMEOUT"));
-    world.proxy.received(backend, &response(200, "\"late\""), world.now);
+    world.engine.received(backend, &response(200, "\"late\""), world.now);
     world.settle();
     assert_eq!(world.taken(client), "");
     world.ask(client, "next");
@@ -209,7 +209,7 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     let client = world.lookup("a");
     world.send(stale, b"HTTP/1.1 404 Not");
     world.end(stale, End::Sending);
-    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 sent nonsense: response is cut short");
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 sent an invalid response: response is cut short");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_client_that_left_ends_its_lookups() {
     assert_eq!(world.asked(backend), "3", "what nobody waits for is not asked");
     world.respond(backend, "v3");
     assert_eq!(world.taken(third), "5:OK v3,");
-    assert!(world.proxy.is_drained());
+    assert!(world.engine.is_drained());
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn an_idle_client_is_never_closed_but_one_that_is_stuck_is() {
     world.block(client, true);
     world.ask(client, "example.org");
     // In memory nobody tells that the kernel took nothing; a reactor does.
-    world.proxy.sent(client, 0, world.now);
+    world.engine.sent(client, 0, world.now);
     world.wait(100 * SECOND);
     assert!(!world.is_open(client));
 }
@@ -349,7 +349,7 @@ fn a_client_with_too_much_open_or_unread_is_not_read() {
     let client = world.client(Mode::Postfix);
     let requests: Vec<u8> = (0..MAX_OPEN + 500).flat_map(|at| format!("10:alias {at:04},").into_bytes()).collect();
     world.send(client, &requests);
-    assert!(!world.proxy.wants_input(client));
+    assert!(!world.engine.wants_input(client));
     let backend = world.accept();
     let mut replies = String::new();
     for at in 0..MAX_OPEN + 500 {
@@ -363,7 +363,7 @@ fn a_client_with_too_much_open_or_unread_is_not_read() {
     let big = "x".repeat(90_000);
     world.block(client, true);
     let mut sent = 0;
-    while world.proxy.wants_input(client) {
+    while world.engine.wants_input(client) {
         world.ask(client, "big");
         world.asked(backend);
         world.respond(backend, &big);
@@ -408,10 +408,10 @@ fn bytes_on_a_new_connection_before_the_request_left_are_a_fault() {
         let mut world = World::with_alias(&[]);
         let client = world.lookup("a");
         let (key, _) = world.connecting.pop_front().unwrap();
-        world.proxy.connected(key, world.now);
-        world.proxy.received(Peer::Backend(key), early, world.now);
+        world.engine.connected(key, world.now);
+        world.engine.received(Peer::Backend(key), early, world.now);
         world.settle();
-        assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 answered before it was asked");
+        assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 sent an unsolicited response");
         assert!(world.connecting.is_empty(), "it would do the same the next time");
     }
 }
@@ -602,11 +602,11 @@ fn a_stop_answers_what_is_in_flight_and_takes_nothing_new() {
     let mut world = World::with_alias(&[]);
     let client = world.lookup("a");
     let backend = world.accept();
-    world.proxy.stop();
-    assert!(!world.proxy.is_drained() && !world.proxy.wants_input(client));
+    world.engine.stop();
+    assert!(!world.engine.is_drained() && !world.engine.wants_input(client));
     world.respond(backend, "v");
     assert_eq!(world.taken(client), "4:OK v,");
-    assert!(world.proxy.is_drained());
+    assert!(world.engine.is_drained());
 }
 
 #[test]

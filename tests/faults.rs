@@ -30,15 +30,15 @@ use Told::{Each, Fault, Miss, Timeout, Value};
 
 type Case = (&'static str, Script, Told);
 
-const HEAD: &str = "sent nonsense: malformed response head";
-const LENGTH: &str = "sent nonsense: bad Content-Length";
-const CODING: &str = "sent nonsense: bad Transfer-Encoding";
-const CHUNK: &str = "sent nonsense: malformed chunk";
-const TRAILERS: &str = "sent nonsense: malformed trailers";
-const CUT: &str = "sent nonsense: response is cut short";
-const INTERIM: &str = "sent nonsense: unexpected interim response";
-const LONG_HEAD: &str = "sent nonsense: response head is too long";
-const LONG_BODY: &str = "sent nonsense: response body is too long";
+const HEAD: &str = "sent an invalid response: malformed response head";
+const LENGTH: &str = "sent an invalid response: bad Content-Length";
+const CODING: &str = "sent an invalid response: bad Transfer-Encoding";
+const CHUNK: &str = "sent an invalid response: malformed chunk";
+const TRAILERS: &str = "sent an invalid response: malformed trailers";
+const CUT: &str = "sent an invalid response: response is cut short";
+const INTERIM: &str = "sent an invalid response: unexpected interim response";
+const LONG_HEAD: &str = "sent an invalid response: response head is too long";
+const LONG_BODY: &str = "sent an invalid response: response body is too long";
 const NOT_JSON: &str = "answered 200 without JSON";
 const CLOSED: &str = "closed the connection without an answer";
 const RESET: &str = "broke the connection: connection reset";
@@ -181,7 +181,7 @@ fn heads() -> Vec<Case> {
         (
             "129 fields",
             head(&format!("HTTP/1.1 200 OK\r\n{}", too_many.trim_end())),
-            Fault("sent nonsense: response has too many fields"),
+            Fault("sent an invalid response: response has too many fields"),
         ),
         ("a long field", head(&long), Value("v")),
         ("a head beyond the limit", head(&too_long), Fault(LONG_HEAD)),
@@ -395,7 +395,7 @@ fn connections() -> Vec<Case> {
 
 /// What only TLS can tell: somebody has cut the stream off.
 fn cut_off() -> Vec<Case> {
-    let end = "ended its answer without ending TLS";
+    let end = "closed without close_notify";
     let v = || fields("Content-Length: 3");
     let open = |body: &str| raw(format!("HTTP/1.1 200 OK\r\n\r\n{body}"), Cut);
     vec![
@@ -476,7 +476,7 @@ fn run_all(setting: &Setting) {
 /// In memory, as it is done at every byte.
 #[test]
 fn a_response_that_is_cut_anywhere_is_a_fault() {
-    use podop::proxy::End;
+    use podop::engine::End;
     use std::io::ErrorKind;
     let responses: [&[u8]; 4] = [
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnull",

@@ -1,6 +1,6 @@
 //! What the cache really takes, by a count of the allocator.
 
-use podop::cache::{Cache, Kept, Lifetime};
+use podop::cache::{Cache, CachedAnswer, Lifetime};
 use podop::value::Value;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -46,8 +46,8 @@ fn it_never_takes_more_than_a_tenth_beyond_its_size() {
             for round in 0..(3 * limit / 300).min(150_000) {
                 let key = format!("user{}@example.com", round * 7919 % 100_003);
                 let kept = match round % 10 {
-                    0 => Kept::Miss,
-                    _ => Kept::Found(Value::Text("x".repeat(sizes[round % sizes.len()]).into())),
+                    0 => CachedAnswer::Miss,
+                    _ => CachedAnswer::Found(Value::Text("x".repeat(sizes[round % sizes.len()]).into())),
                 };
                 cache.keep(round % 3, key.as_bytes(), kept, lifetime, now);
                 if round % 4 == 0 {
@@ -59,7 +59,7 @@ fn it_never_takes_more_than_a_tenth_beyond_its_size() {
                 }
                 most = most.max(IN_USE.load(Relaxed) - before);
             }
-            assert!(cache.figures().evicted > 0 || sizes == [0]);
+            assert!(cache.metrics().evicted > 0 || sizes == [0]);
             assert!(most <= limit + limit / 10, "{most} of {limit} with values of {sizes:?} bytes");
         }
     }

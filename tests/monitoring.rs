@@ -46,7 +46,7 @@ fn lookups_exchanges_and_clients_are_counted() {
         format!("{} 1", outcome("4xx")),
         format!("{} 2", outcome("5xx")),
         format!("{} 1", outcome("timeout")),
-        format!("podop_backend_set_aside{{backend=\"{address}\"}} 0"),
+        format!("podop_backend_down{{backend=\"{address}\"}} 0"),
         format!("podop_queue_length{{backend=\"{address}\"}} 0"),
         format!("podop_connections{{backend=\"{address}\",state=\"busy\"}} 0"),
         format!("podop_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
@@ -92,7 +92,7 @@ fn a_slow_lookup_is_explained_in_one_line_and_folded() {
     }
     clients.iter_mut().for_each(|client| assert_eq!(reply(client), b"OK own slow"));
     let log = podop.log();
-    let start = format!("warn slow table=alias origin={} took=0.3", backend.address());
+    let start = format!("warn slow table=alias backend={} took=0.3", backend.address());
     let line = log.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{log}"));
     assert!(line.contains(" queue=0.0") && line.contains(" wait=0.3") && line.contains(" body=0.000"), "{line}");
     assert_eq!(log.matches("warn slow").count(), 1, "repetitions are only counted: {log}");
@@ -108,7 +108,7 @@ fn a_backend_that_cannot_be_reached_is_told_once_a_second() {
     for at in 0..50 {
         assert!(podop.lookup("alias", &format!("k{at}")).ends_with("refused the connection"));
     }
-    let told = podop.log().matches("info unreachable origin=").count() as u64;
+    let told = podop.log().matches("info unreachable backend=").count() as u64;
     assert!((1..=1 + start.elapsed().as_secs()).contains(&told), "{told}");
 }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use podop::config::Mode;
-use podop::proxy::{End, Peer};
+use podop::engine::{End, Peer};
 use std::io::ErrorKind;
 use support::world::{MS, SECOND, World, response};
 
@@ -124,7 +124,7 @@ fn a_backend_that_closes_after_the_first_of_several_is_asked_one_at_a_time() {
     world.send(backend, &answer("e"));
     world.taken(client);
 
-    world.proxy.reload();
+    world.engine.reload();
     world.wait(2 * SECOND); // until the connection that was opened before has gone
     ask(&mut world, client, &["f"]);
     let backend = world.accept();
@@ -194,7 +194,7 @@ fn an_answer_to_a_request_that_has_not_left_is_no_answer() {
     let (mut world, client, backend) = start(&["--option", "alias:pipeline=16"]);
     world.block(backend, true);
     ask(&mut world, client, &["a", "b"]);
-    let first = world.proxy.output(backend).windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4);
+    let first = world.engine.output(backend).windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4);
     world.trickle(backend, first);
     world.send(backend, &[answer("a"), answer("b")].concat());
     assert_eq!(world.taken(client), "4:OK a,");

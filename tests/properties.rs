@@ -4,7 +4,7 @@
 mod support;
 
 use podop::config::Mode;
-use podop::proxy::{End, Peer};
+use podop::engine::{End, Peer};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
@@ -295,8 +295,8 @@ impl Model {
             self.world.refuse();
         }
         self.world.wait(200 * SECOND);
-        assert!(self.world.proxy.is_drained());
-        assert_eq!(self.world.proxy.deadline(self.world.now), None, "something is left over");
+        assert!(self.world.engine.is_drained());
+        assert_eq!(self.world.engine.deadline(self.world.now), None, "something is left over");
         self.check();
         assert!(self.backends.is_empty(), "connections stay open for ever");
     }

@@ -136,7 +136,7 @@ fn nginx_with_the_certificates_of_the_readme_lets_in_who_has_one() {
     let without: Vec<String> = args.chunks(2).filter(|pair| !own(pair)).flatten().cloned().collect();
     assert_eq!(without.len() + 4, args.len());
     let stranger = Podop::start(&without);
-    let refused = format!("TEMP alias: {host} wants a client certificate that it likes: answered 400");
+    let refused = format!("TEMP alias: {host} rejected the client certificate: answered 400");
     assert_eq!(stranger.lookup("alias", "info@example.org"), refused);
     assert_eq!(stranger.lookup("alias", "none@example.org"), refused);
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use podop::config::Mode;
-use podop::proxy::{End, Peer};
+use podop::engine::{End, Peer};
 use std::io::ErrorKind;
 use support::world::{MS, SECOND, World, response};
 
@@ -104,9 +104,9 @@ fn when_all_are_set_aside_lookups_fail_at_once_with_the_cause() {
     for client in stuck {
         assert_eq!(reply(&mut world, client), "TIMEOUT alias: 192.0.2.1 did not answer in time");
     }
-    let aside = "TEMP alias: 192.0.2.1 is set aside: did not answer in time";
+    let aside = "TEMP alias: 192.0.2.1 is marked down: did not answer in time";
     for client in waiting {
-        assert_eq!(reply(&mut world, client), aside, "who waits for it need not wait for the deadline");
+        assert_eq!(reply(&mut world, client), aside, "who waits for it plan not wait for the deadline");
     }
     let client = world.lookup("next");
     assert_eq!(reply(&mut world, client), aside);
@@ -137,7 +137,7 @@ fn a_probe_that_ends_in_any_way_makes_room_for_the_next() {
     world.refuse();
     assert_eq!(reply(&mut world, probe), "TEMP alias: 192.0.2.1 refused the connection");
     let early = world.lookup("early");
-    assert!(reply(&mut world, early).contains("is set aside: refused the connection"));
+    assert!(reply(&mut world, early).contains("is marked down: refused the connection"));
     world.wait(500 * MS);
     let probe = world.lookup("closed");
     let backend = world.accept();
@@ -184,7 +184,7 @@ fn a_pause_that_a_replica_asks_for_is_kept() {
     world.send(backend, b"HTTP/1.1 429 Slow down\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 answered 429");
     let client = world.lookup("k");
-    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 is set aside: answered 429");
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 is marked down: answered 429");
     world.wait(2 * SECOND);
     let client = world.lookup("k");
     world.serve_hosts(|_| response(200, "\"v\""));

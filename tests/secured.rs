@@ -132,10 +132,8 @@ fn nginx_that_wants_a_client_certificate() {
         let good = podop(&server, &["--option", &ca, "--option", &own]);
         assert_eq!(good.lookup("alias", "a"), "OK v-a");
         assert_eq!(good.lookup("alias", "none"), "NOTFOUND ");
-        let refused = format!(
-            "TEMP alias: https://127.0.0.1:{} wants a client certificate that it likes: answered 400",
-            server.port
-        );
+        let refused =
+            format!("TEMP alias: https://127.0.0.1:{} rejected the client certificate: answered 400", server.port);
         for args in [vec![], vec!["--option", &foreign]] {
             let bad = podop(&server, &[&["--option", &ca, "--option", "alias:keepalive=0.1"][..], &args].concat());
             // The second connection resumes a session, if nginx lets it.

@@ -206,7 +206,7 @@ fn sigterm_answers_what_is_in_flight_and_ends() {
     stream.write_all(&request("alias", b"1")).unwrap();
     wait_for(|| !backend.requests().is_empty());
     podop.signal(libc::SIGTERM);
-    wait_for(|| podop.log().contains("stop"));
+    wait_for(|| podop.log().contains("shutdown"));
     podop.signal(libc::SIGINT);
     assert_eq!(podop.wait().code(), Some(0));
 }

@@ -3,10 +3,10 @@
 
 mod support;
 
-use podop::backend::Backend;
+use podop::backend::Backends;
 use podop::config::Setting;
-use podop::proxy::{End, Peer};
-use podop::table::{self, Opening, Settings};
+use podop::engine::{End, Peer};
+use podop::table::{self, Settings, TableSpec};
 use std::sync::Arc;
 use support::tls::{Authority, BOTH, Leaf, Server, Wants, self_signed, server};
 use support::world::{MS, SECOND, World, response};
@@ -23,7 +23,7 @@ fn world(args: &[&str]) -> (World, Authority, Leaf) {
 }
 
 fn metric(world: &World, name: &str) -> String {
-    let text = world.proxy.metrics();
+    let text = world.engine.metrics();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
     line.trim().to_owned()
 }
@@ -229,9 +229,7 @@ fn a_refusal_of_who_wants_a_certificate_is_no_miss() {
             let text = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n");
             server.say(&mut world, text.as_bytes());
             let expected = match fault {
-                true => format!(
-                    "TEMP alias: https://192.0.2.1 wants a client certificate that it likes: answered {status},"
-                ),
+                true => format!("TEMP alias: https://192.0.2.1 rejected the client certificate: answered {status},"),
                 false => "NOTFOUND ,".to_owned(),
             };
             let reply = world.taken(client);
@@ -250,10 +248,10 @@ fn a_refusal_on_its_way_is_no_miss_either_when_the_files_are_read_again() {
     let client = world.lookup("a");
     let mut server = Server::accept(&mut world, &config);
     server.heard(&mut world);
-    world.proxy.reload();
+    world.engine.reload();
     world.settle();
     server.say(&mut world, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    assert!(world.taken(client).contains("TEMP alias: https://192.0.2.1 wants a client certificate that it likes"));
+    assert!(world.taken(client).contains("TEMP alias: https://192.0.2.1 rejected the client certificate"));
 }
 
 /// Nothing of a record can be seen before it is whole; it is no answer to what was asked after it had begun.
@@ -439,7 +437,9 @@ fn the_end_of_tls_completes_no_answer_of_known_length() {
     server.seal(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnull");
     server.seal_end();
     server.pump(&mut world);
-    assert!(world.taken(client).ends_with("TEMP alias: https://192.0.2.1 sent nonsense: response is cut short,"));
+    assert!(
+        world.taken(client).ends_with("TEMP alias: https://192.0.2.1 sent an invalid response: response is cut short,")
+    );
 }
 
 #[test]
@@ -508,7 +508,7 @@ fn a_write_was_seen_by_nobody_before_its_record_was_whole() {
         assert_eq!(world.taken(client), "O1\n");
         world.block(peer, true);
         world.send(client, b"B2\t\nS2\tshared/k\tv\nC2\n");
-        let count = world.proxy.output(peer).len();
+        let count = world.engine.output(peer).len();
         assert!(count > 100);
         world.trickle(peer, count - missing);
         world.end(peer, End::Gone(None));
@@ -602,7 +602,7 @@ fn certificates_are_read_again_and_what_was_made_before_is_asked_no_more() {
     servers[0].say(&mut world, &response(200, "\"3\""));
     assert_eq!((world.taken(clients[0]), world.taken(clients[2])), ("4:OK 1,".into(), "4:OK 3,".into()));
     authority.file("ca.pem", &other.pem());
-    world.proxy.reload();
+    world.engine.reload();
     world.settle();
     assert!(!world.is_open(servers[0].peer()) && world.is_open(servers[1].peer()));
     assert_eq!(metric(&world, "podop_connections{backend=\"https://192.0.2.1\",state=\"handshaking\"}"), "0");
@@ -621,7 +621,7 @@ fn certificates_are_read_again_and_what_was_made_before_is_asked_no_more() {
     assert_eq!(world.taken(client), "4:OK 5,");
     // A file that cannot be used changes nothing.
     authority.file("ca.pem", "nothing");
-    world.proxy.reload();
+    world.engine.reload();
     world.settle();
     assert!(world.is_open(server.peer()));
 }
@@ -661,8 +661,8 @@ fn settings_that_cannot_be_used_are_told_with_their_files_and_without_what_is_in
             .iter()
             .map(|(key, value)| Setting { key: (*key).to_owned(), value: (*value).to_owned(), general: false })
             .collect();
-        let opening = Opening { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
-        let wrong = table::open("url", opening, &mut Backend::default()).err().expect("a mistake");
+        let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
+        let wrong = table::open("url", opening, &mut Backends::default()).err().expect("a mistake");
         assert!(wrong.flag == "--option" && wrong.why.starts_with(&expected), "{}", wrong.why);
         assert!(!wrong.why.contains("secret") && !wrong.why.contains("c2Vj"), "{}", wrong.why);
     }
@@ -672,14 +672,14 @@ fn settings_that_cannot_be_used_are_told_with_their_files_and_without_what_is_in
 fn tables_share_connections_only_in_the_same_terms() {
     let authority = Authority::new();
     let (ca, again) = (authority.file("ca.pem", &authority.pem()), authority.file("again.pem", &authority.pem()));
-    let mut backend = Backend::default();
+    let mut backend = Backends::default();
     let mut origin = |ca: &str, servername: &str| {
         let given = [("ca", ca), ("servername", servername)].map(|(key, value)| Setting {
             key: key.to_owned(),
             value: value.to_owned(),
             general: false,
         });
-        let opening = Opening { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
+        let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
         table::open("url", opening, &mut backend).unwrap_or_else(|wrong| panic!("{wrong:?}"));
         backend.targets().count()
     };
@@ -702,7 +702,7 @@ fn an_answer_that_was_cut_off_on_a_used_connection_is_not_asked_for_again() {
     server.heard(&mut world);
     server.say(&mut world, b"HTTP/1.1 404 Not Found\r\n\r\nnull");
     world.end(server.peer(), End::Sending);
-    assert!(world.taken(client).ends_with("TEMP alias: https://192.0.2.1 ended its answer without ending TLS,"));
+    assert!(world.taken(client).ends_with("TEMP alias: https://192.0.2.1 closed without close_notify,"));
     assert!(world.connecting.is_empty());
 }
 
@@ -740,8 +740,8 @@ fn a_tables_own_certificate_with_its_key_is_not_mixed_with_those_of_all() {
         ("ca", clients.file("ca.pem", &clients.pem()), false),
     ];
     let given = files.map(|(key, value, general)| Setting { key: key.to_owned(), value, general });
-    let opening = Opening { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
-    table::open("url", opening, &mut Backend::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+    let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
+    table::open("url", opening, &mut Backends::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"));
 }
 
 #[test]
@@ -770,9 +770,9 @@ fn a_server_that_ends_its_handshake_with_words_and_a_farewell_is_a_fault_and_the
                 first.seal_end();
             }
             let last = first.records();
-            world.proxy.received(peer, &last, world.now);
+            world.engine.received(peer, &last, world.now);
             if fin {
-                world.proxy.ended(peer, End::Sending, world.now);
+                world.engine.ended(peer, End::Sending, world.now);
             }
             world.settle();
             assert!(!world.is_open(peer));
@@ -841,10 +841,9 @@ fn a_replica_that_wants_a_certificate_hands_its_lookups_to_the_other() {
 fn a_server_that_asks_for_certificates_no_more_is_believed_again() {
     // A server that asks for certificates is about those, whatever `miss=` says.
     let ((mut world, _authority, leaf), clients) = (world(&["--option", "alias:miss=403,404"]), Authority::new());
-    for (wants, expected) in [
-        (Wants::Perhaps(&clients), "wants a client certificate that it likes: answered 403,"),
-        (Wants::Nothing, "NOTFOUND ,"),
-    ] {
+    for (wants, expected) in
+        [(Wants::Perhaps(&clients), "rejected the client certificate: answered 403,"), (Wants::Nothing, "NOTFOUND ,")]
+    {
         let config = Arc::new(server(&leaf, &BOTH, wants));
         let client = world.lookup("a");
         let mut server = Server::accept(&mut world, &config);
@@ -907,6 +906,6 @@ fn a_certificate_that_cannot_be_shown_is_none() {
         server.heard(&mut world);
         server.say(&mut world, &response(400, ""));
         let reply = world.taken(client);
-        assert!(reply.ends_with("wants a client certificate that it likes: answered 400,"), "{reply}");
+        assert!(reply.ends_with("rejected the client certificate: answered 400,"), "{reply}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Address;
 use super::request::Exchange;
-use super::tls::{End, Session};
+use super::tls::{SessionEnd, TlsSession};
 use crate::buffer::Output;
 use crate::wire::http::{Decoder, Error, Response};
 use std::collections::VecDeque;
@@ -23,7 +23,7 @@ pub(super) struct Connection {
     pub reached: Option<Instant>,
     pub connected: Option<Instant>,
     /// Between its output and the socket, from the moment on that it is reached.
-    tls: Option<Session>,
+    tls: Option<TlsSession>,
     /// It was made in terms that do not hold any more, or has had its time, and carries no further requests.
     pub retired: bool,
     /// When what it owes answers to was asked.
@@ -33,7 +33,7 @@ pub(super) struct Connection {
     /// GETs that may stand in its line at once.
     pub ahead: usize,
     /// Exchanges that were asked here, in the order of their answers.
-    line: VecDeque<Asked>,
+    line: VecDeque<InFlight>,
     output: Output,
     /// Bytes of requests that were rendered, and that the kernel took, since the connection was made: with TLS, those
     /// of whole records.
@@ -49,7 +49,7 @@ pub(super) struct Connection {
 
 /// An exchange in line.
 #[derive(Debug)]
-struct Asked {
+struct InFlight {
     /// `None` if its time was over: its answer is dropped when it comes.
     exchange: Option<Exchange>,
     /// Where its request begins and ends, counted from the first byte on this connection.
@@ -116,7 +116,7 @@ impl Connection {
         }
         exchange.render(self.output.end());
         self.rendered += (self.output.unsent().len() - before) as u64;
-        self.line.push_back(Asked { exchange: Some(exchange), begins, ends: self.rendered, behind });
+        self.line.push_back(InFlight { exchange: Some(exchange), begins, ends: self.rendered, behind });
         quiet
     }
 
@@ -132,11 +132,11 @@ impl Connection {
     }
 
     /// Begins the handshake of a connection that was reached.
-    pub fn secure(&mut self, session: Session) {
+    pub fn secure(&mut self, session: TlsSession) {
         self.tls = Some(session);
     }
 
-    pub fn tls(&mut self) -> Option<&mut Session> {
+    pub fn tls(&mut self) -> Option<&mut TlsSession> {
         self.tls.as_mut()
     }
 
@@ -146,15 +146,15 @@ impl Connection {
     }
 
     /// True if the stream may have been cut off by anybody, and not by the backend.
-    pub fn is_cut(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.end() != Some(&End::Closed))
+    pub fn is_truncated(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.end() != Some(&SessionEnd::Closed))
     }
 
     /// True if this exchange may be sent together with those that were asked in the same turn. What has left is
     /// not added to: all that a backend reads at once it also answers in order, even one that answers what
-    /// came in two pieces in two threads. A connection that has not carried an answer yet takes one request
+    /// came in two pieces in two threads. A connection that has not carried an answer yet can_pipeline one request
     /// (RFC 9112, 9.3.2: what is asked again must not be pipelined at once).
-    pub fn takes(&self, exchange: &Exchange) -> bool {
+    pub fn can_pipeline(&self, exchange: &Exchange) -> bool {
         let left = self.rendered - self.output.unsent().len() as u64;
         let unsent = self.line.front().is_some_and(|first| {
             left == first.begins && first.exchange.as_ref().is_some_and(|first| first.request.method.is_safe())
@@ -167,9 +167,9 @@ impl Connection {
         let Some(tls) = &mut self.tls else { return self.output.unsent() };
         // As late as this, so that requests that leave together share a record.
         if !self.output.is_empty() {
-            tls.seal(self.output.unsent());
+            tls.encrypt(self.output.unsent());
             self.output.advance(self.output.unsent().len());
-            self.retired |= tls.is_worn();
+            self.retired |= tls.key_limit_reached();
         }
         tls.output()
     }
@@ -260,7 +260,7 @@ impl Connection {
     /// behind the front stay.
     pub fn expire(&mut self, now: Instant) -> Vec<(Exchange, bool)> {
         let taken = self.taken;
-        let late = |asked: &mut Asked| {
+        let late = |asked: &mut InFlight| {
             let exchange = asked.exchange.take_if(|exchange| exchange.deadline <= now)?;
             Some((exchange, taken > asked.begins))
         };

@@ -1,7 +1,7 @@
 //! Why a backend has no answer, in the words of the mail log.
 
 use super::MAX_WAITING;
-use super::request::Astray;
+use super::request::RedirectError;
 use crate::wire::http;
 use std::fmt;
 use std::io::ErrorKind;
@@ -29,9 +29,9 @@ pub enum Fault {
     Malformed(http::Error),
     /// Bytes came before the request had left.
     Early,
-    Astray(u16, Astray),
+    RedirectError(u16, RedirectError),
     /// It was set aside, for this reason.
-    Aside(String),
+    Down(String),
     Overloaded,
     Timeout(Phase),
 }
@@ -64,19 +64,23 @@ impl fmt::Display for Fault {
             Fault::Handshake(error) => write!(f, "failed the TLS handshake: {error}"),
             Fault::HandshakeTimeout => f.write_str("did not complete the TLS handshake in time"),
             Fault::Tls(error) => write!(f, "broke TLS: {error}"),
-            Fault::Truncated => f.write_str("ended its answer without ending TLS"),
-            Fault::Uncertified(status) => write!(f, "wants a client certificate that it likes: answered {status}"),
+            Fault::Truncated => f.write_str("closed without close_notify"),
+            Fault::Uncertified(status) => write!(f, "rejected the client certificate: answered {status}"),
             Fault::Closed | Fault::Last => f.write_str("closed the connection without an answer"),
             Fault::Broken(kind) => write!(f, "broke the connection: {kind}"),
-            Fault::Malformed(error) => write!(f, "sent nonsense: {error}"),
-            Fault::Early => f.write_str("answered before it was asked"),
-            Fault::Astray(status, Astray::NoLocation) => write!(f, "answered {status} without a usable location"),
-            Fault::Astray(status, Astray::OtherOrigin) => write!(f, "answered {status} to another origin"),
-            Fault::Astray(status, Astray::ToTls) => {
+            Fault::Malformed(error) => write!(f, "sent an invalid response: {error}"),
+            Fault::Early => f.write_str("sent an unsolicited response"),
+            Fault::RedirectError(status, RedirectError::NoLocation) => {
+                write!(f, "answered {status} without a usable location")
+            }
+            Fault::RedirectError(status, RedirectError::OtherOrigin) => {
+                write!(f, "answered {status} to another origin")
+            }
+            Fault::RedirectError(status, RedirectError::ToTls) => {
                 write!(f, "answered {status} to https:// on the same host, which the table should name itself")
             }
-            Fault::Astray(status, Astray::TooFar) => write!(f, "answered {status} too often"),
-            Fault::Aside(cause) => write!(f, "is set aside: {cause}"),
+            Fault::RedirectError(status, RedirectError::TooFar) => write!(f, "answered {status} too often"),
+            Fault::Down(cause) => write!(f, "is marked down: {cause}"),
             Fault::Overloaded => write!(f, "is overloaded: {MAX_WAITING} requests are waiting"),
             Fault::Timeout(phase) => f.write_str(match phase {
                 Phase::Resolve => "was not resolved in time",

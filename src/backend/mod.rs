@@ -1,10 +1,10 @@
-//! The backends: origins with their pools of connections, queues, and the rules of asking again.
+//! The backends: pools with their pools of connections, queues, and the rules of asking again.
 
+mod breaker;
 mod connection;
 mod fault;
-mod health;
 mod limit;
-mod origin;
+mod pool;
 mod replicas;
 mod request;
 mod resolver;
@@ -13,17 +13,17 @@ mod secure;
 pub mod tls;
 
 pub use fault::{Fault, Phase};
-pub use origin::{Address, Pool, Target};
-pub use request::{Astray, Exchange, MAX_ROUTES, Method, Piece, Request, Route};
+pub use pool::{Address, PoolOptions, Target};
+pub use request::{Exchange, MAX_ROUTES, Method, Piece, RedirectError, Request, Route};
 
 use crate::arena::{Arena, Key};
 use crate::log;
-use crate::metrics::BackendFigures;
+use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
+use breaker::Permit;
 use connection::{Arrival, Connection, Left};
-use health::Admission;
-use origin::Origin;
-use resolver::{Known, Resolver};
+use pool::Pool;
+use resolver::{Resolution, Resolver};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ const MAX_SPARE_KEY: usize = 256; // bytes
 /// A TCP connection that is not there after so long will not come.
 pub const CONNECT: Duration = Duration::from_secs(3);
 
-/// That an origin cannot be reached is told so often at most: each lookup may find it out anew.
+/// That an origin cannot be reached is logged so often at most: each lookup may find it out anew.
 const TELLING: Duration = Duration::from_secs(1);
 
 /// So long a TLS handshake may take after that; the same, as both wait in one line.
@@ -70,12 +70,12 @@ pub struct Done<'a> {
     pub sent: bool,
 }
 
-/// All origins and their connections.
+/// All pools and their connections.
 #[derive(Debug, Default)]
-pub struct Backend {
-    origins: Vec<Origin>,
+pub struct Backends {
+    pools: Vec<Pool>,
     connections: Arena<Connection>,
-    terms: Vec<tls::Terms>,
+    tls_configs: Vec<tls::TlsConfig>,
     resolver: Resolver,
     /// Exchanges that ended without a response.
     failed: VecDeque<Done<'static>>,
@@ -88,30 +88,30 @@ pub struct Backend {
     soonest: Option<Instant>,
 }
 
-impl Backend {
+impl Backends {
     /// Adds an origin, or finds it. The label names it in reasons and log lines.
-    pub fn origin(&mut self, label: &str, target: Target, pool: Pool, tls: Option<tls::Client>) -> usize {
-        let same = |origin: &Origin| origin.target == target && origin.pool == pool && origin.tls == tls;
-        let known = self.origins.iter().position(same);
+    pub fn origin(&mut self, label: &str, target: Target, pool: PoolOptions, tls: Option<tls::TlsConnector>) -> usize {
+        let same = |origin: &Pool| origin.target == target && origin.options == pool && origin.tls == tls;
+        let known = self.pools.iter().position(same);
         known.unwrap_or_else(|| {
-            self.origins.push(Origin::new(label.to_owned(), target, pool, tls, &mut self.resolver));
-            self.origins.len() - 1
+            self.pools.push(Pool::new(label.to_owned(), target, pool, tls, &mut self.resolver));
+            self.pools.len() - 1
         })
     }
 
     /// Notes that an origin is one of several that a table may ask.
     pub fn is_replica(&mut self, origin: usize) {
-        self.origins[origin].replica = true;
+        self.pools[origin].replica = true;
     }
 
     /// The origin that an exchange was last meant for.
     pub fn label(&self, exchange: &Exchange) -> &str {
-        &self.origins[exchange.origin()].label
+        &self.pools[exchange.origin()].label
     }
 
-    /// The names of all origins with their targets, and how they are secured, for reports.
-    pub fn targets(&self) -> impl Iterator<Item = (&str, &Target, Option<&tls::Client>)> {
-        self.origins.iter().map(|origin| (origin.label.as_str(), &origin.target, origin.tls.as_ref()))
+    /// The names of all pools with their targets, and how they are secured, for reports.
+    pub fn targets(&self) -> impl Iterator<Item = (&str, &Target, Option<&tls::TlsConnector>)> {
+        self.pools.iter().map(|origin| (origin.label.as_str(), &origin.target, origin.tls.as_ref()))
     }
 
     /// The memory of a key that was done with, or new memory, filled with `key`.
@@ -135,21 +135,21 @@ impl Backend {
             self.soonest = Some(exchange.deadline);
         }
         if !exchange.is_redirected() {
-            match self.choose(&exchange, now) {
+            match self.pick(&exchange, now) {
                 Some(route) => exchange.route = route,
                 None => {
-                    let cause = self.origins[exchange.origin()].health.cause().to_owned();
-                    return self.fail(exchange, Fault::Aside(cause), false);
+                    let cause = self.pools[exchange.origin()].breaker.cause().to_owned();
+                    return self.fail(exchange, Fault::Down(cause), false);
                 }
             }
         }
         let deadline = exchange.deadline;
-        let health = &mut self.origins[exchange.origin()].health;
-        if health.is_aside() && health.admission(now) == Admission::Probe {
-            health.probe(deadline);
+        let breaker = &mut self.pools[exchange.origin()].breaker;
+        if breaker.is_down() && breaker.permit(now) == Permit::Probe {
+            breaker.probe(deadline);
         }
-        let Some(exchange) = self.ask_at_once(exchange, now) else { return };
-        let origin = &mut self.origins[exchange.origin()];
+        let Some(exchange) = self.try_dispatch(exchange, now) else { return };
+        let origin = &mut self.pools[exchange.origin()];
         if origin.queue.len() + origin.fresh.len() >= MAX_WAITING {
             return self.fail(exchange, Fault::Overloaded, false);
         }
@@ -157,31 +157,31 @@ impl Backend {
     }
 
     /// Puts an exchange on a connection that is free for it, or gives it back if there is none.
-    fn ask_at_once(&mut self, exchange: Exchange, now: Instant) -> Option<Exchange> {
+    fn try_dispatch(&mut self, exchange: Exchange, now: Instant) -> Option<Exchange> {
         let at = exchange.origin();
-        let origin = &self.origins[at];
+        let origin = &self.pools[at];
         if origin.is_saturated() {
             return Some(exchange);
         }
-        if let Some(key) = origin.batch.filter(|_| origin.pool.pipeline > 1)
-            && self.connections.get(key).is_some_and(|connection| connection.takes(&exchange))
+        if let Some(key) = origin.batch.filter(|_| origin.options.pipeline > 1)
+            && self.connections.get(key).is_some_and(|connection| connection.can_pipeline(&exchange))
         {
             self.ask(key, exchange, now);
             return None;
         }
-        while let Some((key, until)) = self.origins[at].idle.pop_back() {
+        while let Some((key, until)) = self.pools[at].idle.pop_back() {
             if now < until {
                 self.ask(key, exchange, now);
                 return None;
             }
-            self.lost(key, Fault::Closed, now);
+            self.on_closed(key, Fault::Closed, now);
         }
         Some(exchange)
     }
 
     fn ask(&mut self, key: Key, exchange: Exchange, now: Instant) {
         let connection = self.connections.get_mut(key).expect("connections leave the pool when they close");
-        let origin = &mut self.origins[connection.origin];
+        let origin = &mut self.pools[connection.origin];
         let waited = now > exchange.since;
         origin.asked += 1;
         origin.batch = Some(key);
@@ -194,26 +194,27 @@ impl Backend {
     }
 
     /// Gives a free connection its next exchanges, or makes it idle.
-    fn feed(&mut self, key: Key, now: Instant) {
+    fn dispatch_next(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let (at, ahead) = (connection.origin, connection.ahead);
-        let origin = &mut self.origins[at];
+        let origin = &mut self.pools[at];
         let first = if connection.is_fresh() { origin.fresh.pop_front() } else { None };
-        let next = |origin: &mut Origin| if origin.is_saturated() { None } else { origin.queue.pop_front() };
+        let next = |origin: &mut Pool| if origin.is_saturated() { None } else { origin.queue.pop_front() };
         let Some(exchange) = first.or_else(|| next(origin).map(|(_, exchange)| exchange)) else {
             // Half of what the backend grants, so that it never closes while we ask.
-            let keepalive = origin.pool.keepalive;
+            let keepalive = origin.options.keepalive;
             let granted = connection.idle.map_or(keepalive, |idle| keepalive.min(idle / 2));
             return origin.idle.push_back((key, now + granted));
         };
         self.ask(key, exchange, now);
         for _ in 1..ahead {
-            if self.origins[at].is_saturated() {
+            if self.pools[at].is_saturated() {
                 return;
             }
-            let (connections, queue) = (&self.connections, &mut self.origins[at].queue);
-            let takes = |next: &Exchange| connections.get(key).is_some_and(|connection| connection.takes(next));
-            if !queue.front().is_some_and(|(_, next)| takes(next)) {
+            let (connections, queue) = (&self.connections, &mut self.pools[at].queue);
+            let can_pipeline =
+                |next: &Exchange| connections.get(key).is_some_and(|connection| connection.can_pipeline(next));
+            if !queue.front().is_some_and(|(_, next)| can_pipeline(next)) {
                 return;
             }
             let next = queue.pop_front().map(|(_, exchange)| exchange);
@@ -253,34 +254,34 @@ impl Backend {
             Arrival::Answer(response) => self.answered(key, response, !input.is_empty(), now),
             Arrival::Unsolicited => {
                 *input = &[];
-                self.surprise(key, now);
+                self.on_unsolicited(key, now);
                 None
             }
             Arrival::Malformed(error) => {
                 *input = &[];
-                self.lost(key, Fault::Malformed(error), now);
+                self.on_closed(key, Fault::Malformed(error), now);
                 None
             }
         }
     }
 
     /// Something came on a connection that nobody had asked for by then.
-    fn surprise(&mut self, key: Key, now: Instant) {
+    fn on_unsolicited(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get(key) else { return };
-        log::info(format_args!("unsolicited origin={}", self.origins[connection.origin].label));
-        self.lost(key, Fault::Early, now);
+        log::info(format_args!("unsolicited-response backend={}", self.pools[connection.origin].label));
+        self.on_closed(key, Fault::Early, now);
     }
 
     /// Takes an answer to its exchange. `more` means that other bytes came behind it.
     fn answered<'a>(&mut self, key: Key, response: Response<'a>, more: bool, now: Instant) -> Option<Done<'a>> {
         let connection = self.connections.get_mut(key)?;
-        let exchange = connection.answered(response.idle, now);
-        let (owes, origin) = (connection.owes(), &mut self.origins[connection.origin]);
+        let exchange = connection.answered(response.keep_alive_timeout, now);
+        let (owes, origin) = (connection.owes(), &mut self.pools[connection.origin]);
         if connection.pipelines {
-            origin.trust_pipeline(&connection.address);
+            origin.pipelining_ok(&connection.address);
         }
         origin.asked -= usize::from(exchange.is_some());
-        origin.figures.answer(response.status);
+        origin.metrics.answer(response.status);
         if let Some(limit) = &mut origin.limit {
             limit.answered(now.saturating_duration_since(connection.asked_at), origin.asked + 1, now);
         }
@@ -289,12 +290,12 @@ impl Backend {
         let uncertified = connection.is_uncertified(response.status, response.keep);
         if origin.is_unwell(response.status) {
             let address = connection.address.clone();
-            self.judge(at, &address, response.status, response.retry_after(), now);
+            self.record_status(at, &address, response.status, response.retry_after(), now);
         }
         if !response.keep || surplus || retired {
-            self.lost(key, if owes > 0 { Fault::Last } else { Fault::Closed }, now);
+            self.on_closed(key, if owes > 0 { Fault::Last } else { Fault::Closed }, now);
         } else if owes == 0 {
-            self.feed(key, now);
+            self.dispatch_next(key, now);
         }
         let mut exchange = exchange?; // else its time was over
         if response.status == 200 {
@@ -303,7 +304,7 @@ impl Backend {
         if exchange.request.method.is_safe() && matches!(response.status, 301..=303 | 307 | 308) {
             match exchange.redirect(response.location()) {
                 Ok(()) => self.submit(exchange, now),
-                Err(astray) => self.fail(exchange, Fault::Astray(response.status, astray), true),
+                Err(astray) => self.fail(exchange, Fault::RedirectError(response.status, astray), true),
             }
             return None;
         }
@@ -314,16 +315,16 @@ impl Backend {
         {
             let left = exchange.origin();
             exchange.give_up_route();
-            if !exchange.is_lost() && self.choose(&exchange, now).is_some() {
-                self.origins[left].figures.retried += 1;
+            if !exchange.is_lost() && self.pick(&exchange, now).is_some() {
+                self.pools[left].metrics.retried += 1;
                 self.submit(exchange, now);
                 return None;
             }
         } else if exchange.request.method.is_safe() && matches!(response.status, 502..=504) && !exchange.resent {
-            let origin = &mut self.origins[exchange.origin()];
+            let origin = &mut self.pools[exchange.origin()];
             if origin.has_choice(now) {
                 exchange.resent = true;
-                origin.figures.retried += 1;
+                origin.metrics.retried += 1;
                 origin.fresh.push_back(exchange);
                 return None;
             }
@@ -347,7 +348,7 @@ impl Backend {
             self.unreachable(key, fault, now);
             return None;
         }
-        let cut = connection.is_cut();
+        let cut = connection.is_truncated();
         let fault = match cause {
             Some(kind) => Fault::Broken(kind),
             None => match connection.end() {
@@ -357,17 +358,17 @@ impl Backend {
                 Arrival::Nothing | Arrival::Unsolicited => Fault::Closed,
             },
         };
-        self.lost(key, fault, now);
+        self.on_closed(key, fault, now);
         None
     }
 
     /// Removes a connection. Of the exchanges in its line, those that may be asked again are.
-    fn lost(&mut self, key: Key, fault: Fault, now: Instant) {
+    fn on_closed(&mut self, key: Key, fault: Fault, now: Instant) {
         let Some(mut connection) = self.remove(key) else { return };
         if connection.owes_behind() {
-            self.doubt_pipeline(&connection, fault == Fault::Last);
+            self.pipelining_failed(&connection, fault == Fault::Last);
         }
-        let origin = &mut self.origins[connection.origin];
+        let origin = &mut self.pools[connection.origin];
         let reused = !connection.is_fresh();
         let (mut again, mut given_up, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
         for (mut exchange, left) in connection.leave(fault.is_nonsense()) {
@@ -379,8 +380,8 @@ impl Backend {
                 Left::Unanswered if fault == Fault::Last => again.push(exchange),
                 Left::Unanswered if reused && exchange.request.method.is_safe() && !exchange.resent => {
                     exchange.resent = true;
-                    origin.figures.resent += 1;
-                    log::info(format_args!("resend origin={} cause=\"{fault}\"", origin.label));
+                    origin.metrics.resent += 1;
+                    log::info(format_args!("resend backend={} cause=\"{fault}\"", origin.label));
                     origin.fresh.push_back(exchange);
                 }
                 Left::Unanswered if exchange.request.method.is_safe() && exchange.has_other_route() => {
@@ -394,18 +395,18 @@ impl Backend {
             }
         }
         if !given_up.is_empty() || !elsewhere.is_empty() {
-            self.blame(connection.origin, Some(&connection.address), &fault, false, now);
+            self.record_failure(connection.origin, Some(&connection.address), &fault, false, now);
         }
         for mut exchange in elsewhere {
-            self.origins[connection.origin].figures.retried += 1;
+            self.pools[connection.origin].metrics.retried += 1;
             exchange.give_up_route();
             self.submit(exchange, now);
         }
         given_up.into_iter().for_each(|(exchange, sent)| self.fail(exchange, fault.clone(), sent));
         // In their old order, in front of what came later.
         for exchange in again.into_iter().rev() {
-            if let Some(exchange) = self.ask_at_once(exchange, now) {
-                self.origins[exchange.origin()].wait_first(exchange, now);
+            if let Some(exchange) = self.try_dispatch(exchange, now) {
+                self.pools[exchange.origin()].wait_first(exchange, now);
             }
         }
     }
@@ -413,12 +414,12 @@ impl Backend {
     /// A connection has ended that owed answers to requests sent ahead. A backend that says so with the answer to
     /// the first of them, or breaks off twice in a row, and has answered none so far, is asked one at a time from
     /// now on.
-    fn doubt_pipeline(&mut self, connection: &Connection, announced: bool) {
-        let origin = &mut self.origins[connection.origin];
-        if connection.pipelines || !origin.doubt_pipeline(&connection.address, announced) {
+    fn pipelining_failed(&mut self, connection: &Connection, announced: bool) {
+        let origin = &mut self.pools[connection.origin];
+        if connection.pipelines || !origin.pipelining_failed(&connection.address, announced) {
             return;
         }
-        log::warn(format_args!("no-pipelining origin={} cause=\"it closes connections\"", origin.label));
+        log::warn(format_args!("pipelining-disabled backend={} cause=\"it closes connections\"", origin.label));
         let same = |other: &&mut Connection| other.origin == connection.origin && other.address == connection.address;
         self.connections.iter_mut().map(|(_, other)| other).filter(same).for_each(|other| other.ahead = 1);
     }
@@ -426,10 +427,10 @@ impl Backend {
     /// Takes a connection of any state out of everywhere, has it closed, and tells its peer so.
     fn remove(&mut self, key: Key) -> Option<Connection> {
         let mut connection = self.connections.remove(key)?;
-        let last = connection.tls().map(tls::Session::part).filter(|last| !last.is_empty());
+        let last = connection.tls().map(tls::TlsSession::close_notify).filter(|last| !last.is_empty());
         self.actions.extend(last.map(|last| Action::Part(key, last)));
         self.actions.push_back(Action::Close(key));
-        let origin = &mut self.origins[connection.origin];
+        let origin = &mut self.pools[connection.origin];
         origin.closed(&connection.address);
         if connection.connected.is_some() {
             origin.idle.retain(|(other, _)| *other != key);
@@ -443,28 +444,28 @@ impl Backend {
     /// A connection could not be made: tries the next address, or gives up those who wait for it.
     fn unreachable(&mut self, key: Key, fault: Fault, now: Instant) {
         let Some(connection) = self.remove(key) else { return };
-        let origin = &mut self.origins[connection.origin];
+        let origin = &mut self.pools[connection.origin];
         let shaking = matches!(fault, Fault::Handshake(_) | Fault::HandshakeTimeout);
-        origin.figures.handshakes_failed += u64::from(shaking);
-        if !origin.missed(&connection.address, now) {
+        origin.metrics.handshakes_failed += u64::from(shaking);
+        if !origin.on_connect_failed(&connection.address, now) {
             return; // another address is next, or on its way
         }
-        if origin.told.is_none_or(|told| told + TELLING <= now) {
-            origin.told = Some(now);
-            log::info(format_args!("unreachable origin={} cause=\"{fault}\"", origin.label));
+        if origin.logged.is_none_or(|logged| logged + TELLING <= now) {
+            origin.logged = Some(now);
+            log::info(format_args!("unreachable backend={} cause=\"{fault}\"", origin.label));
         }
         if let Some(name) = origin.name {
             self.resolver.doubt(name);
         }
-        self.give_up(connection.origin, fault.clone(), now);
+        self.reroute_waiting(connection.origin, fault.clone(), now);
         let slow = matches!(fault, Fault::ConnectTimeout | Fault::HandshakeTimeout);
-        self.blame(connection.origin, None, &fault, slow, now);
+        self.record_failure(connection.origin, None, &fault, slow, now);
     }
 
     /// Ends what waits for an origin that cannot be reached; replicas are tried first. What only waits
     /// for any connection goes on waiting while some are open.
-    fn give_up(&mut self, origin: usize, fault: Fault, now: Instant) {
-        let origin = &mut self.origins[origin];
+    fn reroute_waiting(&mut self, origin: usize, fault: Fault, now: Instant) {
+        let origin = &mut self.pools[origin];
         let mut waiting: Vec<Exchange> = origin.fresh.drain(..).collect();
         if origin.open == 0 {
             waiting.extend(origin.queue.drain(..).map(|(_, exchange)| exchange));
@@ -474,7 +475,7 @@ impl Backend {
             exchange.give_up_route();
             // Nothing of it has left, or it is a lookup: another replica may be asked.
             if !exchange.is_lost() {
-                self.origins[left].figures.retried += 1;
+                self.pools[left].metrics.retried += 1;
                 self.submit(exchange, now);
             } else {
                 self.fail(exchange, fault.clone(), false);
@@ -483,10 +484,10 @@ impl Backend {
     }
 
     fn fail(&mut self, exchange: Exchange, fault: Fault, sent: bool) {
-        let figures = &mut self.origins[exchange.origin()].figures;
+        let metrics = &mut self.pools[exchange.origin()].metrics;
         match fault {
-            Fault::Timeout(_) => figures.timed_out += 1,
-            _ => figures.failed += 1,
+            Fault::Timeout(_) => metrics.timed_out += 1,
+            _ => metrics.failed += 1,
         }
         self.failed.push_back(Done { exchange, result: Err(fault), sent });
     }
@@ -508,7 +509,7 @@ impl Backend {
     /// Names have to be resolved again before the next connection, and who could not pipeline may try again.
     pub fn reload(&mut self) {
         self.resolver.doubt_all();
-        self.origins.iter_mut().for_each(Origin::trust_pipelines);
+        self.pools.iter_mut().for_each(Pool::allow_pipelining);
     }
 
     /// Opens the connections that are needed, gives up and closes those whose time is over, and ends the
@@ -517,61 +518,61 @@ impl Backend {
         if self.soonest.is_some_and(|soonest| soonest <= now) {
             self.expire(now);
         }
-        for origin in 0..self.origins.len() {
-            while let Some(key) = overdue(&mut self.origins[origin].idle, now) {
-                self.lost(key, Fault::Closed, now);
+        for origin in 0..self.pools.len() {
+            while let Some(key) = overdue(&mut self.pools[origin].idle, now) {
+                self.on_closed(key, Fault::Closed, now);
             }
-            while let Some(key) = overdue(&mut self.origins[origin].connecting, now) {
+            while let Some(key) = overdue(&mut self.pools[origin].connecting, now) {
                 let reached = self.connections.get(key).is_some_and(|connection| connection.reached.is_some());
                 let fault = if reached { Fault::HandshakeTimeout } else { Fault::ConnectTimeout };
                 self.unreachable(key, fault, now);
             }
-            self.use_idle(origin, now);
+            self.dispatch_idle(origin, now);
             self.grow(origin, now);
         }
-        if self.origins.iter().all(|origin| origin.load() == 0) {
+        if self.pools.iter().all(|origin| origin.load() == 0) {
             self.soonest = None;
         }
     }
 
     /// Asks on idle connections what has waited for the backend to have fewer requests, or to be able to serve more.
-    fn use_idle(&mut self, at: usize, now: Instant) {
-        while let origin = &mut self.origins[at]
+    fn dispatch_idle(&mut self, at: usize, now: Instant) {
+        while let origin = &mut self.pools[at]
             && !origin.queue.is_empty()
             && !origin.is_saturated()
             && let Some((key, _)) = origin.idle.pop_back()
         {
-            self.feed(key, now);
+            self.dispatch_next(key, now);
         }
     }
 
     /// Opens as many connections as are missing, if waiting for a used one would take too long.
     fn grow(&mut self, at: usize, now: Instant) {
-        while self.origins[at].lacks_connection(now) {
-            let origin = &mut self.origins[at];
-            if origin.open == origin.pool.connections {
+        while self.pools[at].lacks_connection(now) {
+            let origin = &mut self.pools[at];
+            if origin.open == origin.options.connections {
                 // Only who needs a new connection gets here; an idle one makes room for it.
                 let Some((key, _)) = origin.idle.front().copied() else { return };
-                self.lost(key, Fault::Closed, now);
+                self.on_closed(key, Fault::Closed, now);
                 continue;
             }
             if let Some(name) = origin.name {
                 match self.resolver.look_up(name, now) {
-                    Known::Addresses(addresses) => origin.learn(addresses),
-                    Known::Wait => return,
-                    Known::Ask { host, port } => {
+                    Resolution::Addresses(addresses) => origin.learn(addresses),
+                    Resolution::Wait => return,
+                    Resolution::Ask { host, port } => {
                         self.actions.push_back(Action::Resolve { name, host: host.to_owned(), port });
                         return;
                     }
-                    Known::Failed(error) => {
+                    Resolution::Failed(error) => {
                         let fault = Fault::Unresolved(error.to_owned());
-                        self.give_up(at, fault.clone(), now);
-                        return self.blame(at, None, &fault, false, now);
+                        self.reroute_waiting(at, fault.clone(), now);
+                        return self.record_failure(at, None, &fault, false, now);
                     }
                 }
             }
             let address = origin.next_address(now);
-            origin.figures.opened += 1;
+            origin.metrics.opened += 1;
             let key = self.connections.insert(Connection::new(at, address.clone(), origin.ahead(&address), now));
             origin.opened(&address);
             origin.connecting.push_back((key, now + CONNECT));
@@ -579,18 +580,18 @@ impl Backend {
         }
     }
 
-    /// When [`Backend::tick`] has something to do.
+    /// When [`Backends::tick`] has something to do.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let origins = self.origins.iter().filter_map(|origin| origin.deadline(&self.resolver, now));
-        origins.chain(self.soonest).min()
+        let pools = self.pools.iter().filter_map(|origin| origin.deadline(&self.resolver, now));
+        pools.chain(self.soonest).min()
     }
 
     /// Ends every exchange whose deadline has passed, whether anybody still waits for it or not. A connection
     /// whose next answer would be for one of them is closed: it may be stuck, and others wait behind.
     fn expire(&mut self, now: Instant) {
-        for at in 0..self.origins.len() {
-            let phase = self.origins[at].phase();
-            for exchange in self.origins[at].expire(now) {
+        for at in 0..self.pools.len() {
+            let phase = self.pools[at].phase();
+            for exchange in self.pools[at].expire(now) {
                 self.fail(exchange, Fault::Timeout(phase), false);
             }
         }
@@ -600,7 +601,7 @@ impl Backend {
             self.expire_connection(key, now);
         }
         let asked = self.connections.iter().filter_map(|(_, connection)| connection.soonest());
-        let waiting = self.origins.iter().filter_map(Origin::soonest);
+        let waiting = self.pools.iter().filter_map(Pool::soonest);
         self.soonest = asked.chain(waiting).min();
     }
 
@@ -610,23 +611,23 @@ impl Backend {
         let (late, is_late, origin) = (connection.expire(now), connection.is_late(), connection.origin);
         let address = connection.address.clone();
         for (exchange, sent) in late {
-            self.origins[origin].asked -= 1;
+            self.pools[origin].asked -= 1;
             self.fail(exchange, Fault::Timeout(phase), sent);
         }
         if is_late {
-            self.blame(origin, Some(&address), &Fault::Timeout(phase), true, now);
-            self.lost(key, Fault::Closed, now);
+            self.record_failure(origin, Some(&address), &Fault::Timeout(phase), true, now);
+            self.on_closed(key, Fault::Closed, now);
         }
     }
 
     /// Drops the waiting exchanges of jobs that nobody wants any more.
-    pub fn sweep(&mut self, mut wanted: impl FnMut(Key) -> bool) {
-        for origin in &mut self.origins {
+    pub fn sweep(&mut self, mut is_live: impl FnMut(Key) -> bool) {
+        for origin in &mut self.pools {
             let before = origin.queue.len() + origin.fresh.len();
-            origin.queue.retain(|(_, exchange)| wanted(exchange.job));
-            origin.fresh.retain(|exchange| wanted(exchange.job));
+            origin.queue.retain(|(_, exchange)| is_live(exchange.job));
+            origin.fresh.retain(|exchange| is_live(exchange.job));
             if origin.queue.len() + origin.fresh.len() < before {
-                origin.health.release();
+                origin.breaker.release();
             }
         }
     }
@@ -637,28 +638,28 @@ impl Backend {
         self.actions.extend(asked.map(|(name, host, port)| Action::Resolve { name, host, port }));
     }
 
-    /// The figures of each origin, by its label; several go by the same if their pools differ.
-    pub fn figures(&self) -> impl Iterator<Item = (&str, BackendFigures)> {
-        self.origins.iter().map(|origin| {
+    /// The metrics of each origin, by its label; several go by the same if their pools differ.
+    pub fn metrics(&self) -> impl Iterator<Item = (&str, BackendMetrics)> {
+        self.pools.iter().map(|origin| {
             let (idle, connecting) = (origin.idle.len(), origin.connecting.len());
-            let figures = BackendFigures {
+            let metrics = BackendMetrics {
                 busy: (origin.open - idle - connecting) as u64,
                 idle: idle as u64,
                 connecting: (connecting - origin.handshaking) as u64,
                 handshaking: origin.handshaking as u64,
-                secured: origin.tls.is_some(),
+                tls: origin.tls.is_some(),
                 waiting: (origin.queue.len() + origin.fresh.len()) as u64,
-                aside: u64::from(origin.health.is_aside()),
-                ..origin.figures.clone()
+                down: u64::from(origin.breaker.is_down()),
+                ..origin.metrics.clone()
             };
-            (&origin.label[..], figures)
+            (&origin.label[..], metrics)
         })
     }
 
-    /// How many origins there are, and how many of them cannot be reached at the moment.
+    /// How many pools there are, and how many of them cannot be reached at the moment.
     pub fn health(&self, now: Instant) -> (usize, usize) {
-        let gone = |origin: &&Origin| origin.is_aside(now) || origin.health.is_aside();
-        (self.origins.len(), self.origins.iter().filter(gone).count())
+        let gone = |origin: &&Pool| origin.is_ejected(now) || origin.breaker.is_down();
+        (self.pools.len(), self.pools.iter().filter(gone).count())
     }
 }
 

@@ -12,43 +12,43 @@ pub enum Roots<'a> {
 
 /// See the build with TLS.
 #[derive(Debug)]
-pub struct Pair<'a> {
+pub struct KeyPair<'a> {
     pub cert: &'a [u8],
     pub key: &'a [u8],
 }
 
 /// See the build with TLS.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Unusable {
+pub struct TlsConfigError {
     pub setting: &'static str,
     pub why: String,
 }
 
 /// What connections are secured with: nothing.
 #[derive(Clone, Debug)]
-pub enum Terms {}
+pub enum TlsConfig {}
 
-impl Terms {
-    pub fn new(_: &Roots<'_>, _: Option<&Pair<'_>>, _: String) -> Result<Self, Unusable> {
-        Err(Unusable { setting: "ca", why: "this build has no TLS".to_owned() })
+impl TlsConfig {
+    pub fn new(_: &Roots<'_>, _: Option<&KeyPair<'_>>, _: String) -> Result<Self, TlsConfigError> {
+        Err(TlsConfigError { setting: "ca", why: "this build has no TLS".to_owned() })
     }
 
     pub fn text(&self) -> &str {
         match *self {}
     }
 
-    pub fn client(&self, _: &str) -> Result<Client, Unusable> {
+    pub fn client(&self, _: &str) -> Result<TlsConnector, TlsConfigError> {
         match *self {}
     }
 }
 
 /// How connections to one server are secured: not at all.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Client {}
+pub enum TlsConnector {}
 
 /// What has ended a session.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum End {
+pub enum SessionEnd {
     Closed,
     Broken(String),
     Early,
@@ -56,10 +56,10 @@ pub enum End {
 
 /// One TLS connection: there is none.
 #[derive(Debug)]
-pub enum Session {}
+pub enum TlsSession {}
 
-impl Session {
-    pub fn new(client: &Client) -> Result<Self, String> {
+impl TlsSession {
+    pub fn new(client: &TlsConnector) -> Result<Self, String> {
         match *client {}
     }
 
@@ -91,15 +91,15 @@ impl Session {
         match *self {}
     }
 
-    pub fn end(&self) -> Option<&End> {
+    pub fn end(&self) -> Option<&SessionEnd> {
         match *self {}
     }
 
-    pub fn seal(&mut self, _: &[u8]) {
+    pub fn encrypt(&mut self, _: &[u8]) {
         match *self {}
     }
 
-    pub fn is_worn(&self) -> bool {
+    pub fn key_limit_reached(&self) -> bool {
         match *self {}
     }
 
@@ -111,7 +111,7 @@ impl Session {
         match *self {}
     }
 
-    pub fn part(&mut self) -> Vec<u8> {
+    pub fn close_notify(&mut self) -> Vec<u8> {
         match *self {}
     }
 }

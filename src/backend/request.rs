@@ -1,7 +1,7 @@
 //! What is asked of a backend, and how it looks on the wire.
 
 use crate::arena::Key;
-use crate::wire::percent::{self, Part};
+use crate::wire::percent::{self, Component};
 use std::io::Write;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ impl Method {
 /// One way to ask a table's question: an origin and everything of the request but key and body.
 #[derive(Debug)]
 pub struct Route {
-    /// Which origin of the backend, see [`super::Backend::origin`].
+    /// Which origin of the backend, see [`super::Backends::origin`].
     pub origin: usize,
     /// The value of the `Host` field.
     pub host: String,
@@ -76,7 +76,7 @@ impl Route {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Piece {
     Text(Vec<u8>),
-    Key(Part),
+    Key(Component),
 }
 
 /// One question in HTTP, not yet bound to a key nor to one of its routes.
@@ -136,7 +136,7 @@ const NOTABLE: Duration = Duration::from_millis(10);
 
 /// Why a redirect is not followed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Astray {
+pub enum RedirectError {
     NoLocation,
     OtherOrigin,
     /// From http to https on the same host.
@@ -275,15 +275,15 @@ impl Exchange {
     }
 
     /// Makes this the request that a redirect asks for, if it stays with the origin.
-    pub(super) fn redirect(&mut self, location: Option<&[u8]>) -> Result<(), Astray> {
+    pub(super) fn redirect(&mut self, location: Option<&[u8]>) -> Result<(), RedirectError> {
         let mut current = Vec::new();
         self.render_target(&mut current);
         let route = self.route();
-        let target = follow(location.ok_or(Astray::NoLocation)?, &route.host, route.secure, &current)?;
+        let target = follow(location.ok_or(RedirectError::NoLocation)?, &route.host, route.secure, &current)?;
         let rare = self.rare();
         rare.hops += 1;
         if rare.hops > MAX_HOPS {
-            return Err(Astray::TooFar);
+            return Err(RedirectError::TooFar);
         }
         rare.redirected = Some(target.into());
         Ok(())
@@ -295,10 +295,10 @@ fn ms(time: Duration) -> u32 {
 }
 
 /// Where `location` leads from `current` (RFC 3986, 5.2), if that is on the same host and in the same scheme.
-fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) -> Result<Vec<u8>, Astray> {
+fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) -> Result<Vec<u8>, RedirectError> {
     let location = location.split(|byte| *byte == b'#').next().unwrap_or_default();
     if location.is_empty() || !location.iter().all(u8::is_ascii_graphic) {
-        return Err(Astray::NoLocation);
+        return Err(RedirectError::NoLocation);
     }
     let scheme = location.iter().position(|byte| *byte == b':').map(|at| location.split_at(at + 1));
     let (own, port) = if secure { (&b"https:"[..], &b":443"[..]) } else { (&b"http:"[..], &b":80"[..]) };
@@ -307,10 +307,10 @@ fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) -> Result<V
         Some((scheme, rest)) if !secure && scheme.eq_ignore_ascii_case(b"https:") => {
             let authority = rest.strip_prefix(b"//").unwrap_or(rest).split(|byte| b"/?".contains(byte)).next();
             let same = portless(authority.unwrap_or_default()) == portless(host.as_bytes());
-            return Err(if same { Astray::ToTls } else { Astray::OtherOrigin });
+            return Err(if same { RedirectError::ToTls } else { RedirectError::OtherOrigin });
         }
         Some((scheme, _)) if scheme[..scheme.len() - 1].iter().all(u8::is_ascii_alphanumeric) => {
-            return Err(Astray::OtherOrigin);
+            return Err(RedirectError::OtherOrigin);
         }
         _ => location,
     };
@@ -318,8 +318,8 @@ fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) -> Result<V
     if let Some(rest) = rest.strip_prefix(b"//") {
         let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
-        if bare(authority, port) != bare(host.as_bytes(), port) {
-            return Err(Astray::OtherOrigin);
+        if strip_default_port(authority, port) != strip_default_port(host.as_bytes(), port) {
+            return Err(RedirectError::OtherOrigin);
         }
         let slash = if target.starts_with(b"/") { &b""[..] } else { b"/" };
         return Ok(normal(&[slash, target].concat()));
@@ -342,7 +342,7 @@ fn portless(authority: &[u8]) -> Vec<u8> {
 }
 
 /// A host to be compared: without the usual port of its scheme.
-fn bare(authority: &[u8], port: &[u8]) -> Vec<u8> {
+fn strip_default_port(authority: &[u8], port: &[u8]) -> Vec<u8> {
     authority.strip_suffix(port).unwrap_or(authority).to_ascii_lowercase()
 }
 
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn redirects_stay_with_their_origin() {
         let ok = |target: &str| Ok(target.as_bytes().to_vec());
-        let cases: &[(&str, Result<Vec<u8>, Astray>)] = &[
+        let cases: &[(&str, Result<Vec<u8>, RedirectError>)] = &[
             ("/b/c?d=1", ok("/b/c?d=1")),
             ("/b/#part", ok("/b/")),
             ("x/", ok("/a/x/")),
@@ -388,16 +388,16 @@ mod tests {
             ("http://admin?q", ok("/?q")),
             ("//admin/z", ok("/z")),
             ("/time/12:30", ok("/time/12:30")),
-            ("http://admin:8080/z", Err(Astray::OtherOrigin)),
-            ("http://admin@evil/z", Err(Astray::OtherOrigin)),
-            ("https://admin/z", Err(Astray::ToTls)),
-            ("HTTPS://Admin:443", Err(Astray::ToTls)),
-            ("https://admin:8443/z", Err(Astray::ToTls)),
-            ("https://evil/z", Err(Astray::OtherOrigin)),
-            ("//evil/z", Err(Astray::OtherOrigin)),
-            ("", Err(Astray::NoLocation)),
-            ("/a b", Err(Astray::NoLocation)),
-            ("/\u{e9}", Err(Astray::NoLocation)),
+            ("http://admin:8080/z", Err(RedirectError::OtherOrigin)),
+            ("http://admin@evil/z", Err(RedirectError::OtherOrigin)),
+            ("https://admin/z", Err(RedirectError::ToTls)),
+            ("HTTPS://Admin:443", Err(RedirectError::ToTls)),
+            ("https://admin:8443/z", Err(RedirectError::ToTls)),
+            ("https://evil/z", Err(RedirectError::OtherOrigin)),
+            ("//evil/z", Err(RedirectError::OtherOrigin)),
+            ("", Err(RedirectError::NoLocation)),
+            ("/a b", Err(RedirectError::NoLocation)),
+            ("/\u{e9}", Err(RedirectError::NoLocation)),
         ];
         for (location, expected) in cases {
             assert_eq!(&follow(location.as_bytes(), "admin", false, b"/a/key?q=1"), expected, "{location}");
@@ -407,26 +407,26 @@ mod tests {
             ("admin:8443", "https://admin:8443/z", ok("/z")),
             ("admin", "//admin/z", ok("/z")),
             ("admin", "/z", ok("/z")),
-            ("admin", "http://admin/z", Err(Astray::OtherOrigin)),
-            ("admin", "http://admin:443/z", Err(Astray::OtherOrigin)),
-            ("admin", "https://admin:80/z", Err(Astray::OtherOrigin)),
-            ("admin:8443", "https://admin/z", Err(Astray::OtherOrigin)),
+            ("admin", "http://admin/z", Err(RedirectError::OtherOrigin)),
+            ("admin", "http://admin:443/z", Err(RedirectError::OtherOrigin)),
+            ("admin", "https://admin:80/z", Err(RedirectError::OtherOrigin)),
+            ("admin:8443", "https://admin/z", Err(RedirectError::OtherOrigin)),
         ];
         for (host, location, expected) in cases {
             assert_eq!(follow(location.as_bytes(), host, true, b"/a/key"), expected, "{location}");
         }
-        assert_eq!(follow(b"https://admin/z", "admin:8080", false, b"/a/key"), Err(Astray::ToTls));
-        assert_eq!(follow(b"https://[::1]/z", "[::1]:8080", false, b"/a/key"), Err(Astray::ToTls));
-        assert_eq!(follow(b"https://[::1]/z", "[::2]", false, b"/a/key"), Err(Astray::OtherOrigin));
+        assert_eq!(follow(b"https://admin/z", "admin:8080", false, b"/a/key"), Err(RedirectError::ToTls));
+        assert_eq!(follow(b"https://[::1]/z", "[::1]:8080", false, b"/a/key"), Err(RedirectError::ToTls));
+        assert_eq!(follow(b"https://[::1]/z", "[::2]", false, b"/a/key"), Err(RedirectError::OtherOrigin));
     }
 
     #[test]
     fn a_request_is_rendered_with_its_key_encoded() {
         let target = vec![
             Piece::Text(b"/map/".to_vec()),
-            Piece::Key(Part::Path),
+            Piece::Key(Component::Path),
             Piece::Text(b"?k=".to_vec()),
-            Piece::Key(Part::Query),
+            Piece::Key(Component::Query),
         ];
         let routes: Rc<[Route]> = [Route::new(0, false, "h".into(), target, b"Host: h\r\n".to_vec())].into();
         let exchange = |method, body: &str| {

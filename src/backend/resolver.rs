@@ -35,7 +35,7 @@ struct Name {
 
 /// What is known of a name.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Known<'a> {
+pub enum Resolution<'a> {
     Addresses(&'a [SocketAddr]),
     /// Somebody has to resolve it, and tell [`Resolver::answer`].
     Ask {
@@ -59,22 +59,22 @@ impl Resolver {
     }
 
     /// What to do to connect to a name now.
-    pub fn look_up(&mut self, name: usize, now: Instant) -> Known<'_> {
+    pub fn look_up(&mut self, name: usize, now: Instant) -> Resolution<'_> {
         let name = &mut self.names[name];
         if name.settled.is_none_or(|until| until <= now) {
             match name.asked {
                 None => {
                     name.asked = Some(now);
-                    return Known::Ask { host: &name.host, port: name.port };
+                    return Resolution::Ask { host: &name.host, port: name.port };
                 }
-                Some(asked) if name.addresses.is_empty() || now < asked + PATIENCE => return Known::Wait,
+                Some(asked) if name.addresses.is_empty() || now < asked + PATIENCE => return Resolution::Wait,
                 Some(_) => {}
             }
         }
-        if name.addresses.is_empty() { Known::Failed(&name.error) } else { Known::Addresses(&name.addresses) }
+        if name.addresses.is_empty() { Resolution::Failed(&name.error) } else { Resolution::Addresses(&name.addresses) }
     }
 
-    /// When [`Known::Wait`] turns into the last good addresses.
+    /// When [`Resolution::Wait`] turns into the last good addresses.
     pub fn patience_ends(&self, name: usize) -> Option<Instant> {
         let name = &self.names[name];
         name.asked.filter(|_| !name.addresses.is_empty()).map(|asked| asked + PATIENCE)
@@ -137,20 +137,20 @@ mod tests {
         let address: SocketAddr = "192.0.2.1:80".parse().unwrap();
         let name = resolver.add("admin", 80);
         assert_eq!(resolver.add("admin", 80), name);
-        assert_eq!(resolver.look_up(name, now), Known::Ask { host: "admin", port: 80 });
-        assert_eq!(resolver.look_up(name, now), Known::Wait);
+        assert_eq!(resolver.look_up(name, now), Resolution::Ask { host: "admin", port: 80 });
+        assert_eq!(resolver.look_up(name, now), Resolution::Wait);
         resolver.answer(name, Ok(vec![address]), now);
-        assert_eq!(resolver.look_up(name, now), Known::Addresses(&[address]));
+        assert_eq!(resolver.look_up(name, now), Resolution::Addresses(&[address]));
         now += GOOD;
-        assert!(matches!(resolver.look_up(name, now), Known::Ask { .. }));
+        assert!(matches!(resolver.look_up(name, now), Resolution::Ask { .. }));
         resolver.answer(name, Err("no such host".into()), now);
-        assert_eq!(resolver.look_up(name, now), Known::Addresses(&[address]));
+        assert_eq!(resolver.look_up(name, now), Resolution::Addresses(&[address]));
         now += BAD;
-        assert!(matches!(resolver.look_up(name, now), Known::Ask { .. }));
-        assert_eq!(resolver.look_up(name, now), Known::Wait);
+        assert!(matches!(resolver.look_up(name, now), Resolution::Ask { .. }));
+        assert_eq!(resolver.look_up(name, now), Resolution::Wait);
         assert_eq!(resolver.patience_ends(name), Some(now + PATIENCE));
         now += PATIENCE;
-        assert_eq!(resolver.look_up(name, now), Known::Addresses(&[address]));
+        assert_eq!(resolver.look_up(name, now), Resolution::Addresses(&[address]));
     }
 
     #[test]
@@ -159,10 +159,10 @@ mod tests {
         let name = resolver.add("admin", 80);
         resolver.look_up(name, now);
         resolver.answer(name, Ok(vec![]), now);
-        assert_eq!(resolver.look_up(name, now), Known::Failed("no address"));
+        assert_eq!(resolver.look_up(name, now), Resolution::Failed("no address"));
         now += BAD;
-        assert!(matches!(resolver.look_up(name, now), Known::Ask { .. }));
+        assert!(matches!(resolver.look_up(name, now), Resolution::Ask { .. }));
         now += 10 * PATIENCE;
-        assert_eq!(resolver.look_up(name, now), Known::Wait);
+        assert_eq!(resolver.look_up(name, now), Resolution::Wait);
     }
 }

@@ -1,33 +1,33 @@
 //! Connections in the making: reached, secured if they are to be, and usable; and what is under their TLS after that.
 
-use super::tls::{Client, End, Session, Terms};
-use super::{Action, Backend, Done, Fault, HANDSHAKE};
+use super::tls::{SessionEnd, TlsConfig, TlsConnector, TlsSession};
+use super::{Action, Backends, Done, Fault, HANDSHAKE};
 use crate::arena::Key;
 use crate::log;
 use std::time::Instant;
 
-impl Backend {
-    /// What connections are secured with by this description, which is made only once until [`Backend::forget_terms`].
-    pub fn terms<E>(&mut self, text: &str, make: impl FnOnce() -> Result<Terms, E>) -> Result<&Terms, E> {
-        let known = self.terms.iter().position(|terms| terms.text() == text);
+impl Backends {
+    /// What connections are secured with by this description, which is made only once until [`Backends::forget_tls_configs`].
+    pub fn tls_config<E>(&mut self, text: &str, make: impl FnOnce() -> Result<TlsConfig, E>) -> Result<&TlsConfig, E> {
+        let known = self.tls_configs.iter().position(|tls_configs| tls_configs.text() == text);
         let at = match known {
             Some(at) => at,
             None => {
-                self.terms.push(make()?);
-                self.terms.len() - 1
+                self.tls_configs.push(make()?);
+                self.tls_configs.len() - 1
             }
         };
-        Ok(&self.terms[at])
+        Ok(&self.tls_configs[at])
     }
 
     /// Lets descriptions mean something else from now on: files may have changed.
-    pub fn forget_terms(&mut self) {
-        self.terms.clear();
+    pub fn forget_tls_configs(&mut self) {
+        self.tls_configs.clear();
     }
 
-    /// Secures the connections of an origin in new terms; those that were made in the old ones carry no more requests.
-    pub fn secure(&mut self, at: usize, tls: Client) {
-        let origin = &mut self.origins[at];
+    /// Secures the connections of an origin in new tls_configs; those that were made in the old ones carry no more requests.
+    pub fn secure(&mut self, at: usize, tls: TlsConnector) {
+        let origin = &mut self.pools[at];
         origin.tls = Some(tls);
         let (idle, connecting) = (origin.idle.iter(), origin.connecting.iter());
         let unused: Vec<Key> = idle.chain(connecting).map(|(key, _)| *key).collect();
@@ -40,9 +40,9 @@ impl Backend {
     pub fn connected(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.reached = Some(now);
-        let origin = &mut self.origins[connection.origin];
+        let origin = &mut self.pools[connection.origin];
         let Some(client) = &origin.tls else { return self.usable(key, now) };
-        match Session::new(client) {
+        match TlsSession::new(client) {
             Err(error) => self.unreachable(key, Fault::Handshake(error), now),
             Ok(session) => {
                 connection.secure(session);
@@ -58,14 +58,14 @@ impl Backend {
     fn usable(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.connected = Some(now);
-        let origin = &mut self.origins[connection.origin];
+        let origin = &mut self.pools[connection.origin];
         origin.connecting.retain(|(other, _)| *other != key);
         origin.reached(&connection.address);
-        self.feed(key, now);
+        self.dispatch_next(key, now);
     }
 
-    /// Takes TLS off what has arrived on a connection, if it has TLS: tell [`Backend::received`] what is returned, and
-    /// give it back with [`Backend::conclude`].
+    /// Takes TLS off what has arrived on a connection, if it has TLS: tell [`Backends::received`] what is returned, and
+    /// give it back with [`Backends::conclude`].
     pub fn decrypt(&mut self, key: Key, bytes: &[u8], now: Instant) -> Option<Vec<u8>> {
         let connection = self.connections.get_mut(key)?;
         let (new, at) = (connection.connected.is_none(), connection.origin);
@@ -78,12 +78,12 @@ impl Backend {
         if new && tls.is_ready() && tls.end().is_none() {
             let (resumed, version) = (tls.is_resumed(), tls.version());
             let took = now.saturating_duration_since(connection.reached.unwrap_or(now));
-            let origin = &mut self.origins[at];
+            let origin = &mut self.pools[at];
             origin.handshaking -= 1;
-            origin.figures.handshake(resumed, took);
+            origin.metrics.handshake(resumed, took);
             let origin = &origin.label;
             let resumed = if resumed { "yes" } else { "no" };
-            log::debug(format_args!("secured origin={origin} tls={version} resumed={resumed}"));
+            log::debug(format_args!("tls-established backend={origin} tls={version} resumed={resumed}"));
             self.usable(key, now);
         }
         Some(plain)
@@ -96,10 +96,10 @@ impl Backend {
         let connection = self.connections.get_mut(key)?;
         let new = connection.connected.is_none();
         match connection.tls()?.end()?.clone() {
-            End::Closed => return self.ended(key, None, now),
-            End::Early => self.surprise(key, now),
-            End::Broken(error) if new => self.unreachable(key, Fault::Handshake(error), now),
-            End::Broken(error) => self.lost(key, Fault::Tls(error), now),
+            SessionEnd::Closed => return self.ended(key, None, now),
+            SessionEnd::Early => self.on_unsolicited(key, now),
+            SessionEnd::Broken(error) if new => self.unreachable(key, Fault::Handshake(error), now),
+            SessionEnd::Broken(error) => self.on_closed(key, Fault::Tls(error), now),
         }
         None
     }

@@ -49,14 +49,14 @@ pub enum Roots<'a> {
 
 /// A certificate with its chain, and its key, in PEM; both may be the same text.
 #[derive(Debug)]
-pub struct Pair<'a> {
+pub struct KeyPair<'a> {
     pub cert: &'a [u8],
     pub key: &'a [u8],
 }
 
 /// Which setting cannot be used, and why.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Unusable {
+pub struct TlsConfigError {
     pub setting: &'static str,
     pub why: String,
 }
@@ -64,28 +64,28 @@ pub struct Unusable {
 /// What is wrong with a file of which a part cannot be read. The error itself shows bytes.
 const BROKEN: &str = "has a part that begins like PEM and is not";
 
-fn unusable(setting: &'static str, why: impl ToString) -> Unusable {
-    Unusable { setting, why: why.to_string() }
+fn config_error(setting: &'static str, why: impl ToString) -> TlsConfigError {
+    TlsConfigError { setting, why: why.to_string() }
 }
 
 /// What connections are secured with: who is trusted, and as whom Podop appears.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct TlsConfig {
     config: ClientConfig,
     pair: Option<Arc<CertifiedKey>>,
     text: String,
 }
 
-impl Terms {
+impl TlsConfig {
     /// `text` tells what they are made from.
-    pub fn new(roots: &Roots<'_>, pair: Option<&Pair<'_>>, text: String) -> Result<Self, Unusable> {
+    pub fn new(roots: &Roots<'_>, pair: Option<&KeyPair<'_>>, text: String) -> Result<Self, TlsConfigError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let (store, lists) = roots.read()?;
         let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone())
             .with_crls(lists)
             .allow_unknown_revocation_status()
             .build()
-            .map_err(|_| unusable("ca", "has a revocation list that cannot be used; version 2 is wanted"))?;
+            .map_err(|_| config_error("ca", "has a revocation list that cannot be used; version 2 is wanted"))?;
         let pair = pair.map(|pair| pair.read(&provider)).transpose()?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -101,20 +101,20 @@ impl Terms {
     }
 
     /// For a server whose certificate has to name this host or IP address.
-    pub fn client(&self, name: &str) -> Result<Client, Unusable> {
-        let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable("servername", error))?;
+    pub fn client(&self, name: &str) -> Result<TlsConnector, TlsConfigError> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| config_error("servername", error))?;
         let identity =
             Arc::new(Identity { pair: self.pair.clone(), asked: Mutex::default(), before: Mutex::default() });
         let mut config = self.config.clone();
         config.client_auth_cert_resolver = identity.clone();
         config.resumption = Resumption::store(Arc::new(Tickets::default()));
-        Ok(Client { config: Arc::new(config), name, identity, terms: self.text.clone() })
+        Ok(TlsConnector { config: Arc::new(config), name, identity, terms: self.text.clone() })
     }
 }
 
 /// How connections to one server are secured.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct TlsConnector {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     identity: Arc<Identity>,
@@ -122,32 +122,35 @@ pub struct Client {
 }
 
 /// Two are the same if they were asked for in the same terms, whatever has come of them.
-impl PartialEq for Client {
+impl PartialEq for TlsConnector {
     fn eq(&self, other: &Self) -> bool {
         self.terms == other.terms && self.name == other.name
     }
 }
 
 impl Roots<'_> {
-    fn read(&self) -> Result<(RootCertStore, Vec<CertificateRevocationListDer<'static>>), Unusable> {
+    fn read(&self) -> Result<(RootCertStore, Vec<CertificateRevocationListDer<'static>>), TlsConfigError> {
         let (mut store, mut lists) = (RootCertStore::empty(), Vec::new());
         match self {
             Roots::System(certificates) => {
                 store.add_parsable_certificates(certificates.iter().map(|der| CertificateDer::from(&der[..])));
                 if store.is_empty() {
-                    return Err(unusable("ca", "the system trusts nobody: install ca-certificates, or name a file"));
+                    return Err(config_error(
+                        "ca",
+                        "the system trusts nobody: install ca-certificates, or name a file",
+                    ));
                 }
             }
             Roots::Pem(text) => {
                 for certificate in CertificateDer::pem_slice_iter(text) {
-                    let certificate = certificate.map_err(|_| unusable("ca", BROKEN))?;
-                    store.add(certificate).map_err(|_| unusable("ca", "has a certificate that cannot be used"))?;
+                    let certificate = certificate.map_err(|_| config_error("ca", BROKEN))?;
+                    store.add(certificate).map_err(|_| config_error("ca", "has a certificate that cannot be used"))?;
                 }
                 for list in CertificateRevocationListDer::pem_slice_iter(text) {
-                    lists.push(list.map_err(|_| unusable("ca", BROKEN))?);
+                    lists.push(list.map_err(|_| config_error("ca", BROKEN))?);
                 }
                 if store.is_empty() {
-                    return Err(unusable("ca", "has no certificate in PEM"));
+                    return Err(config_error("ca", "has no certificate in PEM"));
                 }
             }
         }
@@ -155,19 +158,19 @@ impl Roots<'_> {
     }
 }
 
-impl Pair<'_> {
-    fn read(&self, provider: &rustls::crypto::CryptoProvider) -> Result<Arc<CertifiedKey>, Unusable> {
+impl KeyPair<'_> {
+    fn read(&self, provider: &rustls::crypto::CryptoProvider) -> Result<Arc<CertifiedKey>, TlsConfigError> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.cert).collect();
-        let chain = chain.map_err(|_| unusable("cert", BROKEN))?;
+        let chain = chain.map_err(|_| config_error("cert", BROKEN))?;
         if chain.is_empty() {
-            return Err(unusable("cert", "has no certificate in PEM"));
+            return Err(config_error("cert", "has no certificate in PEM"));
         }
         // The error does not repeat what it has read.
         let key = PrivateKeyDer::from_pem_slice(self.key)
-            .map_err(|_| unusable("key", "has no private key in PEM, or it is encrypted"))?;
+            .map_err(|_| config_error("key", "has no private key in PEM, or it is encrypted"))?;
         let pair = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-            Error::InconsistentKeys(_) => unusable("key", "does not belong to the certificate"),
-            error => unusable("key", error),
+            Error::InconsistentKeys(_) => config_error("key", "does not belong to the certificate"),
+            error => config_error("key", error),
         })?;
         Ok(Arc::new(pair))
     }
@@ -178,12 +181,12 @@ impl Pair<'_> {
 struct Identity {
     pair: Option<Arc<CertifiedKey>>,
     /// What the handshake that is going on has brought, and the last one before that was done in full.
-    asked: Mutex<Asked>,
-    before: Mutex<Asked>,
+    asked: Mutex<CertificateRequest>,
+    before: Mutex<CertificateRequest>,
 }
 
 /// Whether a server has asked for a certificate, and then whether it was shown one.
-type Asked = Option<bool>;
+type CertificateRequest = Option<bool>;
 
 impl rustls::client::ResolvesClientCert for Identity {
     fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
@@ -202,17 +205,17 @@ impl rustls::client::ResolvesClientCert for Identity {
 /// Sessions of one server that may be resumed, the newest first: the older ones may be out of date there. The store that
 /// `rustls` brings keeps 8 tickets of a server.
 #[derive(Debug, Default)]
-struct Tickets(Mutex<Kept>);
+struct Tickets(Mutex<Sessions>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Sessions {
     group: Option<NamedGroup>,
     tls12: Option<Tls12ClientSessionValue>,
     tls13: VecDeque<Tls13ClientSessionValue>,
 }
 
 impl Tickets {
-    fn with<T>(&self, act: impl FnOnce(&mut Kept) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Sessions) -> T) -> T {
         act(&mut lock(&self.0))
     }
 }
@@ -259,7 +262,7 @@ impl ClientSessionStore for Tickets {
 
 /// What has ended a session.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum End {
+pub enum SessionEnd {
     /// The server will send no more (`close_notify`).
     Closed,
     /// An alert, or what is not TLS; `Display` of a fault puts the origin in front.
@@ -307,7 +310,7 @@ impl Frame {
 /// One TLS connection.
 ///
 /// handshake ── finished ──▶ ready ── close_notify, alert, nonsense ──▶ ended
-pub struct Session(Box<Inner>);
+pub struct TlsSession(Box<Inner>);
 
 struct Inner {
     tls: ClientConnection,
@@ -316,7 +319,7 @@ struct Inner {
     /// The record that is arriving was not asked for when it began.
     early: bool,
     /// Whether the server has asked for a certificate, now or when the session began that was resumed.
-    asked: Asked,
+    asked: CertificateRequest,
     /// Records for the socket.
     output: Output,
     /// Bytes that were put into `output`, and that left it, since the beginning.
@@ -326,18 +329,18 @@ struct Inner {
     records: VecDeque<(u64, usize)>,
     /// Records with plaintext so far.
     sealed: u32,
-    end: Option<End>,
+    end: Option<SessionEnd>,
 }
 
-impl std::fmt::Debug for Session {
+impl std::fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("ready", &self.is_ready()).field("end", &self.0.end).finish()
+        f.debug_struct("TlsSession").field("ready", &self.is_ready()).field("end", &self.0.end).finish()
     }
 }
 
-impl Session {
+impl TlsSession {
     /// Begins a handshake: there is output.
-    pub fn new(client: &Client) -> Result<Self, String> {
+    pub fn new(client: &TlsConnector) -> Result<Self, String> {
         let tls =
             ClientConnection::new(client.config.clone(), client.name.clone()).map_err(|error| error.to_string())?;
         let mut inner = Inner {
@@ -345,7 +348,7 @@ impl Session {
             identity: client.identity.clone(),
             frame: Frame::default(),
             early: false,
-            asked: Asked::default(),
+            asked: CertificateRequest::default(),
             output: Output::keeping(KEPT),
             queued: 0,
             gone: 0,
@@ -377,7 +380,7 @@ impl Session {
     }
 
     /// Takes what has arrived, and appends what it says to `plain`. There may be output afterwards, and an
-    /// [`Session::end`].
+    /// [`TlsSession::end`].
     pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
         let inner = &mut *self.0;
         while !bytes.is_empty() && inner.end.is_none() {
@@ -406,12 +409,12 @@ impl Session {
     }
 
     /// What has ended it, if anything has.
-    pub fn end(&self) -> Option<&End> {
+    pub fn end(&self) -> Option<&SessionEnd> {
         self.0.end.as_ref()
     }
 
     /// Makes records of what is to be sent; only once it is ready.
-    pub fn seal(&mut self, plain: &[u8]) {
+    pub fn encrypt(&mut self, plain: &[u8]) {
         let inner = &mut *self.0;
         for piece in plain.chunks(MAX_RECORD) {
             // There is always room, as nothing is left in its own buffer. What is not sent is waited for in vain.
@@ -425,7 +428,7 @@ impl Session {
     }
 
     /// True if its keys were used so often that a new connection should follow.
-    pub fn is_worn(&self) -> bool {
+    pub fn key_limit_reached(&self) -> bool {
         self.0.sealed >= MAX_RECORDS
     }
 
@@ -455,12 +458,12 @@ impl Session {
 
     /// The last bytes for the server before the connection is closed: why it is, or `close_notify` (RFC 8446, 6.1).
     /// Nothing if a record is on its way, which is left incomplete.
-    pub fn part(&mut self) -> Vec<u8> {
+    pub fn close_notify(&mut self) -> Vec<u8> {
         let inner = &mut *self.0;
         if !inner.records.is_empty() {
             return Vec::new();
         }
-        if !inner.tls.is_handshaking() && !matches!(inner.end, Some(End::Broken(_))) {
+        if !inner.tls.is_handshaking() && !matches!(inner.end, Some(SessionEnd::Broken(_))) {
             inner.tls.send_close_notify();
             inner.collect();
         }
@@ -478,10 +481,10 @@ impl Inner {
         while !bytes.is_empty() && self.end.is_none() {
             // It reads as much as it has room for.
             self.end = match self.tls.read_tls(&mut bytes).map(|_| self.tls.process_new_packets()) {
-                Ok(Ok(state)) if state.peer_has_closed() => Some(End::Closed),
+                Ok(Ok(state)) if state.peer_has_closed() => Some(SessionEnd::Closed),
                 Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(End::Broken(explain(&error, shaking))),
-                Err(error) => Some(End::Broken(error.to_string())),
+                Ok(Err(error)) => Some(SessionEnd::Broken(explain(&error, shaking))),
+                Err(error) => Some(SessionEnd::Broken(error.to_string())),
             };
         }
         if shaking {
@@ -500,7 +503,7 @@ impl Inner {
         }
         if self.early && plain.len() > before {
             plain.truncate(before);
-            self.end = Some(End::Early);
+            self.end = Some(SessionEnd::Early);
         }
         self.early &= self.frame.is_begun();
     }

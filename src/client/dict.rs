@@ -1,9 +1,9 @@
 //! Dovecot: the dict protocol (dict-client.c, dict-commands.c), majors 2, 3 and 4.
 
-use super::{Event, Line, MAX_REQUEST, Mistake, Part, Reply};
+use super::{Event, Line, MAX_REQUEST, ProtocolError, Reply, ReplyPart};
 use crate::buffer::Output;
 use crate::query::{Answer, Change, Commit, Failure, Iterate, Order, Outcome, Path, Query, Write};
-use crate::wire::dict::{self, Command};
+use crate::wire::dict::{self, DictCommand};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ const EXACT_KEY: u32 = 16;
 
 /// What a client has told so far.
 #[derive(Debug, Default)]
-pub struct Session {
+pub struct DictSession {
     hello: Option<Hello>,
     transactions: BTreeMap<u32, Transaction>,
     held: usize,
@@ -54,7 +54,7 @@ struct Transaction {
     held: usize,
 }
 
-impl Session {
+impl DictSession {
     /// The name in HELLO.
     pub fn table(&self) -> &[u8] {
         self.hello.as_ref().map_or(&[], |hello| &hello.table)
@@ -65,56 +65,56 @@ impl Session {
         input: &'a [u8],
         line: &mut Line,
         output: &mut Output,
-    ) -> Result<Option<(Event<'a>, usize)>, Mistake> {
-        let Some(end) = dict::line(input, self.seen, MAX_REQUEST).map_err(Mistake::Dict)? else {
+    ) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
+        let Some(end) = dict::line(input, self.seen, MAX_REQUEST).map_err(ProtocolError::Dict)? else {
             self.seen = input.len();
             return Ok(None);
         };
         self.seen = 0;
-        let command = dict::parse(&input[..end]).map_err(Mistake::Dict)?;
+        let command = dict::parse(&input[..end]).map_err(ProtocolError::Dict)?;
         self.carry_out(command, line, output).map(|event| Some((event, end + 1)))
     }
 
     fn carry_out<'a>(
         &mut self,
-        command: Command<'a>,
+        command: DictCommand<'a>,
         line: &mut Line,
         output: &mut Output,
-    ) -> Result<Event<'a>, Mistake> {
+    ) -> Result<Event<'a>, ProtocolError> {
         let hello = match (&self.hello, command) {
-            (None, Command::Hello { major, minor, user, name }) => {
+            (None, DictCommand::Hello { major, minor, user, name }) => {
                 if !dict::MAJORS.contains(&major) {
-                    return Err(Mistake::Version);
+                    return Err(ProtocolError::Version);
                 }
                 line.ids = (major, minor) >= (2, 1);
                 self.hello = Some(Hello { major, user: user.into_owned(), table: name.into_owned() });
                 return Ok(Event::Nothing);
             }
-            (None, _) | (Some(_), Command::Hello { .. }) => return Err(Mistake::Hello),
+            (None, _) | (Some(_), DictCommand::Hello { .. }) => return Err(ProtocolError::Hello),
             (Some(hello), command) => (hello, command),
         };
         let (hello, command) = hello;
         match command {
-            Command::Hello { .. } => Err(Mistake::Hello),
-            Command::Lookup { key, user } => {
+            DictCommand::Hello { .. } => Err(ProtocolError::Hello),
+            DictCommand::Lookup { key, user } => {
                 let asked = key_of(key, hello.user(user.as_deref())).map(Query::Get);
                 Ok(ask(asked, line, output))
             }
-            Command::Iterate { flags, max_rows, rest } => {
+            DictCommand::Iterate { flags, max_rows, rest } => {
                 let asked = hello.iterate(flags, max_rows, &rest).map(|iterate| Query::Iterate(Box::new(iterate)));
                 Ok(ask(asked, line, output))
             }
-            Command::Begin { id, user } => {
+            DictCommand::Begin { id, user } => {
                 let user = hello.user(user.as_deref()).to_vec();
                 self.begin(id, user).map(|()| Event::Nothing)
             }
-            Command::Set { id, key, value } => self.write(id, &key, Change::Set(value.into_owned())),
-            Command::Unset { id, key } => self.write(id, &key, Change::Unset),
-            Command::Increment { id, key, by } => self.write(id, &key, Change::Increment(by)),
-            Command::Remark { id } if self.transactions.contains_key(&id) => Ok(Event::Nothing),
-            Command::Remark { .. } => Err(Mistake::Transaction),
-            Command::Rollback { id } => self.end(id).map(|_| Event::Nothing),
-            Command::Commit { id } => {
+            DictCommand::Set { id, key, value } => self.write(id, &key, Change::Set(value.into_owned())),
+            DictCommand::Unset { id, key } => self.write(id, &key, Change::Unset),
+            DictCommand::Increment { id, key, by } => self.write(id, &key, Change::Increment(by)),
+            DictCommand::Remark { id } if self.transactions.contains_key(&id) => Ok(Event::Nothing),
+            DictCommand::Remark { .. } => Err(ProtocolError::Transaction),
+            DictCommand::Rollback { id } => self.end(id).map(|_| Event::Nothing),
+            DictCommand::Commit { id } => {
                 let transaction = self.end(id)?;
                 let place = line.enter();
                 match transaction.refused {
@@ -131,24 +131,24 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, id: u32, user: Vec<u8>) -> Result<(), Mistake> {
+    fn begin(&mut self, id: u32, user: Vec<u8>) -> Result<(), ProtocolError> {
         if self.transactions.len() >= MAX_TRANSACTIONS || self.transactions.contains_key(&id) {
-            return Err(Mistake::Transaction);
+            return Err(ProtocolError::Transaction);
         }
         let commit = Commit { id, writes: Vec::new() };
         self.transactions.insert(id, Transaction { user, commit, ..Transaction::default() });
         Ok(())
     }
 
-    fn end(&mut self, id: u32) -> Result<Transaction, Mistake> {
-        let transaction = self.transactions.remove(&id).ok_or(Mistake::Transaction)?;
+    fn end(&mut self, id: u32) -> Result<Transaction, ProtocolError> {
+        let transaction = self.transactions.remove(&id).ok_or(ProtocolError::Transaction)?;
         self.held -= transaction.held;
         Ok(transaction)
     }
 
     /// Adds a write to its transaction. What is wrong with it is told when the transaction is committed.
-    fn write(&mut self, id: u32, key: &[u8], change: Change) -> Result<Event<'static>, Mistake> {
-        let transaction = self.transactions.get_mut(&id).ok_or(Mistake::Transaction)?;
+    fn write(&mut self, id: u32, key: &[u8], change: Change) -> Result<Event<'static>, ProtocolError> {
+        let transaction = self.transactions.get_mut(&id).ok_or(ProtocolError::Transaction)?;
         let size = size_of::<Write>()
             + key.len()
             + transaction.user.len()
@@ -224,7 +224,7 @@ fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
 }
 
 pub fn reply(place: u64, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
-    let part = if matches!(reply, Reply::Row { .. }) { Part::More } else { Part::Last };
+    let part = if matches!(reply, Reply::Row { .. }) { ReplyPart::More } else { ReplyPart::Last };
     line.write(place, part, out, |out| {
         match reply {
             Reply::Answer(Answer::Found(value)) => match value.for_dovecot() {

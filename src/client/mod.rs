@@ -1,7 +1,7 @@
 //! A mail server's connection: which protocol it speaks, its line of replies, and its bounds.
 
+mod admin;
 mod dict;
-mod monitor;
 mod socketmap;
 
 use crate::buffer::{Input, Output};
@@ -48,8 +48,8 @@ enum Protocol {
     Unknown,
     Socketmap,
     /// Boxed, as most clients are Postfix and ten thousand of them should cost little.
-    Dict(Box<dict::Session>),
-    Monitor,
+    Dict(Box<dict::DictSession>),
+    Admin,
 }
 
 /// One request, or a command that is none.
@@ -64,12 +64,12 @@ pub enum Event<'a> {
         query: Query<'a>,
     },
     /// Who watches wants to see something.
-    Show(Page),
+    Admin(AdminPage),
 }
 
 /// What can be seen over HTTP.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Page {
+pub enum AdminPage {
     Metrics,
     Health,
     Readiness,
@@ -97,7 +97,7 @@ pub enum Reply<'a> {
 
 /// What a client did wrong. Its connection is closed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mistake {
+pub enum ProtocolError {
     /// The first byte belongs to no protocol.
     Protocol,
     Netstring(wire::netstring::Error),
@@ -112,16 +112,16 @@ pub enum Mistake {
     Page,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Mistake::Protocol => f.write_str("neither socketmap nor dict"),
-            Mistake::Netstring(error) => error.fmt(f),
-            Mistake::Dict(error) => error.fmt(f),
-            Mistake::Hello => f.write_str("dict command before HELLO, or a second HELLO"),
-            Mistake::Version => f.write_str("unknown major version of the dict protocol"),
-            Mistake::Transaction => f.write_str("unknown or reused transaction id"),
-            Mistake::Page => f.write_str("no HTTP request to the figures"),
+            ProtocolError::Protocol => f.write_str("neither socketmap nor dict"),
+            ProtocolError::Netstring(error) => error.fmt(f),
+            ProtocolError::Dict(error) => error.fmt(f),
+            ProtocolError::Hello => f.write_str("dict command before HELLO, or a second HELLO"),
+            ProtocolError::Version => f.write_str("unknown major version of the dict protocol"),
+            ProtocolError::Transaction => f.write_str("unknown or reused transaction id"),
+            ProtocolError::Page => f.write_str("no HTTP request to the figures"),
         }
     }
 }
@@ -134,7 +134,7 @@ impl Client {
         match mode {
             Mode::Auto => {}
             Mode::Postfix => client.protocol = Protocol::Socketmap,
-            Mode::Monitor => client.protocol = Protocol::Monitor,
+            Mode::Admin => client.protocol = Protocol::Admin,
             Mode::Dovecot => client.protocol = client.begin_dict(),
         }
         client
@@ -149,25 +149,25 @@ impl Client {
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
-            Protocol::Unknown | Protocol::Socketmap | Protocol::Monitor => &[],
+            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin => &[],
         }
     }
 
     /// Takes one request off the front of `input`, with the bytes that it took; `None` until it is whole.
-    pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<Option<(Event<'a>, usize)>, Mistake> {
+    pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
         let Some(first) = input.first() else { return Ok(None) };
         if matches!(self.protocol, Protocol::Unknown) {
             self.protocol = match first {
                 b'0'..=b'9' => Protocol::Socketmap,
                 b'H' => self.begin_dict(),
-                _ => return Err(Mistake::Protocol),
+                _ => return Err(ProtocolError::Protocol),
             };
         }
         let next = match &mut self.protocol {
             Protocol::Unknown => Ok(None),
             Protocol::Socketmap => socketmap::next(input, &mut self.line, &mut self.output),
             Protocol::Dict(session) => session.next(input, &mut self.line, &mut self.output),
-            Protocol::Monitor => monitor::next(input),
+            Protocol::Admin => admin::next(input),
         };
         self.paused |= !self.may_ask();
         next
@@ -177,20 +177,20 @@ impl Client {
     pub fn reply(&mut self, place: u64, table: &str, reply: Reply<'_>) {
         let out = self.output.end();
         match &self.protocol {
-            Protocol::Unknown | Protocol::Monitor => {}
+            Protocol::Unknown | Protocol::Admin => {}
             Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.line, out),
             Protocol::Dict(_) => dict::reply(place, reply, &mut self.line, out),
         }
         self.paused |= !self.may_ask();
     }
 
-    pub fn is_monitor(&self) -> bool {
-        matches!(self.protocol, Protocol::Monitor)
+    pub fn is_admin(&self) -> bool {
+        matches!(self.protocol, Protocol::Admin)
     }
 
     /// Puts a page into its output, the only one that it gets.
-    pub fn show(&mut self, status: &str, body: &str) {
-        monitor::respond(status, body, self.output.end());
+    pub fn respond(&mut self, status: &str, body: &str) {
+        admin::respond(status, body, self.output.end());
         self.ended = true;
     }
 
@@ -254,7 +254,7 @@ struct Line {
 
 /// Whether a reply is followed by more for the same request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Part {
+enum ReplyPart {
     More,
     Last,
 }
@@ -268,8 +268,8 @@ impl Line {
     }
 
     /// Writes a reply, at once or when its turn comes.
-    fn write(&mut self, place: u64, part: Part, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
-        if part == Part::Last {
+    fn write(&mut self, place: u64, part: ReplyPart, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
+        if part == ReplyPart::Last {
             self.open -= 1;
         }
         if self.ids {
@@ -277,12 +277,12 @@ impl Line {
             encode(out);
         } else if place == self.first {
             encode(out);
-            if part == Part::Last {
+            if part == ReplyPart::Last {
                 self.first += 1;
                 self.catch_up(out);
             }
         } else {
-            debug_assert_eq!(part, Part::Last, "rows are streamed only when it is their turn");
+            debug_assert_eq!(part, ReplyPart::Last, "rows are streamed only when it is their turn");
             let mut bytes = Vec::new();
             encode(&mut bytes);
             self.early_bytes += bytes.len();
@@ -304,9 +304,9 @@ impl Line {
     /// A reply to the oldest of all open requests needs no id: that is what the client takes a bare reply
     /// for, whether it has an id or not (`dict_conn_input_line` in dict-client.c). Before any other reply,
     /// every request up to its own gets an id, as the client counts them off in the order of its commands.
-    fn identify(&mut self, place: u64, part: Part, out: &mut Vec<u8>) {
+    fn identify(&mut self, place: u64, part: ReplyPart, out: &mut Vec<u8>) {
         if place == self.first && self.identified == 0 {
-            self.first += u64::from(part == Part::Last);
+            self.first += u64::from(part == ReplyPart::Last);
             return;
         }
         while self.first <= place {
@@ -315,7 +315,7 @@ impl Line {
             self.identified += 1;
         }
         out.extend_from_slice(format!("+{}\t", id(place)).as_bytes());
-        if part == Part::Last {
+        if part == ReplyPart::Last {
             self.identified -= 1;
         }
     }
@@ -339,7 +339,7 @@ mod tests {
     fn written(line: &mut Line, replies: &[(u64, &str)]) -> String {
         let mut out = Vec::new();
         for (place, text) in replies {
-            let part = if text.ends_with('…') { Part::More } else { Part::Last };
+            let part = if text.ends_with('…') { ReplyPart::More } else { ReplyPart::Last };
             line.write(*place, part, &mut out, |out| out.extend_from_slice(format!("{text}\n").as_bytes()));
         }
         String::from_utf8(out).unwrap()

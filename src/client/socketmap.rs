@@ -1,6 +1,6 @@
 //! Postfix: `NAME SPACE KEY` in a netstring, and the five reply words (socketmap_table(5), dict_sockmap.c).
 
-use super::{Event, Line, MAX_REQUEST, Mistake, Part, Reply};
+use super::{Event, Line, MAX_REQUEST, ProtocolError, Reply, ReplyPart};
 use crate::buffer::Output;
 use crate::query::{Answer, Failure, FailureKind, Query};
 use crate::wire::{self, netstring};
@@ -8,8 +8,12 @@ use crate::wire::{self, netstring};
 /// The longest reply that Postfix takes, with its word (`socketmap_max_reply_size`).
 const MAX_REPLY: usize = 100_000; // bytes
 
-pub fn next<'a>(input: &'a [u8], line: &mut Line, output: &mut Output) -> Result<Option<(Event<'a>, usize)>, Mistake> {
-    let Some((request, used)) = netstring::decode(input, MAX_REQUEST).map_err(Mistake::Netstring)? else {
+pub fn next<'a>(
+    input: &'a [u8],
+    line: &mut Line,
+    output: &mut Output,
+) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
+    let Some((request, used)) = netstring::decode(input, MAX_REQUEST).map_err(ProtocolError::Netstring)? else {
         return Ok(None);
     };
     let place = line.enter();
@@ -21,7 +25,7 @@ pub fn next<'a>(input: &'a [u8], line: &mut Line, output: &mut Output) -> Result
         None => {
             let failure =
                 Failure::new(FailureKind::Permanent, format_args!("request without a space after the map name"));
-            line.write(place, Part::Last, output.end(), |out| encode(&failure, out));
+            line.write(place, ReplyPart::Last, output.end(), |out| encode(&failure, out));
             Event::Nothing
         }
     };
@@ -31,7 +35,7 @@ pub fn next<'a>(input: &'a [u8], line: &mut Line, output: &mut Output) -> Result
 pub fn reply(place: u64, table: &str, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
     // Only lookups are ever asked.
     let Reply::Answer(answer) = reply else { return };
-    line.write(place, Part::Last, out, |out| match &answer {
+    line.write(place, ReplyPart::Last, out, |out| match &answer {
         Answer::Miss => miss(out),
         Answer::Failed(failure) => encode(failure, out),
         Answer::Found(value) => match value.for_postfix() {

@@ -1,7 +1,7 @@
 //! The file table: a JSON object of key to value, held in memory.
 
-use super::{Need, Opened, Opening, Question, Table, Wrong};
-use crate::backend::Backend;
+use super::{Plan, Question, SettingError, Table, TableEntry, TableSpec};
+use crate::backend::Backends;
 use crate::log;
 use crate::query::{Answer, Failure, Path};
 use crate::value::{self, Members, Value};
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant, SystemTime};
 /// The file is looked at so often, and only when there is a question.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub fn open(opening: Opening<'_>, _: &mut Backend) -> Result<Opened, Wrong> {
+pub fn open(opening: TableSpec<'_>, _: &mut Backends) -> Result<TableEntry, SettingError> {
     let mut settings = opening.settings;
-    let timeout = settings.seconds("timeout").map_err(Wrong::option)?;
-    settings.finish().map_err(Wrong::option)?;
+    let timeout = settings.seconds("timeout").map_err(SettingError::option)?;
+    settings.finish().map_err(SettingError::option)?;
     let path = PathBuf::from(opening.param);
-    let (stamp, content) = read(&path).map_err(|error| Wrong::param(format!("{}: {error}", path.display())))?;
+    let (stamp, content) = read(&path).map_err(|error| SettingError::param(format!("{}: {error}", path.display())))?;
     let table = File { name: opening.name.to_owned(), path, stamp, looked: None, content, list: String::new() };
-    Ok(Opened { name: opening.name.to_owned(), timeout, caching: None, table: Box::new(table) })
+    Ok(TableEntry { name: opening.name.to_owned(), timeout, caching: None, table: Box::new(table) })
 }
 
 struct File {
@@ -44,12 +44,12 @@ struct Content {
 }
 
 impl Table for File {
-    fn ask(&mut self, question: Question<'_>, now: Instant) -> Need<'_> {
+    fn plan(&mut self, question: Question<'_>, now: Instant) -> Plan<'_> {
         if self.looked.is_none_or(|at| at + LOOK <= now) {
             self.looked = Some(now);
             self.look();
         }
-        Need::Nothing(match question {
+        Plan::Answer(match question {
             Question::Get(key) => self.get(key),
             Question::List(path) => {
                 self.list = self.content.list(path);
@@ -59,7 +59,7 @@ impl Table for File {
         })
     }
 
-    fn reload(&mut self, _: &mut Backend) {
+    fn reload(&mut self, _: &mut Backends) {
         self.stamp.1 = u64::MAX; // no file is that long
         self.look();
     }
@@ -137,18 +137,18 @@ impl Content {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Opening, Settings};
+    use super::super::{Settings, TableSpec};
     use super::*;
 
-    fn table(path: &std::path::Path) -> Result<Opened, Wrong> {
+    fn table(path: &std::path::Path) -> Result<TableEntry, SettingError> {
         let param = path.to_str().unwrap();
-        open(Opening { name: "test", param, settings: Settings::default() }, &mut Backend::default())
+        open(TableSpec { name: "test", param, settings: Settings::default() }, &mut Backends::default())
     }
 
-    fn get(table: &mut Opened, key: &str, now: Instant) -> Option<String> {
-        match table.table.ask(Question::Get(key.as_bytes()), now) {
-            Need::Nothing(Answer::Found(value)) => value.for_postfix().map(|text| text.into_owned()),
-            Need::Nothing(Answer::Miss) => None,
+    fn get(table: &mut TableEntry, key: &str, now: Instant) -> Option<String> {
+        match table.table.plan(Question::Get(key.as_bytes()), now) {
+            Plan::Answer(Answer::Found(value)) => value.for_postfix().map(|text| text.into_owned()),
+            Plan::Answer(Answer::Miss) => None,
             other => panic!("{other:?}"),
         }
     }
@@ -169,7 +169,7 @@ mod tests {
         std::fs::write(&path, r#"{"a@x": half"#).unwrap();
         assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("changed@x"));
         std::fs::write(&path, r#"{"a@x": "again"}"#).unwrap();
-        opened.table.reload(&mut Backend::default());
+        opened.table.reload(&mut Backends::default());
         assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("again"));
     }
 

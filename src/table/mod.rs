@@ -1,10 +1,10 @@
 //! Tables: each says what it needs to answer a question, and is told what came.
 
 mod file;
-mod trust;
+mod tls_options;
 mod url;
 
-use crate::backend::{Backend, Request};
+use crate::backend::{Backends, Request};
 use crate::config::{self, Setting};
 use crate::query::{Answer, Path, Write};
 use crate::wire::http::Response;
@@ -14,22 +14,22 @@ use std::time::{Duration, Instant};
 /// A source of answers.
 pub trait Table {
     /// Answers a question, or says which request would.
-    fn ask(&mut self, question: Question<'_>, now: Instant) -> Need<'_>;
+    fn plan(&mut self, question: Question<'_>, now: Instant) -> Plan<'_>;
 
     /// Makes an answer of the response to a [`Question::Get`] or [`Question::List`]; `list` tells them apart.
-    fn tell<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, Complaint> {
+    fn parse_value<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
         let _ = list;
-        Err(Complaint::Status(response.status))
+        Err(ResponseError::Status(response.status))
     }
 
     /// Tells what the response to a [`Question::Write`] means for its write.
-    fn told(&self, write: &Write, response: &Response<'_>) -> Result<Written, Complaint> {
+    fn parse_write(&self, write: &Write, response: &Response<'_>) -> Result<Written, ResponseError> {
         let _ = write;
-        Err(Complaint::Status(response.status))
+        Err(ResponseError::Status(response.status))
     }
 
     /// Reads again what was read from files.
-    fn reload(&mut self, backend: &mut Backend) {
+    fn reload(&mut self, backend: &mut Backends) {
         let _ = backend;
     }
 }
@@ -45,10 +45,10 @@ pub enum Question<'a> {
 
 /// What a table needs to answer.
 #[derive(Debug)]
-pub enum Need<'a> {
-    Nothing(Answer<'a>),
+pub enum Plan<'a> {
+    Answer(Answer<'a>),
     /// This request, with the key that was asked for.
-    Http(Request),
+    Request(Request),
 }
 
 /// How a write ended that was answered.
@@ -61,25 +61,25 @@ pub enum Written {
 
 /// What is wrong with a response. `Display` completes a sentence that begins with the backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Complaint {
+pub enum ResponseError {
     Status(u16),
-    NotJson,
+    JsonError,
     /// 400, as the port takes nothing but TLS.
     WantsTls,
 }
 
-impl fmt::Display for Complaint {
+impl fmt::Display for ResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Complaint::Status(status) => write!(f, "answered {status}"),
-            Complaint::WantsTls => f.write_str("answered 400, as it wants https://"),
-            Complaint::NotJson => f.write_str("answered 200 without JSON"),
+            ResponseError::Status(status) => write!(f, "answered {status}"),
+            ResponseError::WantsTls => f.write_str("answered 400, as it wants https://"),
+            ResponseError::JsonError => f.write_str("answered 200 without JSON"),
         }
     }
 }
 
 /// A table of the command line, open.
-pub struct Opened {
+pub struct TableEntry {
     pub name: String,
     /// The life of a request, if not that of all tables.
     pub timeout: Option<Duration>,
@@ -98,23 +98,23 @@ pub struct Caching {
 
 /// What a table is opened with.
 #[derive(Debug)]
-pub struct Opening<'a> {
+pub struct TableSpec<'a> {
     pub name: &'a str,
     pub param: &'a str,
     pub settings: Settings<'a>,
 }
 
 /// Opens a table, or says what is wrong.
-pub type Open = fn(Opening<'_>, &mut Backend) -> Result<Opened, Wrong>;
+pub type Constructor = fn(TableSpec<'_>, &mut Backends) -> Result<TableEntry, SettingError>;
 
 /// The flag that says something unusable, and what is wrong with it.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Wrong {
+pub struct SettingError {
     pub flag: &'static str,
     pub why: String,
 }
 
-impl Wrong {
+impl SettingError {
     fn option(why: String) -> Self {
         Self { flag: "--option", why }
     }
@@ -125,16 +125,16 @@ impl Wrong {
 }
 
 /// The table types of the command line. A new type is a new file and one line here.
-pub const TYPES: &[(&str, Open)] = &[("file", file::open), ("url", url::open)];
+pub const TYPES: &[(&str, Constructor)] = &[("file", file::open), ("url", url::open)];
 
 /// Opens a table of a type in [`TYPES`].
-pub fn open(kind: &str, opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong> {
+pub fn open(kind: &str, opening: TableSpec<'_>, backend: &mut Backends) -> Result<TableEntry, SettingError> {
     match TYPES.iter().find(|(name, _)| *name == kind) {
         Some((_, open)) => open(opening, backend),
         None => {
             let known: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
             let why = format!("'{kind}' is unknown, it is one of: {}", known.join(", "));
-            Err(Wrong { flag: "--type", why })
+            Err(SettingError { flag: "--type", why })
         }
     }
 }

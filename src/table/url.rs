@@ -1,12 +1,12 @@
 //! The URL table: a lookup is a GET, a write is a POST, PATCH or DELETE.
 
-use super::trust::Trust;
-use super::{Caching, Complaint, Need, Opened, Opening, Question, Settings, Table, Written, Wrong};
-use crate::backend::{Backend, MAX_ROUTES, Method, Piece, Pool, Request, Route, Target, tls};
+use super::tls_options::TlsOptions;
+use super::{Caching, Plan, Question, ResponseError, SettingError, Settings, Table, TableEntry, TableSpec, Written};
+use crate::backend::{Backends, MAX_ROUTES, Method, Piece, PoolOptions, Request, Route, Target, tls};
 use crate::log;
 use crate::query::{Answer, Change, Failure, Write};
 use crate::value::{self, Value};
-use crate::wire::percent::{self, Part};
+use crate::wire::percent::{self, Component};
 use crate::wire::{self, http::Response};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -26,16 +26,20 @@ const FIELDS: &str = concat!(
     "\r\n"
 );
 
-pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong> {
-    let urls: Vec<Url> =
-        opening.param.split_ascii_whitespace().map(Url::parse).collect::<Result<_, _>>().map_err(Wrong::param)?;
+pub fn open(opening: TableSpec<'_>, backend: &mut Backends) -> Result<TableEntry, SettingError> {
+    let urls: Vec<Url> = opening
+        .param
+        .split_ascii_whitespace()
+        .map(Url::parse)
+        .collect::<Result<_, _>>()
+        .map_err(SettingError::param)?;
     if urls.is_empty() || urls.len() > MAX_ROUTES {
-        return Err(Wrong::param(format!("wants 1 to {MAX_ROUTES} URLs")));
+        return Err(SettingError::param(format!("wants 1 to {MAX_ROUTES} URLs")));
     }
-    let given = Given::take(opening.settings, urls.iter().any(|url| url.secure)).map_err(Wrong::option)?;
+    let given = UrlOptions::take(opening.settings, urls.iter().any(|url| url.secure)).map_err(SettingError::option)?;
     let mut origins = Vec::new();
     for url in &urls {
-        let tls = url.tls(&given.trust, backend).map_err(Wrong::option)?;
+        let tls = url.tls(&given.trust, backend).map_err(SettingError::option)?;
         origins.push(backend.origin(&url.label, url.to.clone(), given.pool, tls));
     }
     if origins.len() > 1 {
@@ -43,31 +47,31 @@ pub fn open(opening: Opening<'_>, backend: &mut Backend) -> Result<Opened, Wrong
     }
     let (name, timeout, caching) = (opening.name.to_owned(), given.timeout, given.caching);
     let mut table = Remote { name: name.clone(), urls, origins, routes: Rc::new([]), authorized: false, given };
-    table.prepare().map_err(Wrong::option)?;
-    Ok(Opened { name, timeout, caching, table: Box::new(table) })
+    table.prepare().map_err(SettingError::option)?;
+    Ok(TableEntry { name, timeout, caching, table: Box::new(table) })
 }
 
 /// The settings of one table.
-struct Given {
+struct UrlOptions {
     timeout: Option<Duration>,
     caching: Option<Caching>,
-    pool: Pool,
+    pool: PoolOptions,
     misses: Misses,
     /// What an unset is: a POST of `null`, or a DELETE.
     unset: Method,
     select: Option<String>,
     header: Vec<String>,
     header_files: Vec<PathBuf>,
-    trust: Trust,
+    trust: TlsOptions,
 }
 
-impl Given {
+impl UrlOptions {
     /// `secure` tells whether there is any https:// URL.
     fn take(mut settings: Settings<'_>, secure: bool) -> Result<Self, String> {
         let given = Self {
             timeout: settings.seconds("timeout")?,
             caching: caching(&mut settings)?,
-            pool: Pool {
+            pool: PoolOptions {
                 connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
                 keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
                 pipeline: number(&mut settings, "pipeline")?.unwrap_or(1),
@@ -86,7 +90,7 @@ impl Given {
             select: settings.one("select").map(str::to_owned),
             header: settings.all("header").into_iter().map(str::to_owned).collect(),
             header_files: settings.all("header-file").into_iter().map(PathBuf::from).collect(),
-            trust: Trust::take(&mut settings, secure)?,
+            trust: TlsOptions::take(&mut settings, secure)?,
         };
         if given.select.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
             return Err("select= wants a JSON pointer, which starts with '/'".to_owned());
@@ -104,7 +108,7 @@ struct Remote {
     routes: Rc<[Route]>,
     /// Requests carry credentials: 401 speaks of those, and not of the key.
     authorized: bool,
-    given: Given,
+    given: UrlOptions,
 }
 
 /// Statuses that say "no such key".
@@ -115,7 +119,7 @@ enum Misses {
 }
 
 impl Table for Remote {
-    fn ask(&mut self, question: Question<'_>, _: Instant) -> Need<'_> {
+    fn plan(&mut self, question: Question<'_>, _: Instant) -> Plan<'_> {
         let write = match question {
             Question::Get(key) => return self.get(key),
             Question::List(path) => return self.get(&path.key(b"")),
@@ -135,39 +139,41 @@ impl Table for Remote {
         if self.urls.iter().any(|url| url.bends(&write.key)) {
             return self.refuse("the key has a dot segment");
         }
-        Need::Http(Request { method, routes: self.routes.clone(), body })
+        Plan::Request(Request { method, routes: self.routes.clone(), body })
     }
 
-    fn tell<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, Complaint> {
+    fn parse_value<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
         match response.status {
             200 => {}
-            400 if wants_tls(&response.body) => return Err(Complaint::WantsTls),
-            401 if self.authorized && matches!(self.given.misses, Misses::Usual) => return Err(Complaint::Status(401)),
+            400 if wants_tls(&response.body) => return Err(ResponseError::WantsTls),
+            401 if self.authorized && matches!(self.given.misses, Misses::Usual) => {
+                return Err(ResponseError::Status(401));
+            }
             status if self.given.misses.contains(status) => return Ok(Answer::Miss),
-            status => return Err(Complaint::Status(status)),
+            status => return Err(ResponseError::Status(status)),
         }
         let value = match response.body {
             Cow::Borrowed(body) => Value::parse(body),
             Cow::Owned(body) => Value::parse(&body).map(Value::into_owned),
         };
-        let value = value.map_err(|_| Complaint::NotJson)?;
+        let value = value.map_err(|_| ResponseError::JsonError)?;
         let value = match &self.given.select {
-            Some(pointer) if !list => value.select(pointer).map_err(|_| Complaint::NotJson)?,
+            Some(pointer) if !list => value.select(pointer).map_err(|_| ResponseError::JsonError)?,
             _ => value,
         };
         Ok(if value == Value::Null { Answer::Miss } else { Answer::Found(value) })
     }
 
-    fn told(&self, write: &Write, response: &Response<'_>) -> Result<Written, Complaint> {
+    fn parse_write(&self, write: &Write, response: &Response<'_>) -> Result<Written, ResponseError> {
         match (response.status, &write.change) {
             (200..300, _) => Ok(Written::Done),
             (404, Change::Unset) if self.given.unset == Method::Delete => Ok(Written::Done),
             (404, Change::Increment(_)) => Ok(Written::NotFound),
-            (status, _) => Err(Complaint::Status(status)),
+            (status, _) => Err(ResponseError::Status(status)),
         }
     }
 
-    fn reload(&mut self, backend: &mut Backend) {
+    fn reload(&mut self, backend: &mut Backends) {
         if let Err(error) = self.prepare() {
             log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name));
         }
@@ -184,15 +190,15 @@ impl Table for Remote {
 }
 
 impl Remote {
-    fn get(&self, key: &[u8]) -> Need<'_> {
+    fn get(&self, key: &[u8]) -> Plan<'_> {
         if self.urls.iter().any(|url| url.bends(key)) {
-            return Need::Nothing(Answer::Miss);
+            return Plan::Answer(Answer::Miss);
         }
-        Need::Http(Request { method: Method::Get, routes: self.routes.clone(), body: None })
+        Plan::Request(Request { method: Method::Get, routes: self.routes.clone(), body: None })
     }
 
-    fn refuse(&self, why: &str) -> Need<'_> {
-        Need::Nothing(Answer::Failed(Failure::temporary(format_args!("{}: {why}", self.name))))
+    fn refuse(&self, why: &str) -> Plan<'_> {
+        Plan::Answer(Answer::Failed(Failure::temporary(format_args!("{}: {why}", self.name))))
     }
 
     /// Renders all of the requests that does not depend on the key.
@@ -332,7 +338,7 @@ impl Url {
     }
 
     /// How connections for it are secured: by what the files say now.
-    fn tls(&self, trust: &Trust, backend: &mut Backend) -> Result<Option<tls::Client>, String> {
+    fn tls(&self, trust: &TlsOptions, backend: &mut Backends) -> Result<Option<tls::TlsConnector>, String> {
         match &self.to {
             Target::Tcp(host, _) if self.secure => trust.client(host, backend).map(Some),
             _ => Ok(None),
@@ -353,8 +359,8 @@ impl Url {
         for piece in &self.target {
             match piece {
                 Piece::Text(text) => path.extend_from_slice(text),
-                Piece::Key(Part::Path) => percent::encode(key, Part::Path, &mut path),
-                Piece::Key(Part::Query) => break,
+                Piece::Key(Component::Path) => percent::encode(key, Component::Path, &mut path),
+                Piece::Key(Component::Query) => break,
             }
         }
         let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
@@ -372,7 +378,7 @@ fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String),
         None | Some("") => usual,
         Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("'{port}' is not a port"))?,
     };
-    let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+    let host_without_brackets = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => {
             address.parse::<std::net::Ipv6Addr>().map_err(|_| format!("'{host}' is not an IPv6 address"))?;
             address
@@ -380,12 +386,12 @@ fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String),
         None => host,
     };
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if host == bare && (host.is_empty() || !host.bytes().all(valid)) {
+    if host == host_without_brackets && (host.is_empty() || !host.bytes().all(valid)) {
         return Err(format!("'{host}' is not a host name"));
     }
     let shown = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
     let label = if secure { format!("https://{shown}") } else { shown.clone() };
-    Ok((Target::Tcp(bare.to_owned(), port), shown, label))
+    Ok((Target::Tcp(host_without_brackets.to_owned(), port), shown, label))
 }
 
 fn unix_target(authority: &str) -> Result<(Target, String, String), String> {
@@ -408,7 +414,7 @@ fn pieces(target: &str) -> Result<Vec<Piece>, String> {
     let (mut pieces, mut at) = (Vec::new(), 0);
     while let Some((start, mark)) = next_mark(&target, at) {
         pieces.push(Piece::Text(literal(&target[at..start])?));
-        pieces.push(Piece::Key(if start < path_end { Part::Path } else { Part::Query }));
+        pieces.push(Piece::Key(if start < path_end { Component::Path } else { Component::Query }));
         at = start + mark.len();
     }
     if pieces.is_empty() {
@@ -430,7 +436,7 @@ fn literal(text: &str) -> Result<Vec<u8>, String> {
         match byte {
             0..=b' ' | 127 => return Err("the URL has a control character".to_owned()),
             b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | 128.. => {
-                percent::encode(&[byte], Part::Query, &mut out)
+                percent::encode(&[byte], Component::Query, &mut out)
             }
             byte => out.push(byte),
         }
@@ -533,10 +539,16 @@ mod tests {
         let answer = |given: Option<(&'static str, &'static str)>, status, body: &'static str| {
             let setting = |(key, value): (&str, &str)| Setting { key: key.into(), value: value.into(), general: false };
             let given: Vec<Setting> = given.into_iter().map(setting).collect();
-            let opening = Opening { name: "t", param: "http://h/§", settings: Settings::new(&given) };
-            let opened = open(opening, &mut Backend::default()).unwrap();
-            let response = Response { status, keep: true, idle: None, said: None, body: body.as_bytes().into() };
-            match opened.table.tell(false, response) {
+            let opening = TableSpec { name: "t", param: "http://h/§", settings: Settings::new(&given) };
+            let opened = open(opening, &mut Backends::default()).unwrap();
+            let response = Response {
+                status,
+                keep: true,
+                keep_alive_timeout: None,
+                extra_headers: None,
+                body: body.as_bytes().into(),
+            };
+            match opened.table.parse_value(false, response) {
                 Ok(Answer::Found(value)) => value.for_postfix().map_or("miss".to_owned(), |text| text.into_owned()),
                 Ok(Answer::Miss) => "miss".to_owned(),
                 Ok(Answer::Failed(failure)) => failure.reason().to_owned(),
@@ -596,8 +608,8 @@ mod tests {
         ];
         for ((key, value), expected) in cases {
             let given = [Setting { key: key.into(), value: value.into(), general: false }];
-            let opening = Opening { name: "t", param: "http://h/§", settings: Settings::new(&given) };
-            let error = open(opening, &mut Backend::default()).err().expect(key);
+            let opening = TableSpec { name: "t", param: "http://h/§", settings: Settings::new(&given) };
+            let error = open(opening, &mut Backends::default()).err().expect(key);
             assert!(error.why.contains(expected) && error.flag == "--option", "{key}={value}: {error:?}");
         }
     }

@@ -29,7 +29,7 @@ impl fmt::Display for Error {
 
 /// One command, its fields unescaped.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Command<'a> {
+pub enum DictCommand<'a> {
     Hello {
         major: u32,
         minor: u32,
@@ -87,28 +87,28 @@ pub fn line(input: &[u8], seen: usize, limit: usize) -> Result<Option<usize>, Er
 }
 
 /// Reads a line, without its end.
-pub fn parse(line: &[u8]) -> Result<Command<'_>, Error> {
+pub fn parse(line: &[u8]) -> Result<DictCommand<'_>, Error> {
     let (letter, rest) = line.split_first().ok_or(Error::Malformed)?;
     let mut fields = rest.split(|byte| *byte == b'\t').map(unescape);
     let mut field = || fields.next().ok_or(Error::Malformed);
     match letter {
         b'H' => {
             let (major, minor, _type) = (number(&field()?)?, number(&field()?)?, field()?);
-            Ok(Command::Hello { major, minor, user: field()?, name: field()? })
+            Ok(DictCommand::Hello { major, minor, user: field()?, name: field()? })
         }
-        b'L' => Ok(Command::Lookup { key: field()?, user: field().ok() }),
+        b'L' => Ok(DictCommand::Lookup { key: field()?, user: field().ok() }),
         b'I' => {
             let (flags, max_rows) = (number(&field()?)?, decimal(&field()?).ok_or(Error::Malformed)?);
             let rest = vec![field()?];
-            Ok(Command::Iterate { flags, max_rows, rest: rest.into_iter().chain(fields).collect() })
+            Ok(DictCommand::Iterate { flags, max_rows, rest: rest.into_iter().chain(fields).collect() })
         }
-        b'B' => Ok(Command::Begin { id: number(&field()?)?, user: field().ok() }),
-        b'S' => Ok(Command::Set { id: number(&field()?)?, key: field()?, value: field()? }),
-        b'U' => Ok(Command::Unset { id: number(&field()?)?, key: field()? }),
-        b'A' => Ok(Command::Increment { id: number(&field()?)?, key: field()?, by: signed(&field()?)? }),
-        b'T' | b'V' => Ok(Command::Remark { id: number(&field()?)? }),
-        b'R' => Ok(Command::Rollback { id: number(&field()?)? }),
-        b'C' | b'D' => Ok(Command::Commit { id: number(&field()?)? }),
+        b'B' => Ok(DictCommand::Begin { id: number(&field()?)?, user: field().ok() }),
+        b'S' => Ok(DictCommand::Set { id: number(&field()?)?, key: field()?, value: field()? }),
+        b'U' => Ok(DictCommand::Unset { id: number(&field()?)?, key: field()? }),
+        b'A' => Ok(DictCommand::Increment { id: number(&field()?)?, key: field()?, by: signed(&field()?)? }),
+        b'T' | b'V' => Ok(DictCommand::Remark { id: number(&field()?)? }),
+        b'R' => Ok(DictCommand::Rollback { id: number(&field()?)? }),
+        b'C' | b'D' => Ok(DictCommand::Commit { id: number(&field()?)? }),
         _ => Err(Error::Unknown),
     }
 }
@@ -171,26 +171,26 @@ mod tests {
 
     #[test]
     fn every_command_is_read() {
-        let cases: &[(&[u8], Command<'_>)] = &[
-            (b"H4\t0\t0\t\tmeta", Command::Hello { major: 4, minor: 0, user: b(""), name: b("meta") }),
-            (b"H2\t2\t0\tu@x\tquota", Command::Hello { major: 2, minor: 2, user: b("u@x"), name: b("quota") }),
-            (b"Lshared/k\t", Command::Lookup { key: b("shared/k"), user: Some(b("")) }),
-            (b"Lshared/tab\x01there", Command::Lookup { key: b("shared/tab\there"), user: None }),
-            (b"I9\t0\tpriv/g/\tu", Command::Iterate { flags: 9, max_rows: 0, rest: vec![b("priv/g/"), b("u")] }),
-            (b"B1\tu\t60", Command::Begin { id: 1, user: Some(b("u")) }),
-            (b"B9", Command::Begin { id: 9, user: None }),
+        let cases: &[(&[u8], DictCommand<'_>)] = &[
+            (b"H4\t0\t0\t\tmeta", DictCommand::Hello { major: 4, minor: 0, user: b(""), name: b("meta") }),
+            (b"H2\t2\t0\tu@x\tquota", DictCommand::Hello { major: 2, minor: 2, user: b("u@x"), name: b("quota") }),
+            (b"Lshared/k\t", DictCommand::Lookup { key: b("shared/k"), user: Some(b("")) }),
+            (b"Lshared/tab\x01there", DictCommand::Lookup { key: b("shared/tab\there"), user: None }),
+            (b"I9\t0\tpriv/g/\tu", DictCommand::Iterate { flags: 9, max_rows: 0, rest: vec![b("priv/g/"), b("u")] }),
+            (b"B1\tu\t60", DictCommand::Begin { id: 1, user: Some(b("u")) }),
+            (b"B9", DictCommand::Begin { id: 9, user: None }),
             (
                 b"S1\tshared/k\ta\x011\x010\x01n\x01r",
-                Command::Set { id: 1, key: b("shared/k"), value: b("a\x01\0\n\r") },
+                DictCommand::Set { id: 1, key: b("shared/k"), value: b("a\x01\0\n\r") },
             ),
-            (b"S1\tshared/k\t", Command::Set { id: 1, key: b("shared/k"), value: b("") }),
-            (b"U4294967295\tk", Command::Unset { id: u32::MAX, key: b("k") }),
-            (b"A1\tk\t-7", Command::Increment { id: 1, key: b("k"), by: -7 }),
-            (b"T1\t1700000000\t1", Command::Remark { id: 1 }),
-            (b"V1\tyes", Command::Remark { id: 1 }),
-            (b"R1", Command::Rollback { id: 1 }),
-            (b"C1", Command::Commit { id: 1 }),
-            (b"D1", Command::Commit { id: 1 }),
+            (b"S1\tshared/k\t", DictCommand::Set { id: 1, key: b("shared/k"), value: b("") }),
+            (b"U4294967295\tk", DictCommand::Unset { id: u32::MAX, key: b("k") }),
+            (b"A1\tk\t-7", DictCommand::Increment { id: 1, key: b("k"), by: -7 }),
+            (b"T1\t1700000000\t1", DictCommand::Remark { id: 1 }),
+            (b"V1\tyes", DictCommand::Remark { id: 1 }),
+            (b"R1", DictCommand::Rollback { id: 1 }),
+            (b"C1", DictCommand::Commit { id: 1 }),
+            (b"D1", DictCommand::Commit { id: 1 }),
         ];
         for (line, command) in cases {
             assert_eq!(parse(line).as_ref(), Ok(command), "{}", line.escape_ascii());

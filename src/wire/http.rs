@@ -19,40 +19,40 @@ pub struct Response<'a> {
     pub status: u16,
     /// Whether the connection may be used again.
     pub keep: bool,
-    /// How long the server keeps an idle connection (`Keep-Alive: timeout=`), if it says so.
-    pub idle: Option<Duration>,
+    /// How long the server keeps an keep_alive_timeout connection (`Keep-Alive: timeout=`), if it says so.
+    pub keep_alive_timeout: Option<Duration>,
     /// What few responses say: kept apart, as responses are moved about a lot.
-    pub said: Option<Box<Said>>,
+    pub extra_headers: Option<Box<ExtraHeaders>>,
     pub body: Cow<'a, [u8]>,
 }
 
 /// What few responses say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Said {
+pub struct ExtraHeaders {
     pub location: Option<Box<[u8]>>,
     /// `Retry-After` in seconds; a date is not understood.
     pub retry_after: Option<u32>,
-    pub keeping: Keeping,
+    pub cache_control: CacheControl,
 }
 
 impl Response<'_> {
     pub fn location(&self) -> Option<&[u8]> {
-        self.said.as_ref()?.location.as_deref()
+        self.extra_headers.as_ref()?.location.as_deref()
     }
 
     pub fn retry_after(&self) -> Option<u32> {
-        self.said.as_ref()?.retry_after
+        self.extra_headers.as_ref()?.retry_after
     }
 
-    pub fn keeping(&self) -> Keeping {
-        self.said.as_ref().map(|said| said.keeping).unwrap_or_default()
+    pub fn cache_control(&self) -> CacheControl {
+        self.extra_headers.as_ref().map(|extra_headers| extra_headers.cache_control).unwrap_or_default()
     }
 }
 
 /// What a response says of being kept (`Cache-Control` and `Age`; RFC 9111, 5.1 and 5.2.2), as a private cache reads it:
 /// `s-maxage` and `private` mean nothing to it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Keeping {
+pub struct CacheControl {
     /// It must not be used again: `no-store`, or `no-cache`, as nothing is ever revalidated.
     pub never: bool,
     /// Not even if the backend is gone: `must-revalidate`.
@@ -61,7 +61,7 @@ pub struct Keeping {
     age: u32,
 }
 
-impl Keeping {
+impl CacheControl {
     /// How long it is fresh from now on, if it says so.
     pub fn fresh(&self) -> Option<Duration> {
         self.max_age.map(|seconds| Duration::from_secs(seconds.saturating_sub(self.age).into()))
@@ -77,9 +77,9 @@ impl Keeping {
                 self.strict = true;
             } else if name.eq_ignore_ascii_case(b"max-age") {
                 let digits = argument.map(<[u8]>::trim_ascii).unwrap_or_default();
-                let bare = digits.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(digits);
+                let unquoted = digits.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(digits);
                 // What cannot be read is out of date at once (RFC 9111, 4.2.1).
-                let seconds = super::decimal(bare).unwrap_or(0).min(31_536_000) as u32;
+                let seconds = super::decimal(unquoted).unwrap_or(0).min(31_536_000) as u32;
                 self.max_age = Some(self.max_age.map_or(seconds, |other| other.min(seconds)));
             }
         }
@@ -89,7 +89,7 @@ impl Keeping {
 /// What is wrong with a response. The connection is of no use after that.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Error {
-    /// The status line or a field is malformed, folded, or has a bare CR.
+    /// The status line or a field is malformed, folded, or has a unquoted CR.
     Head,
     HeadTooLong,
     TooManyFields,
@@ -162,8 +162,8 @@ struct Head {
     keep: bool,
     /// `Connection: close`, which wins (RFC 9112, 9.3).
     close: bool,
-    idle: Option<Duration>,
-    said: Option<Box<Said>>,
+    keep_alive_timeout: Option<Duration>,
+    extra_headers: Option<Box<ExtraHeaders>>,
 }
 
 impl Decoder {
@@ -358,12 +358,18 @@ impl Decoder {
 }
 
 impl Head {
-    fn said(&mut self) -> &mut Said {
-        self.said.get_or_insert_default()
+    fn extra_headers(&mut self) -> &mut ExtraHeaders {
+        self.extra_headers.get_or_insert_default()
     }
 
     fn response(self, body: Cow<'_, [u8]>) -> Response<'_> {
-        Response { status: self.status, keep: self.keep && !self.close, idle: self.idle, said: self.said, body }
+        Response {
+            status: self.status,
+            keep: self.keep && !self.close,
+            keep_alive_timeout: self.keep_alive_timeout,
+            extra_headers: self.extra_headers,
+            body,
+        }
     }
 }
 
@@ -447,15 +453,15 @@ fn read_field(
                 }
             }
         }
-        10 if name.eq_ignore_ascii_case("keep-alive") => head.idle = keep_alive(value),
-        13 if name.eq_ignore_ascii_case("cache-control") => head.said().keeping.control(value),
+        10 if name.eq_ignore_ascii_case("keep-alive") => head.keep_alive_timeout = keep_alive(value),
+        13 if name.eq_ignore_ascii_case("cache-control") => head.extra_headers().cache_control.control(value),
         3 if name.eq_ignore_ascii_case("age") => {
-            head.said().keeping.age = super::decimal(value).unwrap_or(0).min(u32::MAX.into()) as u32;
+            head.extra_headers().cache_control.age = super::decimal(value).unwrap_or(0).min(u32::MAX.into()) as u32;
         }
         11 if name.eq_ignore_ascii_case("retry-after") => {
-            head.said().retry_after = super::decimal(value).map(|seconds| seconds.min(86_400) as u32);
+            head.extra_headers().retry_after = super::decimal(value).map(|seconds| seconds.min(86_400) as u32);
         }
-        8 if name.eq_ignore_ascii_case("location") => head.said().location = Some(value.into()),
+        8 if name.eq_ignore_ascii_case("location") => head.extra_headers().location = Some(value.into()),
         _ => {}
     }
     Ok(())
@@ -485,7 +491,7 @@ fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
     }
 }
 
-/// Trailers are dropped, but must be fields: a bare CR or LF or a folded line could hide something else.
+/// Trailers are dropped, but must be fields: a unquoted CR or LF or a folded line could hide something else.
 fn check_trailers(section: &[u8]) -> Result<(), Error> {
     let lines = section.strip_suffix(b"\r\n").ok_or(Error::Trailers)?;
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
@@ -621,8 +627,8 @@ mod tests {
             let text =
                 format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n\r\n").replace("\r\n\r\n\r\n", "\r\n\r\n");
             let response = Decoder::default().push(&mut text.as_bytes()).unwrap().unwrap();
-            let Keeping { never: got_never, strict: got_strict, .. } = response.keeping();
-            let got = (got_never, got_strict, response.keeping().fresh());
+            let CacheControl { never: got_never, strict: got_strict, .. } = response.cache_control();
+            let got = (got_never, got_strict, response.cache_control().fresh());
             assert_eq!(got, (*never, *strict, fresh.map(Duration::from_secs)), "{fields}");
         }
     }
@@ -633,16 +639,16 @@ mod tests {
             &b"HTTP/1.1 308 Moved\r\nLocation: /x/\r\nKeep-Alive: max=9, timeout=5\r\nContent-Length: 0\r\n\r\n"[..];
         let response = Decoder::default().push(&mut input).unwrap().unwrap();
         assert_eq!(response.location(), Some(&b"/x/"[..]));
-        assert_eq!(response.idle, Some(Duration::from_secs(5)));
+        assert_eq!(response.keep_alive_timeout, Some(Duration::from_secs(5)));
     }
 
     /// Feeds `input` in steps of `step` bytes, then its end; says what was read in the words of `CASES`.
     fn read(input: &[u8], step: usize) -> Vec<String> {
-        let (mut decoder, mut said) = (Decoder::default(), Vec::new());
+        let (mut decoder, mut got) = (Decoder::default(), Vec::new());
         for mut piece in input.chunks(step) {
             loop {
                 match decoder.push(&mut piece) {
-                    Ok(Some(response)) => said.push(show(&response)),
+                    Ok(Some(response)) => got.push(show(&response)),
                     Ok(None) => break assert!(piece.is_empty()),
                     Err(error) => return vec![word(error)],
                 }
@@ -652,11 +658,11 @@ mod tests {
             }
         }
         match decoder.end() {
-            Ok(Some(response)) => said.extend([show(&response), ".".into()]),
-            Ok(None) => said.push(".".into()),
+            Ok(Some(response)) => got.extend([show(&response), ".".into()]),
+            Ok(None) => got.push(".".into()),
             Err(error) => return vec![word(error)],
         }
-        said
+        got
     }
 
     fn show(response: &Response<'_>) -> String {

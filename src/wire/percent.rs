@@ -2,7 +2,7 @@
 
 /// Where in a URL a key stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Part {
+pub enum Component {
     /// `/` stays as it is: backends route on it, as they did with the Python original.
     Path,
     /// `/` is encoded too.
@@ -27,9 +27,9 @@ const IN_PATH: [bool; 256] = {
 };
 
 /// Appends `key` byte by byte: letters, digits and `_.-~` stay, the rest becomes `%XX`.
-pub fn encode(key: &[u8], part: Part, out: &mut Vec<u8>) {
+pub fn encode(key: &[u8], part: Component, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let stays = if part == Part::Path { &IN_PATH } else { &IN_QUERY };
+    let stays = if part == Component::Path { &IN_PATH } else { &IN_QUERY };
     // Most bytes stay, and are copied together.
     for piece in key.split_inclusive(|byte| !stays[usize::from(*byte)]) {
         match piece.split_last() {
@@ -77,7 +77,7 @@ mod tests {
             (b"_.-~", "_.-~", "_.-~"),
         ];
         for (key, path, query) in CASES {
-            for (part, expected) in [(Part::Path, path), (Part::Query, query)] {
+            for (part, expected) in [(Component::Path, path), (Component::Query, query)] {
                 let mut out = Vec::new();
                 encode(key, part, &mut out);
                 assert_eq!(std::str::from_utf8(&out), Ok(*expected));
@@ -89,7 +89,7 @@ mod tests {
     fn decoding_undoes_encoding() {
         let all: Vec<u8> = (0..=255).collect();
         let mut out = Vec::new();
-        encode(&all, Part::Query, &mut out);
+        encode(&all, Component::Query, &mut out);
         assert_eq!(decode(std::str::from_utf8(&out).unwrap()), all);
         assert_eq!(decode("%2Frun%2Fapp.sock%"), b"/run/app.sock%");
         assert_eq!(decode("%+1%g0%"), b"%+1%g0%");

@@ -5,7 +5,7 @@
 mod world;
 
 use podop::config::Mode;
-use podop::proxy::{End, Peer};
+use podop::engine::{End, Peer};
 use podop::value::{self, Members, Value};
 use podop::wire::{dict as lines, http as responses, netstring as frames, percent as percents};
 use std::io::ErrorKind;
@@ -63,7 +63,7 @@ pub fn http(data: &[u8]) {
         for mut piece in bytes.chunks(step) {
             while !piece.is_empty() {
                 match decoder.push(&mut piece) {
-                    Ok(Some(one)) => got.push(Ok((one.status, one.keep, one.said, one.body.into_owned()))),
+                    Ok(Some(one)) => got.push(Ok((one.status, one.keep, one.extra_headers, one.body.into_owned()))),
                     Ok(None) => assert!(piece.is_empty(), "bytes were left over"),
                     Err(error) => {
                         got.push(Err(error));
@@ -73,7 +73,7 @@ pub fn http(data: &[u8]) {
             }
         }
         match decoder.end() {
-            Ok(Some(one)) => got.push(Ok((one.status, one.keep, one.said, one.body.into_owned()))),
+            Ok(Some(one)) => got.push(Ok((one.status, one.keep, one.extra_headers, one.body.into_owned()))),
             Ok(None) => {}
             Err(error) => got.push(Err(error)),
         }
@@ -118,7 +118,7 @@ pub fn value(data: &[u8]) {
 
 /// What is encoded is safe in a URL, and is the key.
 pub fn percent(data: &[u8]) {
-    for part in [percents::Part::Path, percents::Part::Query] {
+    for part in [percents::Component::Path, percents::Component::Query] {
         let mut out = Vec::new();
         percents::encode(data, part, &mut out);
         let text = String::from_utf8(out).expect("ASCII");
@@ -170,8 +170,8 @@ pub fn engine(data: &[u8]) {
         world.refuse();
     }
     world.wait(1000 * 1000 * MS);
-    assert!(world.proxy.is_drained(), "something is left over");
-    assert_eq!(world.proxy.deadline(world.now), None, "something is left over");
+    assert!(world.engine.is_drained(), "something is left over");
+    assert_eq!(world.engine.deadline(world.now), None, "something is left over");
 }
 
 fn at(peers: &[Peer], chosen: usize) -> Option<Peer> {

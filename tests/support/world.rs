@@ -4,7 +4,7 @@
 use podop::arena::Key;
 use podop::backend::Address;
 use podop::config::{self, Command, Mode};
-use podop::proxy::{Action, End, Peer, Proxy};
+use podop::engine::{Action, End, Engine, Peer};
 use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ pub const MS: Duration = Duration::from_millis(1);
 
 /// An engine and everything around it.
 pub struct World {
-    pub proxy: Proxy,
+    pub engine: Engine,
     pub now: Instant,
     /// Backends want TLS, which the test does not notice: it sees and says what is under it.
     tls: Option<Arc<ServerConfig>>,
@@ -56,7 +56,7 @@ impl World {
         let Ok(Command::Run(config)) = config::parse(args) else { panic!("a command line that runs") };
         let (tables, backend) = podop::open(&config.tables).unwrap_or_else(|mistake| panic!("{mistake}"));
         World {
-            proxy: Proxy::new(tables, backend, config.timeout),
+            engine: Engine::new(tables, backend, config.timeout),
             now: Instant::now(),
             tls: None,
             lateness: 0,
@@ -81,7 +81,7 @@ impl World {
 
     /// A mail server connects.
     pub fn client(&mut self, mode: Mode) -> Peer {
-        let peer = self.proxy.accepted(mode);
+        let peer = self.engine.accepted(mode);
         self.wires.insert(peer, Wire::default());
         peer
     }
@@ -128,11 +128,11 @@ impl World {
     }
 
     fn feed(&mut self, peer: Peer) {
-        while self.proxy.wants_input(peer) {
+        while self.engine.wants_input(peer) {
             let Some(wire) = self.wires.get_mut(&peer).filter(|wire| !wire.input.is_empty()) else { return };
             let count = wire.input.len().min(65_536);
             let chunk: Vec<u8> = wire.input.drain(..count).collect();
-            self.proxy.received(peer, &chunk, self.now);
+            self.engine.received(peer, &chunk, self.now);
         }
     }
 
@@ -146,7 +146,7 @@ impl World {
         if end != End::Sending || matches!(peer, Peer::Backend(_)) {
             self.wires.remove(&peer);
         }
-        self.proxy.ended(peer, end, self.now);
+        self.engine.ended(peer, end, self.now);
         self.settle();
     }
 
@@ -170,11 +170,11 @@ impl World {
 
     /// A peer that is blocked reads so many bytes after all.
     pub fn trickle(&mut self, peer: Peer, count: usize) {
-        let output = self.proxy.output(peer);
+        let output = self.engine.output(peer);
         let taken = output[..count.min(output.len())].to_vec();
         if let Some(wire) = self.wires.get_mut(&peer).filter(|_| !taken.is_empty()) {
             wire.receive(&taken);
-            self.proxy.sent(peer, taken.len(), self.now);
+            self.engine.sent(peer, taken.len(), self.now);
         }
         self.settle();
     }
@@ -185,7 +185,7 @@ impl World {
         let peer = Peer::Backend(key);
         let tls = self.tls.clone().map(|config| ServerConnection::new(config).expect("a usable configuration"));
         self.wires.insert(peer, Wire { tls, ..Wire::default() });
-        self.proxy.connected(key, self.now);
+        self.engine.connected(key, self.now);
         self.settle();
         // What the handshake wants of the engine has arrived by now.
         while self.wires.get(&peer).is_some_and(|wire| !wire.input.is_empty()) {
@@ -198,7 +198,7 @@ impl World {
     /// Refuses the next connection that the engine wants.
     pub fn refuse(&mut self) {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
-        self.proxy.ended(Peer::Backend(key), End::Gone(Some(ErrorKind::ConnectionRefused)), self.now);
+        self.engine.ended(Peer::Backend(key), End::Gone(Some(ErrorKind::ConnectionRefused)), self.now);
         self.settle();
     }
 
@@ -206,7 +206,7 @@ impl World {
     pub fn resolve(&mut self, addresses: Result<&[&str], &str>) {
         let (name, _) = self.resolving.pop_front().expect("the engine wants an address");
         let parse = |list: &[&str]| list.iter().map(|one| one.parse().expect("an address")).collect();
-        self.proxy.resolved(name, addresses.map(parse).map_err(str::to_owned), self.now);
+        self.engine.resolved(name, addresses.map(parse).map_err(str::to_owned), self.now);
         self.settle();
     }
 
@@ -278,7 +278,7 @@ impl World {
     pub fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         let mut turns = 0;
-        while let Some(next) = self.proxy.deadline(self.now).filter(|next| *next <= end) {
+        while let Some(next) = self.engine.deadline(self.now).filter(|next| *next <= end) {
             turns = if next > self.now { 0 } else { turns + 1 };
             assert!(turns < 100, "the engine wakes up again and again for nothing");
             self.now = self.now.max(next);
@@ -291,8 +291,8 @@ impl World {
     /// Carries out what the engine wants.
     pub fn settle(&mut self) {
         loop {
-            self.proxy.settle(self.now);
-            while let Some(action) = self.proxy.next_action() {
+            self.engine.process(self.now);
+            while let Some(action) = self.engine.next_action() {
                 match action {
                     Action::Connect(key, address) => self.connecting.push_back((key, address)),
                     Action::Flush(peer) => self.flush(peer),
@@ -306,7 +306,7 @@ impl World {
                     }
                 }
             }
-            if !self.proxy.is_unsettled() {
+            if !self.engine.has_pending() {
                 return;
             }
         }
@@ -314,10 +314,10 @@ impl World {
 
     fn flush(&mut self, peer: Peer) {
         let Some(wire) = self.wires.get_mut(&peer).filter(|wire| !wire.blocked) else { return };
-        let output = self.proxy.output(peer).to_vec();
+        let output = self.engine.output(peer).to_vec();
         if !output.is_empty() {
             wire.receive(&output);
-            self.proxy.sent(peer, output.len(), self.now);
+            self.engine.sent(peer, output.len(), self.now);
         }
     }
 }

@@ -1,26 +1,26 @@
 //! Who watches: `GET` of a page with figures or a word on health. One request per connection.
 
-use super::{Event, MAX_REQUEST, Mistake, Page};
+use super::{AdminPage, Event, MAX_REQUEST, ProtocolError};
 
 /// Takes one request, whose fields do not matter.
-pub fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, Mistake> {
+pub fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolError> {
     let Some(end) = input.windows(4).position(|end| end == b"\r\n\r\n") else {
-        return if input.len() > MAX_REQUEST { Err(Mistake::Page) } else { Ok(None) };
+        return if input.len() > MAX_REQUEST { Err(ProtocolError::Page) } else { Ok(None) };
     };
     let mut words = input[..end].split(|byte| matches!(byte, b' ' | b'\r'));
     let (method, target, version) = (words.next(), words.next(), words.next());
     if !version.is_some_and(|version| version.starts_with(b"HTTP/1.")) {
-        return Err(Mistake::Page);
+        return Err(ProtocolError::Page);
     }
     let path = target.and_then(|target| target.split(|byte| *byte == b'?').next());
     let page = match (method, path) {
-        (Some(b"GET"), Some(b"/metrics")) => Page::Metrics,
-        (Some(b"GET"), Some(b"/healthz")) => Page::Health,
-        (Some(b"GET"), Some(b"/readyz")) => Page::Readiness,
-        (Some(b"GET"), _) => Page::Unknown,
-        _ => Page::Refused,
+        (Some(b"GET"), Some(b"/metrics")) => AdminPage::Metrics,
+        (Some(b"GET"), Some(b"/healthz")) => AdminPage::Health,
+        (Some(b"GET"), Some(b"/readyz")) => AdminPage::Readiness,
+        (Some(b"GET"), _) => AdminPage::Unknown,
+        _ => AdminPage::Refused,
     };
-    Ok(Some((Event::Show(page), end + 4)))
+    Ok(Some((Event::Admin(page), end + 4)))
 }
 
 /// Appends a response, after which the connection is closed.
@@ -36,29 +36,29 @@ mod tests {
 
     #[test]
     fn any_split_of_a_request_asks_for_the_same_page() {
-        type Asked = Result<Option<Page>, Mistake>;
+        type Asked = Result<Option<AdminPage>, ProtocolError>;
         let cases: &[(&[u8], Asked)] = &[
-            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Some(Page::Metrics))),
-            (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", Ok(Some(Page::Metrics))),
-            (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(Page::Health))),
-            (b"GET /readyz HTTP/1.1\r\n\r\n", Ok(Some(Page::Readiness))),
-            (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(Page::Unknown))),
-            (b"POST /metrics HTTP/1.1\r\n\r\n", Ok(Some(Page::Refused))),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Some(AdminPage::Metrics))),
+            (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", Ok(Some(AdminPage::Metrics))),
+            (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Health))),
+            (b"GET /readyz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Readiness))),
+            (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Unknown))),
+            (b"POST /metrics HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Refused))),
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\n", Ok(None)),
-            (b"hello\r\n\r\n", Err(Mistake::Page)),
-            (b"\r\n\r\n", Err(Mistake::Page)),
+            (b"hello\r\n\r\n", Err(ProtocolError::Page)),
+            (b"\r\n\r\n", Err(ProtocolError::Page)),
         ];
         for (input, expected) in cases {
             for end in 0..input.len() {
                 assert!(matches!(next(&input[..end]), Ok(None)), "{}", input[..end].escape_ascii());
             }
             let got = next(input).map(|event| match event {
-                Some((Event::Show(page), used)) if used == input.len() => Some(page),
+                Some((Event::Admin(page), used)) if used == input.len() => Some(page),
                 None => None,
                 other => panic!("{other:?}"),
             });
             assert_eq!(&got, expected, "{}", input.escape_ascii());
         }
-        assert_eq!(next(&[b'x'; MAX_REQUEST + 1]).err(), Some(Mistake::Page));
+        assert_eq!(next(&[b'x'; MAX_REQUEST + 1]).err(), Some(ProtocolError::Page));
     }
 }

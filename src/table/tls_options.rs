@@ -1,13 +1,13 @@
 //! Whom a table trusts to be its service, and as whom it shows itself: what the settings name, read from files.
 
 use super::Settings;
-use crate::backend::Backend;
-use crate::backend::tls::{Client, Pair, Roots, Terms};
+use crate::backend::Backends;
+use crate::backend::tls::{KeyPair, Roots, TlsConfig, TlsConnector};
 use std::path::{Path, PathBuf};
 
 /// The settings `ca`, `cert`, `key` and `servername`.
 #[derive(Debug, Default)]
-pub struct Trust {
+pub struct TlsOptions {
     /// Who is trusted, in place of those whom the system trusts.
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
@@ -17,7 +17,7 @@ pub struct Trust {
     servername: Option<String>,
 }
 
-impl Trust {
+impl TlsOptions {
     /// Takes the settings; those that are given for one table must have something to do.
     pub fn take(settings: &mut Settings<'_>, secure: bool) -> Result<Self, String> {
         if !secure {
@@ -39,21 +39,21 @@ impl Trust {
 
     /// How connections to a host are secured, by what is in the files. Errors tell the setting and the file, never what is
     /// in it.
-    pub fn client(&self, host: &str, backend: &mut Backend) -> Result<Client, String> {
+    pub fn client(&self, host: &str, backend: &mut Backends) -> Result<TlsConnector, String> {
         let name = self.servername.as_deref().unwrap_or(host);
         let text = format!("{:?} {:?} {:?}", self.ca, self.cert, self.key);
-        let terms = backend.terms(&text, || self.read(text.clone()))?;
+        let terms = backend.tls_config(&text, || self.read(text.clone()))?;
         terms.client(name).map_err(|error| format!("{} {name}: {}", error.setting, error.why))
     }
 
-    fn read(&self, text: String) -> Result<Terms, String> {
+    fn read(&self, text: String) -> Result<TlsConfig, String> {
         let ca = self.ca.as_deref().map(|path| read("ca", path)).transpose()?;
         let system = if ca.is_none() { system() } else { Vec::new() };
         let cert = self.cert.as_deref().map(|path| read("cert", path)).transpose()?;
         let key = self.key.as_deref().map(|path| read("key", path)).transpose()?;
-        let pair = cert.as_deref().map(|cert| Pair { cert, key: key.as_deref().unwrap_or(cert) });
+        let pair = cert.as_deref().map(|cert| KeyPair { cert, key: key.as_deref().unwrap_or(cert) });
         let roots = ca.as_deref().map_or(Roots::System(&system), Roots::Pem);
-        Terms::new(&roots, pair.as_ref(), text).map_err(|error| {
+        TlsConfig::new(&roots, pair.as_ref(), text).map_err(|error| {
             let path = match error.setting {
                 "ca" => self.ca.as_ref(),
                 "cert" => self.cert.as_ref(),

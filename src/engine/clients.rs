@@ -1,6 +1,6 @@
 //! What happens to clients: when one is read again, looked at again, let go.
 
-use super::{Action, Due, Peer, Proxy};
+use super::{Action, Engine, Peer, Timer};
 use crate::arena::Key;
 use crate::client::Client;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// any progress: Postfix's own limit for both. One that is merely idle never is.
 const STALL: Duration = Duration::from_secs(100);
 
-impl Proxy {
+impl Engine {
     /// Goes on with a client that has room again: with rows, with what was read already, with reading.
     pub(super) fn resume(&mut self, key: Key, now: Instant) {
         self.stream(key, now);
@@ -27,21 +27,21 @@ impl Proxy {
 
     /// Drives the iterations of a client that has room again.
     pub(super) fn stream(&mut self, client: Key, now: Instant) {
-        for key in self.streams_of(client) {
+        for key in self.iterations_of(client) {
             self.iterate(key, now);
         }
     }
 
-    fn streams_of(&self, client: Key) -> Vec<Key> {
+    fn iterations_of(&self, client: Key) -> Vec<Key> {
         let of = |key: &Key| self.jobs.get(*key).is_some_and(|job| job.client == client);
-        self.streams.iter().copied().filter(of).collect()
+        self.iterations.iter().copied().filter(of).collect()
     }
 
     /// Looks at a client again after a while, once, unless that is planned already.
     pub(super) fn watch(&mut self, key: Key, now: Instant) {
         if let Some(client) = self.clients.get_mut(key).filter(|client| client.watched.is_none()) {
             client.watched = Some(client.moved);
-            self.timers.add(now, STALL, Due::Stuck(key));
+            self.timers.add(now, STALL, Timer::Stuck(key));
         }
     }
 
@@ -53,8 +53,8 @@ impl Proxy {
         }
         if before == Some(client.moved) {
             let kind = if client.output.is_empty() { "half a request" } else { "unread replies" };
-            self.faults.warn(&format!("client-stuck cause=\"{kind}\""), now);
-            return self.reject(key);
+            self.faults.warn(&format!("client-timeout cause=\"{kind}\""), now);
+            return self.drop_client(key);
         }
         self.watch(key, now);
     }
@@ -70,11 +70,11 @@ impl Proxy {
         let Some(client) = self.clients.remove(key) else { return };
         self.actions.push_back(Action::Close(Peer::Client(key)));
         if client.open() > 0 {
-            (self.left, self.unsettled) = (true, true);
+            (self.abandoned, self.pending) = (true, true);
             // Iterations end here; lookups end with their answers, and commits go on.
-            for one in self.streams_of(key) {
+            for one in self.iterations_of(key) {
                 self.jobs.remove(one);
-                self.streams.retain(|other| *other != one);
+                self.iterations.retain(|other| *other != one);
             }
         }
     }

@@ -1,19 +1,19 @@
 //! The engine, without I/O: bytes and time in, bytes and actions out.
 
 mod clients;
-mod fetch;
+mod lookup;
 mod report;
 
 use crate::arena::{Arena, Key};
-use crate::backend::{self, Address, Backend, Done, Exchange, Fault};
-use crate::cache::{Cache, Kept};
+use crate::backend::{self, Address, Backends, Done, Exchange, Fault};
+use crate::cache::{Cache, CachedAnswer};
 use crate::client::{Client, Event, Reply};
 use crate::config::Mode;
 use crate::job::{Commitment, Iteration, Job, Step, Work};
 use crate::log::{self, Escaped, Repeats};
-use crate::metrics::TableFigures;
+use crate::metrics::TableMetrics;
 use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
-use crate::table::{Need, Opened, Question};
+use crate::table::{Plan, Question, TableEntry};
 use crate::timers::Timers;
 use report::{count, log_answer};
 use std::collections::{HashMap, VecDeque};
@@ -34,17 +34,17 @@ pub enum Peer {
 /// What the reactor has to do.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Make a connection, and tell [`Proxy::connected`] or [`Proxy::ended`].
+    /// Make a connection, and tell [`Engine::connected`] or [`Engine::ended`].
     Connect(Key, Address),
-    /// Write [`Proxy::output`], and tell [`Proxy::sent`].
+    /// Write [`Engine::output`], and tell [`Engine::sent`].
     Flush(Peer),
-    /// Read again: [`Proxy::wants_input`] is true once more.
+    /// Read again: [`Engine::wants_input`] is true once more.
     Resume(Peer),
     /// Write these bytes to a backend, as far as the kernel takes them at once: its connection is closed next.
     Part(Key, Vec<u8>),
     /// Close a connection that the engine knows no more.
     Close(Peer),
-    /// Resolve a host, and tell [`Proxy::resolved`] under this number.
+    /// Resolve a host, and tell [`Engine::resolved`] under this number.
     Resolve { name: usize, host: String, port: u16 },
 }
 
@@ -59,64 +59,64 @@ pub enum End {
 
 /// What may become due.
 #[derive(Debug)]
-enum Due {
+enum Timer {
     Job(Key),
     /// A lookup that could have a stale answer has waited for long enough.
-    Impatient(Key),
+    ServeStale(Key),
     /// A client is looked at that seemed stuck, with how much it had sent and read by then.
     Stuck(Key),
 }
 
 /// Everything between the sockets.
-pub struct Proxy {
+pub struct Engine {
     clients: Arena<Client>,
     jobs: Arena<Job>,
     /// Iterations, which have to be driven when their clients have room again.
-    streams: Vec<Key>,
+    iterations: Vec<Key>,
     /// Sorted by name.
-    tables: Vec<Opened>,
-    backend: Backend,
+    tables: Vec<TableEntry>,
+    backend: Backends,
     cache: Cache,
     /// The fetches on their way, by the table and the key that they ask for, of which others may have the answer.
-    flights: Vec<HashMap<Vec<u8>, Key>>,
-    timers: Timers<Due>,
+    in_flight: Vec<HashMap<Vec<u8>, Key>>,
+    timers: Timers<Timer>,
     actions: VecDeque<Action>,
     /// Clients that may be read from again.
     resumed: Vec<Key>,
     faults: Repeats,
     /// Of each table.
-    figures: Vec<TableFigures>,
+    metrics: Vec<TableMetrics>,
     /// Clients that came, that were let go for their own fault, and requests to no table.
     accepted: u64,
-    rejected: u64,
-    astray: u64,
+    dropped: u64,
+    unknown_table: u64,
     timeout: Duration,
     /// An exchange that takes longer is worth a warning.
     slow: Duration,
     /// Some client left that had lookups on their way.
-    left: bool,
-    /// Something has happened since [`Proxy::settle`].
-    unsettled: bool,
+    abandoned: bool,
+    /// Something has happened since [`Engine::process`].
+    pending: bool,
     /// A stop is near.
     leaving: bool,
     /// No more requests are taken.
     stopping: bool,
 }
 
-impl Proxy {
+impl Engine {
     /// `timeout` is the life of a request to a table that has none of its own.
-    pub fn new(mut tables: Vec<Opened>, backend: Backend, timeout: Duration) -> Self {
+    pub fn new(mut tables: Vec<TableEntry>, backend: Backends, timeout: Duration) -> Self {
         tables.sort_by(|one, other| one.name.cmp(&other.name));
         Self {
             clients: Arena::default(),
             jobs: Arena::default(),
-            streams: Vec::new(),
-            figures: vec![TableFigures::default(); tables.len()],
+            iterations: Vec::new(),
+            metrics: vec![TableMetrics::default(); tables.len()],
             cache: Cache::new(CACHE_SIZE, tables.len()),
-            flights: vec![HashMap::new(); tables.len()],
+            in_flight: vec![HashMap::new(); tables.len()],
             accepted: 0,
-            rejected: 0,
-            astray: 0,
+            dropped: 0,
+            unknown_table: 0,
             tables,
             backend,
             timers: Timers::default(),
@@ -125,20 +125,20 @@ impl Proxy {
             faults: Repeats::default(),
             timeout,
             slow: Duration::from_secs(1),
-            left: false,
-            unsettled: false,
+            abandoned: false,
+            pending: false,
             leaving: false,
             stopping: false,
         }
     }
 
     /// Warns of exchanges that take longer than this, instead of one second.
-    pub fn call_slow(&mut self, slow: Duration) {
+    pub fn set_slow_threshold(&mut self, slow: Duration) {
         self.slow = slow;
     }
 
     /// Lets the answers that are kept take so many bytes, instead of 64 MiB.
-    pub fn limit_cache(&mut self, bytes: usize) {
+    pub fn set_cache_limit(&mut self, bytes: usize) {
         self.cache = Cache::new(bytes, self.tables.len());
     }
 
@@ -149,19 +149,19 @@ impl Proxy {
 
     /// A mail server has connected, or who watches.
     pub fn accepted(&mut self, mode: Mode) -> Peer {
-        self.accepted += u64::from(mode != Mode::Monitor);
+        self.accepted += u64::from(mode != Mode::Admin);
         Peer::Client(self.clients.insert(Client::new(mode)))
     }
 
     /// A connection to a backend is there.
     pub fn connected(&mut self, key: Key, now: Instant) {
-        self.unsettled = true;
+        self.pending = true;
         self.backend.connected(key, now);
     }
 
     /// Takes the answer to [`Action::Resolve`].
     pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
-        self.unsettled = true;
+        self.pending = true;
         self.backend.resolved(name, answer, now);
     }
 
@@ -169,7 +169,7 @@ impl Proxy {
     pub fn wants_input(&self, peer: Peer) -> bool {
         match peer {
             Peer::Client(key) => {
-                let open = |client: &&Client| !self.stopping || client.is_monitor();
+                let open = |client: &&Client| !self.stopping || client.is_admin();
                 self.clients.get(key).filter(open).is_some_and(|client| client.may_ask() && !client.ended)
             }
             Peer::Backend(_) => true,
@@ -178,7 +178,7 @@ impl Proxy {
 
     /// Bytes have arrived.
     pub fn received(&mut self, peer: Peer, bytes: &[u8], now: Instant) {
-        self.unsettled = true;
+        self.pending = true;
         match peer {
             Peer::Client(key) => self.client_sent(key, bytes, now),
             Peer::Backend(key) => {
@@ -198,7 +198,7 @@ impl Proxy {
 
     /// A connection has ended, on the whole or on the peer's side.
     pub fn ended(&mut self, peer: Peer, end: End, now: Instant) {
-        self.unsettled = true;
+        self.pending = true;
         match (peer, end) {
             (Peer::Client(key), End::Sending) => {
                 if let Some(client) = self.clients.get_mut(key) {
@@ -231,7 +231,7 @@ impl Proxy {
         }
     }
 
-    /// The kernel took `count` bytes of [`Proxy::output`]; fewer than all means that it is full.
+    /// The kernel took `count` bytes of [`Engine::output`]; fewer than all means that it is full.
     pub fn sent(&mut self, peer: Peer, count: usize, now: Instant) {
         match peer {
             Peer::Backend(key) => self.backend.sent(key, count),
@@ -240,8 +240,8 @@ impl Proxy {
                 client.output.advance(count);
                 client.moved += count as u64;
                 let (waits, ended) = (!client.output.is_empty(), client.ended);
-                if client.paused && client.may_ask() || !self.streams.is_empty() {
-                    self.unsettled = true;
+                if client.paused && client.may_ask() || !self.iterations.is_empty() {
+                    self.pending = true;
                     self.resumed.push(key);
                 }
                 if waits {
@@ -253,16 +253,16 @@ impl Proxy {
         }
     }
 
-    /// True if [`Proxy::settle`] has to be called before anything is waited for.
-    pub fn is_unsettled(&self) -> bool {
-        self.unsettled
+    /// True if [`Engine::process`] has to be called before anything is waited for.
+    pub fn has_pending(&self) -> bool {
+        self.pending
     }
 
     /// Lets due deadlines fire, and decides what follows from what has happened. Call it once a turn before
-    /// [`Proxy::next_action`], and again after the actions while [`Proxy::is_unsettled`].
-    pub fn settle(&mut self, now: Instant) {
-        self.unsettled = false;
-        if std::mem::take(&mut self.left) {
+    /// [`Engine::next_action`], and again after the actions while [`Engine::has_pending`].
+    pub fn process(&mut self, now: Instant) {
+        self.pending = false;
+        if std::mem::take(&mut self.abandoned) {
             self.sweep();
         }
         loop {
@@ -301,7 +301,7 @@ impl Proxy {
         }
     }
 
-    /// The next thing to do; call [`Proxy::settle`] first.
+    /// The next thing to do; call [`Engine::process`] first.
     pub fn next_action(&mut self) -> Option<Action> {
         let action = self.actions.pop_front();
         action.or_else(|| {
@@ -315,7 +315,7 @@ impl Proxy {
         })
     }
 
-    /// When [`Proxy::settle`] has something to do though nothing happens.
+    /// When [`Engine::process`] has something to do though nothing happens.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let (jobs, clients) = (&self.jobs, &self.clients);
         let timers = self.timers.next(|due| is_alive(due, jobs, clients));
@@ -324,8 +324,8 @@ impl Proxy {
 
     /// Reads files again, and resolves names again.
     pub fn reload(&mut self) {
-        self.unsettled = true;
-        self.backend.forget_terms();
+        self.pending = true;
+        self.backend.forget_tls_configs();
         self.tables.iter_mut().for_each(|opened| opened.table.reload(&mut self.backend));
         self.forget_all();
         self.backend.reload();
@@ -350,9 +350,9 @@ impl Proxy {
     fn client_sent(&mut self, key: Key, bytes: &[u8], now: Instant) {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.moved += bytes.len() as u64;
-        let joined = client.input.join(bytes);
+        let coalesced = client.input.join(bytes);
         let mut used = 0;
-        while let rest @ [_, ..] = &joined.bytes()[used..]
+        while let rest @ [_, ..] = &coalesced.bytes()[used..]
             && let Some(client) = self.clients.get_mut(key).filter(|client| client.may_ask())
         {
             let quiet = client.output.is_empty();
@@ -363,8 +363,8 @@ impl Proxy {
                     if quiet && !client.output.is_empty() {
                         self.actions.push_back(Action::Flush(Peer::Client(key)));
                     }
-                    if let Event::Show(page) = event {
-                        self.show(key, page);
+                    if let Event::Admin(page) = event {
+                        self.respond(key, page);
                     } else if let Event::Ask { place, table, query } = event {
                         let name = table.unwrap_or(client.table());
                         match self.tables.binary_search_by(|opened| opened.name.as_bytes().cmp(name)) {
@@ -376,14 +376,14 @@ impl Proxy {
                         }
                     }
                 }
-                Err(mistake) => {
-                    self.faults.warn(&format!("client-error cause=\"{mistake}\""), now);
-                    return self.reject(key);
+                Err(error) => {
+                    self.faults.warn(&format!("client-error cause=\"{error}\""), now);
+                    return self.drop_client(key);
                 }
             }
         }
         let Some(client) = self.clients.get_mut(key) else { return };
-        client.input.keep(joined, used);
+        client.input.keep(coalesced, used);
         if client.is_stuck() {
             self.watch(key, now);
         }
@@ -392,7 +392,7 @@ impl Proxy {
     /// Answers a request to a table that is not there.
     fn refuse(&mut self, client: Key, place: u64, table: &[u8], query: Query<'_>, now: Instant) {
         let failure = Failure::temporary(format_args!("no such table: {}", String::from_utf8_lossy(table)));
-        self.astray += 1;
+        self.unknown_table += 1;
         self.faults.warn(&format!("unknown-table name={}", Escaped(table)), now);
         let reply = match query {
             Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
@@ -407,33 +407,33 @@ impl Proxy {
         if let (Query::Get(key), true) = (&query, self.tables[at].caching.is_some()) {
             return self.get_kept(client, place, at, key, now);
         }
-        let Opened { name, timeout, table, .. } = &mut self.tables[at];
+        let TableEntry { name, timeout, table, .. } = &mut self.tables[at];
         let timeout = timeout.unwrap_or(self.timeout);
         let deadline = now + timeout;
         let job = |work| Job { client, place, table: at, deadline, work };
         match query {
-            Query::Get(asked) => match table.ask(Question::Get(&asked), now) {
-                Need::Http(request) => {
+            Query::Get(asked) => match table.plan(Question::Get(&asked), now) {
+                Plan::Request(request) => {
                     // Its only exchange has the same deadline, so it needs no timer of its own.
                     let key = self.jobs.insert(job(Work::Get));
                     let asked = self.backend.key(&asked);
                     self.backend.submit(Exchange::new(key, 0, deadline, request, asked, now), now);
                 }
-                Need::Nothing(answer) => {
+                Plan::Answer(answer) => {
                     log_answer(name, &answer, &asked);
-                    count(&mut self.figures[at], &answer, Duration::ZERO);
+                    count(&mut self.metrics[at], &answer, Duration::ZERO);
                     respond(&mut self.clients, &mut self.actions, client, place, name, Reply::Answer(answer));
                 }
             },
             Query::Iterate(iterate) => {
                 let key = self.jobs.insert(job(Work::Iterate(Box::new(Iteration::new(*iterate)))));
-                self.timers.add(now, timeout, Due::Job(key));
-                self.streams.push(key);
+                self.timers.add(now, timeout, Timer::Job(key));
+                self.iterations.push(key);
                 self.iterate(key, now);
             }
             Query::Commit(commit) => {
                 let key = self.jobs.insert(job(Work::Commit(Box::new(Commitment::new(*commit)))));
-                self.timers.add(now, timeout, Due::Job(key));
+                self.timers.add(now, timeout, Timer::Job(key));
                 self.commit(key, now);
             }
         }
@@ -462,17 +462,17 @@ impl Proxy {
                     respond(&mut self.clients, &mut self.actions, client, place, &opened.name, reply);
                     continue;
                 }
-                Step::List(path) => (0, path.key(b""), opened.table.ask(Question::List(&path), now)),
+                Step::List(path) => (0, path.key(b""), opened.table.plan(Question::List(&path), now)),
                 Step::Get(part, name) => {
-                    let need = opened.table.ask(Question::Get(&name), now);
+                    let need = opened.table.plan(Question::Get(&name), now);
                     (part, name, need)
                 }
             };
             match need {
-                Need::Http(request) => {
+                Plan::Request(request) => {
                     self.backend.submit(Exchange::new(key, part, deadline, request, asked, now), now)
                 }
-                Need::Nothing(answer) => {
+                Plan::Answer(answer) => {
                     if let Err(failure) = iteration.answered(part, answer) {
                         return self.end(key, Reply::Failed(failure));
                     }
@@ -492,11 +492,11 @@ impl Proxy {
         self.forget(table, &written);
         let Some(Job { table, deadline, work: Work::Commit(commitment), .. }) = self.jobs.get_mut(key) else { return };
         let Some(write) = commitment.next() else { return };
-        match self.tables[*table].table.ask(Question::Write(write), now) {
-            Need::Http(request) => {
+        match self.tables[*table].table.plan(Question::Write(write), now) {
+            Plan::Request(request) => {
                 self.backend.submit(Exchange::new(key, 0, *deadline, request, written, now), now);
             }
-            Need::Nothing(answer) => {
+            Plan::Answer(answer) => {
                 let failure = match answer {
                     Answer::Failed(failure) => failure,
                     Answer::Found(_) | Answer::Miss => Failure::temporary(format_args!("table cannot be written")),
@@ -513,17 +513,17 @@ impl Proxy {
     fn finish(&mut self, done: Done<'_>, now: Instant) {
         let Done { exchange, result, sent } = done;
         let Some(job) = self.jobs.get_mut(exchange.job) else { return };
-        let (opened, figures) = (&self.tables[job.table], &mut self.figures[job.table]);
+        let (opened, metrics) = (&self.tables[job.table], &mut self.metrics[job.table]);
         let took = now.saturating_duration_since(exchange.since);
         let label = self.backend.label(&exchange);
         let failed = |kind, cause: &dyn std::fmt::Display, faults: &mut Repeats| {
-            faults.warn(&format!("fault table={} origin={label} cause=\"{cause}\"", opened.name), now);
+            faults.warn(&format!("fault table={} backend={label} cause=\"{cause}\"", opened.name), now);
             Failure::new(kind, format_args!("{}: {label} {cause}", opened.name))
         };
         if took >= self.slow && result.is_ok() {
-            figures.slow += 1;
+            metrics.slow += 1;
             let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.phases(now));
-            self.faults.warn_of(&format!("slow table={} origin={label}", opened.name), &details, now);
+            self.faults.warn_of(&format!("slow table={} backend={label}", opened.name), &details, now);
         }
         let response = result.map_err(|fault| {
             let late = matches!(fault, Fault::Timeout(_));
@@ -534,7 +534,7 @@ impl Proxy {
                 (Ok(response), Some(write)) => {
                     // A gateway that gave up does not know whether the write was carried out.
                     let certain = !matches!(response.status, 408 | 502 | 504);
-                    let told = opened.table.told(write, &response);
+                    let told = opened.table.parse_write(write, &response);
                     (told.map_err(|why| failed(FailureKind::Temporary, &why, &mut self.faults)), certain)
                 }
                 (Ok(_), None) => return,
@@ -549,17 +549,17 @@ impl Proxy {
                 None => self.commit(exchange.job, now),
             };
         }
-        let keeping = response.as_ref().map(|response| response.keeping()).unwrap_or_default();
+        let cache_control = response.as_ref().map(|response| response.cache_control()).unwrap_or_default();
         let list = matches!(&job.work, Work::Iterate(iteration) if iteration.is_listing());
-        let answer = match response.map(|response| opened.table.tell(list, response)) {
+        let answer = match response.map(|response| opened.table.parse_value(list, response)) {
             Ok(Ok(answer)) => answer,
             Ok(Err(why)) => Answer::Failed(failed(FailureKind::Temporary, &why, &mut self.faults)),
             Err(failure) => Answer::Failed(failure),
         };
         log_answer(&opened.name, &answer, &exchange.key);
         match &job.work {
-            Work::Get => count(figures, &answer, took),
-            Work::Fetch(_) => return self.fetched(exchange.job, Kept::of(answer), keeping, now),
+            Work::Get => count(metrics, &answer, took),
+            Work::Fetch(_) => return self.fetched(exchange.job, CachedAnswer::of(answer), cache_control, now),
             Work::Iterate(_) | Work::Commit(_) | Work::Wait { .. } => {}
         }
         if let Work::Iterate(iteration) = &mut job.work {
@@ -576,17 +576,17 @@ impl Proxy {
     fn end(&mut self, key: Key, reply: Reply<'_>) {
         let Some(job) = self.jobs.remove(key) else { return };
         if matches!(job.work, Work::Iterate(_)) {
-            self.streams.retain(|other| *other != key);
+            self.iterations.retain(|other| *other != key);
         }
-        let figures = &mut self.figures[job.table];
+        let metrics = &mut self.metrics[job.table];
         match &reply {
             Reply::Answer(_) | Reply::Row { .. } => {}
-            Reply::End => figures.iterated += 1,
-            Reply::Failed(_) => figures.iterations_failed += 1,
-            Reply::Committed(_, Outcome::Done) => figures.committed += 1,
-            Reply::Committed(_, Outcome::NotFound) => figures.commits_not_found += 1,
-            Reply::Committed(_, Outcome::Failed(_)) => figures.commits_failed += 1,
-            Reply::Committed(_, Outcome::Uncertain(_)) => figures.commits_uncertain += 1,
+            Reply::End => metrics.iterated += 1,
+            Reply::Failed(_) => metrics.iterations_failed += 1,
+            Reply::Committed(_, Outcome::Done) => metrics.committed += 1,
+            Reply::Committed(_, Outcome::NotFound) => metrics.commits_not_found += 1,
+            Reply::Committed(_, Outcome::Failed(_)) => metrics.commits_failed += 1,
+            Reply::Committed(_, Outcome::Uncertain(_)) => metrics.commits_uncertain += 1,
         }
         self.reply(job.client, job.place, Some(job.table), reply);
     }
@@ -596,12 +596,12 @@ impl Proxy {
         let client = respond(&mut self.clients, &mut self.actions, key, place, name, reply);
         let Some(client) = client else { return };
         if client.is_hopeless() {
-            log::warn(format_args!("client-stuck cause=\"far too many unread replies\""));
-            return self.reject(key);
+            log::warn(format_args!("client-timeout cause=\"far too many unread replies\""));
+            return self.drop_client(key);
         }
         let turn = client.paused && client.may_ask();
         // An iteration may be next in line now; what was not read goes on being read.
-        if turn || !self.streams.is_empty() {
+        if turn || !self.iterations.is_empty() {
             self.resumed.push(key);
         }
     }
@@ -612,9 +612,9 @@ impl Proxy {
             let (jobs, clients) = (&self.jobs, &self.clients);
             match self.timers.due(now, |due| is_alive(due, jobs, clients)) {
                 None => return,
-                Some(Due::Job(key)) => self.time_out(key),
-                Some(Due::Impatient(key)) => self.grow_impatient(key, now),
-                Some(Due::Stuck(key)) => self.check_stuck(key, now),
+                Some(Timer::Job(key)) => self.time_out(key),
+                Some(Timer::ServeStale(key)) => self.serve_stale(key, now),
+                Some(Timer::Stuck(key)) => self.check_stuck(key, now),
             }
         }
     }
@@ -652,9 +652,9 @@ fn respond<'a>(
     Some(client)
 }
 
-fn is_alive(due: &Due, jobs: &Arena<Job>, clients: &Arena<Client>) -> bool {
+fn is_alive(due: &Timer, jobs: &Arena<Job>, clients: &Arena<Client>) -> bool {
     match due {
-        Due::Job(key) | Due::Impatient(key) => jobs.contains(*key),
-        Due::Stuck(key) => clients.contains(*key),
+        Timer::Job(key) | Timer::ServeStale(key) => jobs.contains(*key),
+        Timer::Stuck(key) => clients.contains(*key),
     }
 }

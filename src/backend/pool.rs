@@ -1,13 +1,13 @@
 //! An origin: its addresses, and when it needs one more connection.
 
 use super::Phase;
-use super::health::Health;
+use super::breaker::CircuitBreaker;
 use super::limit::Limit;
 use super::request::Exchange;
 use super::resolver::Resolver;
 use super::tls;
 use crate::arena::Key;
-use crate::metrics::BackendFigures;
+use crate::metrics::BackendMetrics;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 const RETRY: Duration = Duration::from_millis(100);
 
 /// An address that could not be reached is not tried for so long if there is another one.
-const ASIDE: Duration = Duration::from_secs(10);
+const UNREACHABLE: Duration = Duration::from_secs(10);
 
 /// An address that was reached and had a fault is avoided for so long if there is another one.
-const AVOIDED: Duration = Duration::from_secs(1);
+const EJECTED: Duration = Duration::from_secs(1);
 
 /// Up to so many connections, every exchange that finds none free gets a new one. Fewer make a fast backend
 /// wait for us; many more cost it and us more than they bring (512 instead of 64: 37 % more CPU).
@@ -47,7 +47,7 @@ pub enum Address {
 
 /// How many connections an origin gets, and how long they stay unused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Pool {
+pub struct PoolOptions {
     pub connections: usize,
     pub keepalive: Duration,
     /// GETs that one connection may owe answers to.
@@ -58,23 +58,23 @@ pub struct Pool {
 
 /// One host and port, or one unix socket, with its connections and what waits for them.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct Pool {
     pub label: String,
     pub target: Target,
-    pub pool: Pool,
+    pub options: PoolOptions,
     /// How its connections are secured, if they are.
-    pub tls: Option<tls::Client>,
+    pub tls: Option<tls::TlsConnector>,
     /// The number of its name, unless it needs none.
     pub name: Option<usize>,
-    addresses: Vec<Place>,
+    addresses: Vec<AddressState>,
     /// The address that worked last.
     preferred: usize,
     /// All connections, of every state.
     pub open: usize,
     /// Exchanges that connections owe answers to.
     pub asked: usize,
-    pub figures: BackendFigures,
-    pub health: Health,
+    pub metrics: BackendMetrics,
+    pub breaker: CircuitBreaker,
     /// How many requests it can serve at once, where that is to be found out.
     pub limit: Option<Limit>,
     /// A table may ask others in its place.
@@ -95,39 +95,45 @@ pub(super) struct Origin {
     pub fresh: VecDeque<Exchange>,
     /// No connection is made before.
     pause: Option<Instant>,
-    /// When it was told last that it cannot be reached.
-    pub told: Option<Instant>,
+    /// When it was logged last that it cannot be reached.
+    pub logged: Option<Instant>,
 }
 
 /// One of an origin's addresses.
 #[derive(Debug)]
-struct Place {
+struct AddressState {
     address: Address,
     /// Until when others are preferred, because it could not be reached.
-    aside: Option<Instant>,
+    down: Option<Instant>,
     /// It could not be reached since the last time that any address could, or that all could not.
     failed: bool,
     /// Connections to it.
     open: usize,
-    /// How often in a row it broke off requests that were sent ahead, up to [`Place::STRIKES`].
+    /// How often in a row it broke off requests that were sent ahead, up to [`AddressState::STRIKES`].
     strikes: u8,
 }
 
-impl Place {
-    fn is_aside(&self, now: Instant) -> bool {
-        self.aside.is_some_and(|until| now < until)
+impl AddressState {
+    fn is_ejected(&self, now: Instant) -> bool {
+        self.down.is_some_and(|until| now < until)
     }
 
     /// So often a backend may break off before it is asked one at a time.
     const STRIKES: u8 = 2;
 
     fn new(address: Address) -> Self {
-        Self { address, aside: None, failed: false, open: 0, strikes: 0 }
+        Self { address, down: None, failed: false, open: 0, strikes: 0 }
     }
 }
 
-impl Origin {
-    pub fn new(label: String, target: Target, pool: Pool, tls: Option<tls::Client>, resolver: &mut Resolver) -> Self {
+impl Pool {
+    pub fn new(
+        label: String,
+        target: Target,
+        pool: PoolOptions,
+        tls: Option<tls::TlsConnector>,
+        resolver: &mut Resolver,
+    ) -> Self {
         let (name, address) = match &target {
             Target::Unix(path) => (None, Some(Address::Unix(path.clone()))),
             Target::Tcp(host, port) => match host.parse() {
@@ -138,15 +144,15 @@ impl Origin {
         Self {
             label,
             target,
-            pool,
+            options: pool,
             tls,
             name,
-            addresses: address.map(Place::new).into_iter().collect(),
+            addresses: address.map(AddressState::new).into_iter().collect(),
             preferred: 0,
             open: 0,
             asked: 0,
-            figures: BackendFigures::default(),
-            health: Health::default(),
+            metrics: BackendMetrics::default(),
+            breaker: CircuitBreaker::default(),
             limit: pool.adapts.then(|| Limit::new(pool.connections)),
             replica: false,
             doubted: false,
@@ -157,7 +163,7 @@ impl Origin {
             queue: VecDeque::new(),
             fresh: VecDeque::new(),
             pause: None,
-            told: None,
+            logged: None,
         }
     }
 
@@ -207,7 +213,7 @@ impl Origin {
 
     /// So many connections it may have.
     fn most(&self) -> usize {
-        self.limit.as_ref().map_or(self.pool.connections, |limit| self.pool.connections.min(limit.get()))
+        self.limit.as_ref().map_or(self.options.connections, |limit| self.options.connections.min(limit.get()))
     }
 
     /// Exchanges on their way.
@@ -218,27 +224,27 @@ impl Origin {
     /// How many GETs may be sent ahead on a connection to this address.
     pub fn ahead(&self, address: &Address) -> usize {
         let place = self.addresses.iter().find(|place| place.address == *address);
-        if place.is_some_and(|place| place.strikes >= Place::STRIKES) { 1 } else { self.pool.pipeline }
+        if place.is_some_and(|place| place.strikes >= AddressState::STRIKES) { 1 } else { self.options.pipeline }
     }
 
     /// A connection to this address ended before it had answered anything that was sent ahead, which was
     /// `announced` or not. True if that has become too much.
-    pub fn doubt_pipeline(&mut self, address: &Address, announced: bool) -> bool {
+    pub fn pipelining_failed(&mut self, address: &Address, announced: bool) -> bool {
         let Some(place) = self.addresses.iter_mut().find(|place| place.address == *address) else { return false };
         let before = place.strikes;
         self.doubted = true;
-        place.strikes = if announced { Place::STRIKES } else { Place::STRIKES.min(before + 1) };
-        before < Place::STRIKES && place.strikes == Place::STRIKES
+        place.strikes = if announced { AddressState::STRIKES } else { AddressState::STRIKES.min(before + 1) };
+        before < AddressState::STRIKES && place.strikes == AddressState::STRIKES
     }
 
     /// Requests sent ahead were answered by this address.
-    pub fn trust_pipeline(&mut self, address: &Address) {
+    pub fn pipelining_ok(&mut self, address: &Address) {
         if std::mem::take(&mut self.doubted) {
             self.addresses.iter_mut().filter(|place| place.address == *address).for_each(|place| place.strikes = 0);
         }
     }
 
-    pub fn trust_pipelines(&mut self) {
+    pub fn allow_pipelining(&mut self) {
         self.addresses.iter_mut().for_each(|place| place.strikes = 0);
     }
 
@@ -255,7 +261,7 @@ impl Origin {
             return self.open < most || !self.idle.is_empty();
         }
         let patient = || self.queue.iter().take_while(|(since, _)| *since + PATIENCE <= now).take(most).count();
-        let (used, eager) = (self.open - self.connecting.len(), EAGER.div_ceil(self.pool.pipeline));
+        let (used, eager) = (self.open - self.connecting.len(), EAGER.div_ceil(self.options.pipeline));
         let wanted = if self.open < eager { self.queue.len().min(eager - used) } else { patient() };
         self.open < most && self.connecting.len() < self.fresh.len() + wanted
     }
@@ -265,15 +271,15 @@ impl Origin {
         self.addresses.iter_mut().for_each(|place| place.failed = false);
         if let Some(at) = self.addresses.iter().position(|place| place.address == *address) {
             self.preferred = at;
-            self.addresses[at].aside = None;
+            self.addresses[at].down = None;
         }
     }
 
     /// A connection to this address could not be made. True if that was the last hope: all addresses have
     /// been tried, and no attempt is left.
-    pub fn missed(&mut self, address: &Address, now: Instant) -> bool {
+    pub fn on_connect_failed(&mut self, address: &Address, now: Instant) -> bool {
         if let Some(place) = self.addresses.iter_mut().find(|place| place.address == *address) {
-            place.aside = Some(now + ASIDE);
+            place.down = Some(now + UNREACHABLE);
             place.failed = true;
         }
         if !self.is_exhausted() || !self.connecting.is_empty() {
@@ -297,22 +303,22 @@ impl Origin {
             .iter()
             .map(|address| Address::Tcp(*address))
             .map(|address| match known(&address) {
-                Some(Place { aside, open, strikes, .. }) => {
-                    Place { aside: *aside, open: *open, strikes: *strikes, ..Place::new(address) }
+                Some(AddressState { down, open, strikes, .. }) => {
+                    AddressState { down: *down, open: *open, strikes: *strikes, ..AddressState::new(address) }
                 }
-                None => Place::new(address),
+                None => AddressState::new(address),
             })
             .collect();
         self.preferred = 0;
     }
 
-    /// The address to try now, of those that did not just fail: of those that are not set aside the one with the fewest
-    /// connections, and of several the one that worked last; else the one that has been set aside for longest.
+    /// The address to try now, of those that did not just fail: of those that are not set down the one with the fewest
+    /// connections, and of several the one that worked last; else the one that has been set down for longest.
     pub fn next_address(&self, now: Instant) -> Address {
         let left = || self.addresses.iter().enumerate().filter(|(_, place)| !place.failed);
-        let works = left().filter(|(_, place)| !place.is_aside(now));
+        let works = left().filter(|(_, place)| !place.is_ejected(now));
         let best = works.min_by_key(|(at, place)| (place.open, *at != self.preferred));
-        let longest = || left().min_by_key(|(_, place)| place.aside);
+        let longest = || left().min_by_key(|(_, place)| place.down);
         best.or_else(longest).map_or(&self.addresses[0], |(_, place)| place).address.clone()
     }
 
@@ -330,10 +336,10 @@ impl Origin {
     }
 
     /// Prefers other addresses for a while, if there are any; says whether.
-    pub fn avoid(&mut self, address: &Address, now: Instant) -> bool {
-        let others = self.addresses.iter().any(|place| place.address != *address && !place.is_aside(now));
+    pub fn eject(&mut self, address: &Address, now: Instant) -> bool {
+        let others = self.addresses.iter().any(|place| place.address != *address && !place.is_ejected(now));
         let place = self.addresses.iter_mut().find(|place| place.address == *address);
-        place.filter(|_| others).map(|place| place.aside = Some(now + AVOIDED)).is_some()
+        place.filter(|_| others).map(|place| place.down = Some(now + EJECTED)).is_some()
     }
 
     /// True if others can be asked in its place, or other addresses of it.
@@ -341,14 +347,14 @@ impl Origin {
         self.replica || self.addresses.len() > 1
     }
 
-    /// True if there are several addresses, and not all are set aside.
+    /// True if there are several addresses, and not all are set down.
     pub fn has_choice(&self, now: Instant) -> bool {
-        self.addresses.len() > 1 && !self.is_aside(now)
+        self.addresses.len() > 1 && !self.is_ejected(now)
     }
 
     /// True if an answer with this status may change what is thought of the origin.
     pub fn is_unwell(&self, status: u16) -> bool {
-        matches!(status, 429 | 502..=504) || self.health.is_doubted()
+        matches!(status, 429 | 502..=504) || self.breaker.has_faults()
     }
 
     /// True if all addresses just failed: what is still connecting decides.
@@ -356,9 +362,9 @@ impl Origin {
         !self.addresses.is_empty() && self.addresses.iter().all(|place| place.failed)
     }
 
-    /// True if all addresses are set aside.
-    pub fn is_aside(&self, now: Instant) -> bool {
-        !self.addresses.is_empty() && self.addresses.iter().all(|place| place.is_aside(now))
+    /// True if all addresses are set down.
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        !self.addresses.is_empty() && self.addresses.iter().all(|place| place.is_ejected(now))
     }
 
     /// True if none of its addresses is known.
@@ -384,7 +390,7 @@ impl Origin {
         let connecting = self.connecting.front().map(|(_, until)| *until);
         let waiting = self.queue.get(self.connecting.len()).map(|(since, _)| *since + PATIENCE);
         let waiting = if self.fresh.is_empty() { waiting } else { Some(now) };
-        let growth = waiting.filter(|_| self.open < self.pool.connections).map(|at| {
+        let growth = waiting.filter(|_| self.open < self.options.connections).map(|at| {
             let resolved = self.name.and_then(|name| resolver.patience_ends(name));
             at.max(self.pause.unwrap_or(at)).max(resolved.unwrap_or(at))
         });
