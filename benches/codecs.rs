@@ -3,7 +3,8 @@
 
 use podop::arena::Key;
 use podop::config::{self, Command, Mode};
-use podop::engine::{Action, Engine, Peer};
+use podop::engine::Engine;
+use podop::io::{Action, Peer};
 use podop::value::Value;
 use podop::wire::http::Decoder;
 use podop::wire::percent::{self, Component};
@@ -179,7 +180,7 @@ impl Bench {
                         replied += count;
                         self.engine.sent(peer, count, self.now);
                     }
-                    Action::Resume(_) | Action::Part(..) | Action::Close(_) | Action::Resolve { .. } => {}
+                    Action::Resume(_) | Action::CloseNotify(..) | Action::Close(_) | Action::Resolve { .. } => {}
                 }
             }
         }

@@ -21,13 +21,14 @@
 //! With the feature `tls`, [`backend::tls`] stands between the socket and HTTP where a URL says https.
 
 pub mod arena;
-pub mod ask;
 pub mod backend;
 pub mod buffer;
 pub mod cache;
 pub mod client;
+pub mod commands;
 pub mod config;
 pub mod engine;
+pub mod io;
 pub mod job;
 pub mod listen;
 pub mod log;

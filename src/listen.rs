@@ -1,7 +1,7 @@
 //! Listening: sockets with the right permissions, and files that only we may remove.
 
 use crate::config::{Endpoint, Mode, Permissions};
-use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, ToSocketAddrs};
@@ -16,7 +16,7 @@ const BACKLOG: i32 = 4096;
 /// A socket that is listened on. The file of a unix socket goes with it.
 #[derive(Debug)]
 pub struct Listener {
-    pub socket: Socket,
+    pub socket: ListenerSocket,
     pub mode: Mode,
     pub file: Option<SocketFile>,
 }
@@ -27,7 +27,7 @@ pub struct SocketFile(PathBuf, u64, u64);
 
 /// Does not block.
 #[derive(Debug)]
-pub enum Socket {
+pub enum ListenerSocket {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
@@ -35,7 +35,7 @@ pub enum Socket {
 impl Listener {
     /// Takes over a socket that somebody else has opened, and told to listen.
     pub fn inherit(socket: OwnedFd, mode: Mode) -> io::Result<Listener> {
-        let socket = RawSocket::from(socket);
+        let socket = Socket::from(socket);
         let (kind, address) = (socket.r#type()?, socket.local_addr()?);
         if kind != Type::STREAM {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a stream socket"));
@@ -43,7 +43,7 @@ impl Listener {
         socket.listen(BACKLOG)?; // again, as systemd's default is shorter; a connected socket fails here
         socket.set_nonblocking(true)?;
         let fd = OwnedFd::from(socket);
-        let socket = if address.is_unix() { Socket::Unix(fd.into()) } else { Socket::Tcp(fd.into()) };
+        let socket = if address.is_unix() { ListenerSocket::Unix(fd.into()) } else { ListenerSocket::Tcp(fd.into()) };
         Ok(Listener { socket, mode, file: None })
     }
 
@@ -70,8 +70,10 @@ impl Listener {
     /// What a warning is due for: everybody who can reach the address may ask.
     pub fn is_exposed(&self) -> bool {
         match &self.socket {
-            Socket::Unix(_) => false,
-            Socket::Tcp(socket) => socket.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback()),
+            ListenerSocket::Unix(_) => false,
+            ListenerSocket::Tcp(socket) => {
+                socket.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback())
+            }
         }
     }
 
@@ -81,16 +83,16 @@ impl Listener {
         match endpoint {
             Endpoint::Inet(address) => {
                 let address = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
-                let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
+                let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
                 socket.set_reuse_address(true)?;
                 socket.bind(&address.into())?;
                 socket.listen(BACKLOG)?;
                 socket.set_nonblocking(true)?;
-                let socket = Socket::Tcp(socket.into());
+                let socket = ListenerSocket::Tcp(socket.into());
                 Ok(Listener { socket, mode, file: None })
             }
             Endpoint::Unix(path) => {
-                let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 let address = SockAddr::unix(path)?;
                 make_way(path)?;
                 socket.bind(&address)?;
@@ -106,7 +108,7 @@ impl Listener {
                 }
                 socket.listen(BACKLOG)?;
                 socket.set_nonblocking(true)?;
-                let socket = Socket::Unix(OwnedFd::from(socket).into());
+                let socket = ListenerSocket::Unix(OwnedFd::from(socket).into());
                 Ok(Listener { socket, mode, file: Some(file) })
             }
         }

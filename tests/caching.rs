@@ -3,7 +3,7 @@
 mod support;
 
 use podop::config::Mode;
-use podop::engine::{End, Peer};
+use podop::io::{End, Peer};
 use support::world::{MS, SECOND, World, response};
 
 const CACHE: [&str; 2] = ["--option", "alias:cache=60"];
@@ -98,7 +98,7 @@ fn who_came_later_has_a_later_deadline() {
     // The exchange goes on though all who waited have left.
     let (gone, backend) = (world.lookup("x"), backend);
     assert_eq!(world.asked(backend), "x");
-    world.end(gone, End::Gone(None));
+    world.end(gone, End::Closed(None));
     world.respond(backend, "y");
     let late = world.lookup("x");
     assert_eq!(world.taken(late), "4:OK y,");
@@ -155,7 +155,7 @@ fn a_commit_that_fails_drops_the_key_too() {
     let dict = world.client(Mode::Dovecot);
     world.send(dict, b"H2\t0\t0\tu\talias\nB1\nS1\tshared/k\tnew\nC1\n");
     world.taken(backend);
-    world.end(backend, End::Sending);
+    world.end(backend, End::HalfClosed);
     assert!(world.taken(dict).starts_with("W1\t"), "its outcome is unknown");
     world.ask(client, "k");
     let backend = world.accept();

@@ -2,7 +2,7 @@
 
 mod support;
 
-use podop::engine::Peer;
+use podop::io::Peer;
 use support::world::{MS, World};
 
 #[test]

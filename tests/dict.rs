@@ -4,12 +4,12 @@ mod support;
 
 use podop::client::MAX_UNSENT;
 use podop::config::Mode;
-use podop::engine::{End, Peer};
+use podop::io::{End, Peer};
 use std::io::ErrorKind;
 use support::world::{SECOND, World, response};
 
 const HELLO: &str = "H4\t0\t0\t\tmeta\n";
-const GONE: End = End::Gone(None);
+const GONE: End = End::Closed(None);
 
 #[test]
 fn keys_belong_to_their_namespace_and_user() {
@@ -130,9 +130,9 @@ fn the_outcome_of_a_commit_is_never_better_than_the_truth() {
         (vec![Box::new(status(302))], "F1\tmeta: 192.0.2.1 answered 302\n"),
         (vec![Box::new(status(304))], "F1\tmeta: 192.0.2.1 answered 304\n"),
         (vec![Box::new(status(200)), Box::new(status(500))], "W1\tmeta: 192.0.2.1 answered 500\n"),
-        (vec![Box::new(end(End::Sending))], "W1\tmeta: 192.0.2.1 closed the connection without an answer\n"),
+        (vec![Box::new(end(End::HalfClosed))], "W1\tmeta: 192.0.2.1 closed the connection without an answer\n"),
         (
-            vec![Box::new(end(End::Gone(Some(ErrorKind::ConnectionReset))))],
+            vec![Box::new(end(End::Closed(Some(ErrorKind::ConnectionReset))))],
             "W1\tmeta: 192.0.2.1 broke the connection: connection reset\n",
         ),
         (
@@ -197,7 +197,7 @@ fn a_write_goes_out_once_and_only_on_a_connection_that_is_known_to_be_open() {
     world.block(idle, true);
     world.send(client, b"B1\t\nS1\tshared/a\t1\nC1\n");
     assert!(world.engine.needs_check(idle));
-    world.end(idle, End::Sending);
+    world.end(idle, End::HalfClosed);
     let fresh = world.accept();
     assert!(!world.engine.needs_check(fresh));
     assert!(world.taken(fresh).starts_with("POST /m/a "));
@@ -206,7 +206,7 @@ fn a_write_goes_out_once_and_only_on_a_connection_that_is_known_to_be_open() {
     // Once it has left, a break means that nobody knows: it is not sent again.
     world.send(client, b"B2\t\nS2\tshared/a\t2\nC2\n");
     assert!(world.taken(fresh).ends_with("\r\n\r\n2"));
-    world.end(fresh, End::Sending);
+    world.end(fresh, End::HalfClosed);
     assert_eq!(world.taken(client), "W2\tmeta: 192.0.2.1 closed the connection without an answer\n");
     assert!(world.connecting.is_empty());
 }

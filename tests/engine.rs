@@ -2,14 +2,14 @@
 
 mod support;
 
-use podop::backend::{Address, MAX_WAITING};
+use podop::backend::MAX_WAITING;
 use podop::client::{MAX_OPEN, MAX_UNSENT};
 use podop::config::Mode;
-use podop::engine::{End, Peer};
+use podop::io::{Address, End, Peer};
 use std::io::ErrorKind;
 use support::world::{MS, SECOND, World, response};
 
-const GONE: End = End::Gone(None);
+const GONE: End = End::Closed(None);
 
 #[test]
 fn a_lookup_goes_to_the_backend_and_back() {
@@ -156,7 +156,9 @@ fn an_answer_after_the_deadline_goes_nowhere() {
 
 #[test]
 fn a_stale_connection_costs_nothing_but_a_new_one() {
-    for end in [End::Sending, End::Gone(Some(ErrorKind::ConnectionReset)), End::Gone(Some(ErrorKind::BrokenPipe))] {
+    for end in
+        [End::HalfClosed, End::Closed(Some(ErrorKind::ConnectionReset)), End::Closed(Some(ErrorKind::BrokenPipe))]
+    {
         let mut world = World::with_alias(&[]);
         let stale = served(&mut world);
         let client = world.lookup("a");
@@ -176,7 +178,7 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     let mut world = World::with_alias(&[]);
     let client = world.lookup("a");
     let backend = world.accept();
-    world.end(backend, End::Sending);
+    world.end(backend, End::HalfClosed);
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 closed the connection without an answer");
 
     // The second time it is the backend's fault.
@@ -184,10 +186,10 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     let (first, second) = two_idle(&mut world);
     let client = world.lookup("a");
     assert_eq!(world.asked(second), "a");
-    world.end(second, End::Sending);
+    world.end(second, End::HalfClosed);
     assert_eq!(world.asked(first), "", "another used connection may be stale as well");
     let fresh = world.accept();
-    world.end(fresh, End::Gone(Some(ErrorKind::ConnectionReset)));
+    world.end(fresh, End::Closed(Some(ErrorKind::ConnectionReset)));
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 broke the connection: connection reset");
 
     // Nor is it asked a third time when another replica has to be taken.
@@ -196,10 +198,10 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     let (one, other) = two_idle(&mut world);
     let client = world.lookup("a");
     assert_eq!(world.asked(one), "a");
-    world.end(one, End::Sending);
+    world.end(one, End::HalfClosed);
     world.refuse();
     assert_eq!(world.asked(other), "a");
-    world.end(other, End::Sending);
+    world.end(other, End::HalfClosed);
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.2 closed the connection without an answer");
     assert!(world.connecting.is_empty());
 
@@ -208,7 +210,7 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     let stale = served(&mut world);
     let client = world.lookup("a");
     world.send(stale, b"HTTP/1.1 404 Not");
-    world.end(stale, End::Sending);
+    world.end(stale, End::HalfClosed);
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 sent an invalid response: response is cut short");
 }
 
@@ -262,7 +264,7 @@ fn a_client_that_left_ends_its_lookups() {
 fn a_client_that_closed_its_side_gets_what_it_is_owed() {
     let mut world = World::with_alias(&[]);
     let client = world.lookup("a");
-    world.end(client, End::Sending);
+    world.end(client, End::HalfClosed);
     assert!(world.is_open(client));
     let backend = world.accept();
     world.block(client, true);
@@ -388,7 +390,7 @@ fn a_client_that_reads_in_small_pieces_gets_every_reply_also_after_it_closed_its
         world.block(client, true);
         world.send(client, &b"7:alias k,".repeat(10));
         if closes {
-            world.end(client, End::Sending);
+            world.end(client, End::HalfClosed);
         }
         let mut got = 0;
         for _ in 0..30 {
@@ -423,7 +425,7 @@ fn addresses_that_change_during_a_connect_do_no_lasting_harm() {
     world.resolve(Ok(&["192.0.2.1:80"]));
     let backend = world.accept();
     world.respond(backend, "v");
-    world.end(backend, End::Sending);
+    world.end(backend, End::HalfClosed);
     world.wait(29 * SECOND);
     let slow = world.lookup("b");
     world.wait(SECOND + 500 * MS);
@@ -435,7 +437,7 @@ fn addresses_that_change_during_a_connect_do_no_lasting_harm() {
     world.respond(backend, "v");
     world.respond(backend, "v");
     assert_eq!([slow, other].map(|client| world.taken(client)), ["4:OK v,", "4:OK v,"]);
-    world.end(backend, End::Sending);
+    world.end(backend, End::HalfClosed);
     world.wait(40 * SECOND);
     let later = world.lookup("d");
     world.resolve(Ok(&["192.0.2.2:80"]));
@@ -530,7 +532,7 @@ fn a_moved_backend_is_found_under_its_new_address() {
     world.resolve(Ok(&["192.0.2.1:80"]));
     let backend = world.accept();
     world.respond(backend, "v");
-    world.end(backend, End::Sending);
+    world.end(backend, End::HalfClosed);
     let client = world.lookup("b");
     world.refuse();
     assert!(reply(&mut world, client).starts_with("TEMP"));
@@ -553,7 +555,7 @@ fn replicas_share_the_lookups_and_one_that_cannot_be_reached_is_passed_over() {
     assert!(requests[1].contains("Authorization: Basic dTpw\r\n") && !requests[0].contains("Authorization"));
     for backend in backends {
         world.respond(backend, "v");
-        world.end(backend, End::Sending);
+        world.end(backend, End::HalfClosed);
     }
     assert_eq!(clients.map(|client| world.taken(client)), ["4:OK v,", "4:OK v,"]);
     let client = world.lookup("c");
@@ -564,7 +566,7 @@ fn replicas_share_the_lookups_and_one_that_cannot_be_reached_is_passed_over() {
     assert!(world.taken(backend).starts_with("GET /two/c "));
     world.respond(backend, "v");
     assert_eq!(world.taken(client), "4:OK v,");
-    world.end(backend, End::Sending);
+    world.end(backend, End::HalfClosed);
     let client = world.lookup("d");
     assert_eq!(address(&world), "192.0.2.2:80", "the dead one is set aside");
     world.refuse();

@@ -476,7 +476,7 @@ fn run_all(setting: &Setting) {
 /// In memory, as it is done at every byte.
 #[test]
 fn a_response_that_is_cut_anywhere_is_a_fault() {
-    use podop::engine::End;
+    use podop::io::End;
     use std::io::ErrorKind;
     let responses: [&[u8]; 4] = [
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnull",
@@ -485,7 +485,7 @@ fn a_response_that_is_cut_anywhere_is_a_fault() {
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ];
     for whole in responses {
-        for end in [End::Sending, End::Gone(Some(ErrorKind::ConnectionReset))] {
+        for end in [End::HalfClosed, End::Closed(Some(ErrorKind::ConnectionReset))] {
             for cut in 0..whole.len() {
                 let mut world = World::with_alias(&[]);
                 let client = world.lookup("a");

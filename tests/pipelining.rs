@@ -3,11 +3,11 @@
 mod support;
 
 use podop::config::Mode;
-use podop::engine::{End, Peer};
+use podop::io::{End, Peer};
 use std::io::ErrorKind;
 use support::world::{MS, SECOND, World, response};
 
-const RESET: End = End::Gone(Some(ErrorKind::ConnectionReset));
+const RESET: End = End::Closed(Some(ErrorKind::ConnectionReset));
 
 #[test]
 fn the_lookups_of_one_turn_share_a_connection_and_get_their_own_answers() {
@@ -140,7 +140,7 @@ fn a_backend_that_breaks_off_twice_is_asked_one_at_a_time() {
     for keys in [["a", "b"], ["c", "d"]] {
         ask(&mut world, client, &keys);
         assert_eq!(world.asked_all(backend), keys);
-        world.end(backend, End::Sending);
+        world.end(backend, End::HalfClosed);
         for key in keys {
             backend = world.accept();
             assert_eq!(world.asked_all(backend), [key], "each on a connection of its own");

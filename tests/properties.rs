@@ -4,7 +4,7 @@
 mod support;
 
 use podop::config::Mode;
-use podop::engine::{End, Peer};
+use podop::io::{End, Peer};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
@@ -161,7 +161,7 @@ impl Model {
                     client.left = true;
                     let peer = client.peer;
                     self.read();
-                    self.world.end(peer, if half { End::Sending } else { End::Gone(None) });
+                    self.world.end(peer, if half { End::HalfClosed } else { End::Closed(None) });
                 }
             }
             Op::Accept if !self.world.connecting.is_empty() => {
@@ -190,7 +190,7 @@ impl Model {
             Op::Cut(at, reset) => {
                 let peers: Vec<Peer> = self.backends.keys().copied().collect();
                 if !peers.is_empty() {
-                    let end = if reset { End::Gone(Some(ErrorKind::ConnectionReset)) } else { End::Sending };
+                    let end = if reset { End::Closed(Some(ErrorKind::ConnectionReset)) } else { End::HalfClosed };
                     self.world.end(peers[at % peers.len()], end);
                 }
             }
@@ -289,7 +289,7 @@ impl Model {
             assert!(self.world.is_open(client.peer), "an idle client was closed");
         }
         for at in 0..self.clients.len() {
-            self.world.end(self.clients[at].peer, End::Gone(None));
+            self.world.end(self.clients[at].peer, End::Closed(None));
         }
         while !self.world.connecting.is_empty() {
             self.world.refuse();

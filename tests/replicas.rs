@@ -3,11 +3,11 @@
 mod support;
 
 use podop::config::Mode;
-use podop::engine::{End, Peer};
+use podop::io::{End, Peer};
 use std::io::ErrorKind;
 use support::world::{MS, SECOND, World, response};
 
-const RESET: End = End::Gone(Some(ErrorKind::ConnectionReset));
+const RESET: End = End::Closed(Some(ErrorKind::ConnectionReset));
 
 /// Three replicas, at 192.0.2.1 to 3.
 fn three(args: &[&str]) -> World {
@@ -141,11 +141,11 @@ fn a_probe_that_ends_in_any_way_makes_room_for_the_next() {
     world.wait(500 * MS);
     let probe = world.lookup("closed");
     let backend = world.accept();
-    world.end(backend, End::Sending);
+    world.end(backend, End::HalfClosed);
     assert!(reply(&mut world, probe).contains("closed the connection"));
     world.wait(SECOND);
     let probe = world.lookup("left");
-    world.end(probe, End::Gone(None));
+    world.end(probe, End::Closed(None));
     let last = world.lookup("last");
     assert_eq!(world.taken(last), "", "it is the next probe");
     let backend = world.accept();

@@ -5,7 +5,7 @@ mod support;
 
 use podop::backend::Backends;
 use podop::config::Setting;
-use podop::engine::{End, Peer};
+use podop::io::{End, Peer};
 use podop::table::{self, Settings, TableSpec};
 use std::sync::Arc;
 use support::tls::{Authority, BOTH, Leaf, Server, Wants, self_signed, server};
@@ -154,7 +154,7 @@ fn what_is_not_tls_is_a_fault() {
         let client = world.lookup("a");
         let peer = world.accept();
         world.send(peer, nonsense);
-        world.end(peer, End::Sending);
+        world.end(peer, End::HalfClosed);
         let reply = world.taken(client);
         assert!(reply.contains("TEMP alias: https://192.0.2.1 failed the TLS handshake: it "), "{reply}");
     }
@@ -309,7 +309,7 @@ fn a_ticket_that_began_before_a_lookup_left_is_none_of_its_business() {
     let config = Arc::new(server(&leaf, &[BOTH[1]], Wants::Nothing));
     let gone = world.lookup("gone");
     let peer = world.accept();
-    world.end(gone, End::Gone(None)); // so that the connection becomes idle, and its tickets come meanwhile
+    world.end(gone, End::Closed(None)); // so that the connection becomes idle, and its tickets come meanwhile
     let mut server = Server::new(&config, peer, usize::MAX);
     server.take(&mut world);
     let flight = server.records();
@@ -420,7 +420,7 @@ fn a_stream_that_is_cut_anywhere_is_a_fault() {
                 break;
             }
             assert_eq!(world.taken(client), "", "answered too early");
-            world.end(server.peer(), End::Sending);
+            world.end(server.peer(), End::HalfClosed);
             let reply = world.taken(client);
             assert!(reply.contains("TEMP alias: https://192.0.2.1 "), "{cut}: {reply}");
         }
@@ -511,7 +511,7 @@ fn a_write_was_seen_by_nobody_before_its_record_was_whole() {
         let count = world.engine.output(peer).len();
         assert!(count > 100);
         world.trickle(peer, count - missing);
-        world.end(peer, End::Gone(None));
+        world.end(peer, End::Closed(None));
         if missing > 0 {
             // Nothing of it was seen, so it may be sent again on another connection, which fails as well.
             world.refuse();
@@ -701,7 +701,7 @@ fn an_answer_that_was_cut_off_on_a_used_connection_is_not_asked_for_again() {
     let client = world.lookup("a");
     server.heard(&mut world);
     server.say(&mut world, b"HTTP/1.1 404 Not Found\r\n\r\nnull");
-    world.end(server.peer(), End::Sending);
+    world.end(server.peer(), End::HalfClosed);
     assert!(world.taken(client).ends_with("TEMP alias: https://192.0.2.1 closed without close_notify,"));
     assert!(world.connecting.is_empty());
 }
@@ -772,7 +772,7 @@ fn a_server_that_ends_its_handshake_with_words_and_a_farewell_is_a_fault_and_the
             let last = first.records();
             world.engine.received(peer, &last, world.now);
             if fin {
-                world.engine.ended(peer, End::Sending, world.now);
+                world.engine.ended(peer, End::HalfClosed, world.now);
             }
             world.settle();
             assert!(!world.is_open(peer));

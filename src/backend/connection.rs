@@ -1,9 +1,9 @@
 //! One HTTP/1.1 connection to a backend.
 
-use super::Address;
 use super::request::Exchange;
 use super::tls::{SessionEnd, TlsSession};
 use crate::buffer::Output;
+use crate::io::Address;
 use crate::wire::http::{Decoder, Error, Response};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -13,10 +13,11 @@ mod secure;
 pub mod tls;
 
 pub use fault::{Fault, Phase};
-pub use pool::{Address, PoolOptions, Target};
+pub use pool::{PoolOptions, Target};
 pub use request::{Exchange, MAX_ROUTES, Method, Piece, RedirectError, Request, Route};
 
 use crate::arena::{Arena, Key};
+use crate::io::{Action, Peer};
 use crate::log;
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
@@ -44,22 +45,6 @@ const TELLING: Duration = Duration::from_secs(1);
 
 /// So long a TLS handshake may take after that; the same, as both wait in one line.
 pub const HANDSHAKE: Duration = CONNECT;
-
-/// What the reactor has to do.
-#[derive(Debug, Eq, PartialEq)]
-pub enum Action {
-    Connect(Key, Address),
-    Flush(Key),
-    /// Write these bytes, if they can be written at once: the connection is closed next.
-    Part(Key, Vec<u8>),
-    Close(Key),
-    /// Resolve a host and tell the answer under this number.
-    Resolve {
-        name: usize,
-        host: String,
-        port: u16,
-    },
-}
 
 /// The end of an exchange.
 #[derive(Debug)]
@@ -186,7 +171,7 @@ impl Backends {
         origin.asked += 1;
         origin.batch = Some(key);
         if connection.ask(exchange, now) {
-            self.actions.push_back(Action::Flush(key));
+            self.actions.push_back(Action::Flush(Peer::Backend(key)));
         }
         if waited {
             connection.note_wait(origin.name.and_then(|name| self.resolver.took(name)), now);
@@ -428,8 +413,8 @@ impl Backends {
     fn remove(&mut self, key: Key) -> Option<Connection> {
         let mut connection = self.connections.remove(key)?;
         let last = connection.tls().map(tls::TlsSession::close_notify).filter(|last| !last.is_empty());
-        self.actions.extend(last.map(|last| Action::Part(key, last)));
-        self.actions.push_back(Action::Close(key));
+        self.actions.extend(last.map(|last| Action::CloseNotify(key, last)));
+        self.actions.push_back(Action::Close(Peer::Backend(key)));
         let origin = &mut self.pools[connection.origin];
         origin.closed(&connection.address);
         if connection.connected.is_some() {

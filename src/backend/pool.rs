@@ -7,6 +7,7 @@ use super::request::Exchange;
 use super::resolver::Resolver;
 use super::tls;
 use crate::arena::Key;
+use crate::io::Address;
 use crate::metrics::BackendMetrics;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -35,13 +36,6 @@ const PATIENCE: Duration = Duration::from_millis(20);
 pub enum Target {
     /// A host name or address, and a port.
     Tcp(String, u16),
-    Unix(PathBuf),
-}
-
-/// An address that a connection can be made to.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Address {
-    Tcp(SocketAddr),
     Unix(PathBuf),
 }
 

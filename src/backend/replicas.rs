@@ -1,10 +1,10 @@
 //! Which of several replicas is asked, and what their answers and faults say of them.
 
 use super::breaker::Permit;
-use super::pool::Address;
 use super::request::Exchange;
 use super::{Backends, Fault};
 use crate::arena::Key;
+use crate::io::Address;
 use crate::log;
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,9 @@
 //! Connections in the making: reached, secured if they are to be, and usable; and what is under their TLS after that.
 
 use super::tls::{SessionEnd, TlsConfig, TlsConnector, TlsSession};
-use super::{Action, Backends, Done, Fault, HANDSHAKE};
+use super::{Backends, Done, Fault, HANDSHAKE};
 use crate::arena::Key;
+use crate::io::{Action, Peer};
 use crate::log;
 use std::time::Instant;
 
@@ -49,7 +50,7 @@ impl Backends {
                 origin.connecting.retain(|(other, _)| *other != key);
                 origin.connecting.push_back((key, now + HANDSHAKE));
                 origin.handshaking += 1;
-                self.actions.push_back(Action::Flush(key));
+                self.actions.push_back(Action::Flush(Peer::Backend(key)));
             }
         }
     }
@@ -73,7 +74,7 @@ impl Backends {
         let mut plain = std::mem::take(&mut self.plain);
         tls.receive(bytes, &mut plain);
         if !tls.output().is_empty() {
-            self.actions.push_back(Action::Flush(key));
+            self.actions.push_back(Action::Flush(Peer::Backend(key)));
         }
         if new && tls.is_ready() && tls.end().is_none() {
             let (resumed, version) = (tls.is_resumed(), tls.version());

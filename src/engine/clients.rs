@@ -1,8 +1,9 @@
 //! What happens to clients: when one is read again, looked at again, let go.
 
-use super::{Action, Engine, Peer, Timer};
+use super::{Engine, Timer};
 use crate::arena::Key;
 use crate::client::Client;
+use crate::io::{Action, Peer};
 use std::time::{Duration, Instant};
 
 /// A client that has sent half a request, or leaves its reply unread, is closed after so long without

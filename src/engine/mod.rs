@@ -5,10 +5,11 @@ mod lookup;
 mod report;
 
 use crate::arena::{Arena, Key};
-use crate::backend::{self, Address, Backends, Done, Exchange, Fault};
+use crate::backend::{Backends, Done, Exchange, Fault};
 use crate::cache::{Cache, CachedAnswer};
 use crate::client::{Client, Event, Reply};
 use crate::config::Mode;
+use crate::io::{Action, End, Peer};
 use crate::job::{Commitment, Iteration, Job, Step, Work};
 use crate::log::{self, Escaped, Repeats};
 use crate::metrics::TableMetrics;
@@ -17,45 +18,11 @@ use crate::table::{Plan, Question, TableEntry};
 use crate::timers::Timers;
 use report::{count, log_answer};
 use std::collections::{HashMap, VecDeque};
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// What answers that are kept may take, where nothing else is said.
 const CACHE_SIZE: usize = 64 << 20; // bytes
-
-/// Names a connection of either side.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Peer {
-    Client(Key),
-    Backend(Key),
-}
-
-/// What the reactor has to do.
-#[derive(Debug, Eq, PartialEq)]
-pub enum Action {
-    /// Make a connection, and tell [`Engine::connected`] or [`Engine::ended`].
-    Connect(Key, Address),
-    /// Write [`Engine::output`], and tell [`Engine::sent`].
-    Flush(Peer),
-    /// Read again: [`Engine::wants_input`] is true once more.
-    Resume(Peer),
-    /// Write these bytes to a backend, as far as the kernel takes them at once: its connection is closed next.
-    Part(Key, Vec<u8>),
-    /// Close a connection that the engine knows no more.
-    Close(Peer),
-    /// Resolve a host, and tell [`Engine::resolved`] under this number.
-    Resolve { name: usize, host: String, port: u16 },
-}
-
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
-    /// The peer sends no more, but may still read.
-    Sending,
-    /// The connection is gone, for this reason if it is known.
-    Gone(Option<ErrorKind>),
-}
 
 /// What may become due.
 #[derive(Debug)]
@@ -97,8 +64,6 @@ pub struct Engine {
     abandoned: bool,
     /// Something has happened since [`Engine::process`].
     pending: bool,
-    /// A stop is near.
-    leaving: bool,
     /// No more requests are taken.
     stopping: bool,
 }
@@ -127,7 +92,6 @@ impl Engine {
             slow: Duration::from_secs(1),
             abandoned: false,
             pending: false,
-            leaving: false,
             stopping: false,
         }
     }
@@ -200,7 +164,7 @@ impl Engine {
     pub fn ended(&mut self, peer: Peer, end: End, now: Instant) {
         self.pending = true;
         match (peer, end) {
-            (Peer::Client(key), End::Sending) => {
+            (Peer::Client(key), End::HalfClosed) => {
                 if let Some(client) = self.clients.get_mut(key) {
                     client.ended = true;
                 }
@@ -208,9 +172,9 @@ impl Engine {
                 self.client_sent(key, &[], now);
                 self.dismiss(key);
             }
-            (Peer::Client(key), End::Gone(_)) => self.remove(key),
+            (Peer::Client(key), End::Closed(_)) => self.remove(key),
             (Peer::Backend(key), end) => {
-                let cause = if let End::Gone(cause) = end { cause } else { None };
+                let cause = if let End::Closed(cause) = end { cause } else { None };
                 if let Some(done) = self.backend.ended(key, cause, now) {
                     self.finish(done, now);
                 }
@@ -303,16 +267,7 @@ impl Engine {
 
     /// The next thing to do; call [`Engine::process`] first.
     pub fn next_action(&mut self) -> Option<Action> {
-        let action = self.actions.pop_front();
-        action.or_else(|| {
-            Some(match self.backend.next_action()? {
-                backend::Action::Connect(key, address) => Action::Connect(key, address),
-                backend::Action::Flush(key) => Action::Flush(Peer::Backend(key)),
-                backend::Action::Part(key, last) => Action::Part(key, last),
-                backend::Action::Close(key) => Action::Close(Peer::Backend(key)),
-                backend::Action::Resolve { name, host, port } => Action::Resolve { name, host, port },
-            })
-        })
+        self.actions.pop_front().or_else(|| self.backend.next_action())
     }
 
     /// When [`Engine::process`] has something to do though nothing happens.
@@ -329,11 +284,6 @@ impl Engine {
         self.tables.iter_mut().for_each(|opened| opened.table.reload(&mut self.backend));
         self.forget_all();
         self.backend.reload();
-    }
-
-    /// Is not ready any more for who watches, as a stop is near.
-    pub fn leave(&mut self) {
-        self.leaving = true;
     }
 
     /// Takes no more requests. What is in flight is answered.

@@ -1,8 +1,9 @@
 //! What is said of the state: to the log, and to who asks for metrics.
 
-use super::{Action, Engine, Peer};
+use super::Engine;
 use crate::arena::Key;
 use crate::client::AdminPage;
+use crate::io::{Action, Peer};
 use crate::log::{self, Escaped};
 use crate::metrics::{BackendMetrics, Exposition, TableMetrics};
 use crate::query::{Answer, FailureKind};
@@ -33,7 +34,6 @@ impl Engine {
         let (status, body) = match page {
             AdminPage::Metrics => ("200 OK", self.metrics()),
             AdminPage::Health => ("200 OK", "ok\n".to_owned()),
-            AdminPage::Readiness if self.leaving => ("503 Service Unavailable", "stopping\n".to_owned()),
             AdminPage::Readiness => ("200 OK", "ok\n".to_owned()),
             AdminPage::Unknown => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
             AdminPage::Refused => ("405 Method Not Allowed", "GET only\n".to_owned()),

@@ -5,7 +5,7 @@
 mod world;
 
 use podop::config::Mode;
-use podop::engine::{End, Peer};
+use podop::io::{End, Peer};
 use podop::value::{self, Members, Value};
 use podop::wire::{dict as lines, http as responses, netstring as frames, percent as percents};
 use std::io::ErrorKind;
@@ -145,14 +145,14 @@ pub fn engine(data: &[u8]) {
             8..=10 => send(&mut world, &backends, chosen, bytes),
             11 => {
                 if let Some(peer) = at(&clients, chosen) {
-                    let end = if bytes.is_empty() { End::Sending } else { End::Gone(None) };
+                    let end = if bytes.is_empty() { End::HalfClosed } else { End::Closed(None) };
                     world.end(peer, end);
                 }
             }
             12 => {
                 if let Some(peer) = at(&backends, chosen) {
-                    let reset = End::Gone(Some(ErrorKind::ConnectionReset));
-                    world.end(peer, if bytes.is_empty() { End::Sending } else { reset });
+                    let reset = End::Closed(Some(ErrorKind::ConnectionReset));
+                    world.end(peer, if bytes.is_empty() { End::HalfClosed } else { reset });
                 }
             }
             13 => {
@@ -164,7 +164,7 @@ pub fn engine(data: &[u8]) {
         }
     }
     for peer in clients {
-        world.end(peer, End::Gone(None));
+        world.end(peer, End::Closed(None));
     }
     while !world.connecting.is_empty() {
         world.refuse();

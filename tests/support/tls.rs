@@ -1,7 +1,7 @@
 //! Certificates that a test issues itself, and the server's side of TLS.
 
 use super::world::World;
-use podop::engine::Peer;
+use podop::io::Peer;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
     KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,

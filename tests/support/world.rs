@@ -2,9 +2,10 @@
 //! and backends.
 
 use podop::arena::Key;
-use podop::backend::Address;
+
 use podop::config::{self, Command, Mode};
-use podop::engine::{Action, End, Engine, Peer};
+use podop::engine::Engine;
+use podop::io::{Action, Address, End, Peer};
 use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -138,12 +139,13 @@ impl World {
 
     /// The peer closes its sending side, or altogether.
     pub fn end(&mut self, peer: Peer, end: End) {
-        if let Some(tls) = self.wires.get_mut(&peer).filter(|_| end == End::Sending).and_then(|wire| wire.tls.as_mut())
+        if let Some(tls) =
+            self.wires.get_mut(&peer).filter(|_| end == End::HalfClosed).and_then(|wire| wire.tls.as_mut())
         {
             tls.send_close_notify();
             return self.send(peer, b""); // which the engine takes for the end
         }
-        if end != End::Sending || matches!(peer, Peer::Backend(_)) {
+        if end != End::HalfClosed || matches!(peer, Peer::Backend(_)) {
             self.wires.remove(&peer);
         }
         self.engine.ended(peer, end, self.now);
@@ -198,7 +200,7 @@ impl World {
     /// Refuses the next connection that the engine wants.
     pub fn refuse(&mut self) {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
-        self.engine.ended(Peer::Backend(key), End::Gone(Some(ErrorKind::ConnectionRefused)), self.now);
+        self.engine.ended(Peer::Backend(key), End::Closed(Some(ErrorKind::ConnectionRefused)), self.now);
         self.settle();
     }
 
@@ -237,7 +239,7 @@ impl World {
             let mut words = head.split(' ');
             match answer(words.next().unwrap_or_default(), words.next().unwrap_or_default(), body) {
                 Some(bytes) => self.send(peer, &bytes),
-                None => self.end(peer, End::Sending),
+                None => self.end(peer, End::HalfClosed),
             }
         }
     }
@@ -298,7 +300,7 @@ impl World {
                     Action::Flush(peer) => self.flush(peer),
                     Action::Resume(peer) => self.feed(peer),
                     Action::Resolve { name, host, .. } => self.resolving.push_back((name, host)),
-                    Action::Part(key, last) => self.parted.push((Peer::Backend(key), last)),
+                    Action::CloseNotify(key, last) => self.parted.push((Peer::Backend(key), last)),
                     Action::Close(peer) => {
                         self.wires.remove(&peer);
                         self.connecting.retain(|(key, _)| Peer::Backend(*key) != peer);

@@ -1,6 +1,7 @@
 //! `podop query`: one lookup, asked as a mail server would ask it.
 
-use crate::config::{Endpoint, QueryCommand};
+use super::print;
+use crate::config::{EX_TEMPFAIL, Endpoint, QueryCommand};
 use crate::wire::{dict, netstring};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -15,31 +16,42 @@ const MAX_REPLY: usize = 9 * 1024 * 1024; // bytes
 
 /// What a lookup brought.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Found {
+enum Found {
     Value(Vec<u8>),
     Nothing,
     /// No answer; this is why.
     Failure(String),
 }
 
-/// Asks the Podop that listens on the socket.
-pub fn ask(ask: &QueryCommand) -> io::Result<Found> {
-    match &ask.socket {
+/// Looks a key up in a running Podop: exit code 0 for a value, 1 for none, 75 for a failure.
+pub fn query(query: &QueryCommand) -> u8 {
+    let (code, reason) = match ask(query) {
+        Ok(Found::Value(value)) => return print(&[&value[..], b"\n"].concat()),
+        Ok(Found::Nothing) => (1, "not found".to_owned()),
+        Ok(Found::Failure(reason)) => (EX_TEMPFAIL, reason),
+        Err(error) => (EX_TEMPFAIL, format!("{}: {error}", query.socket)),
+    };
+    let _ = writeln!(io::stderr(), "podop: {reason} (exit code {code})"); // the exit code says it too
+    code
+}
+
+fn ask(query: &QueryCommand) -> io::Result<Found> {
+    match &query.socket {
         Endpoint::Unix(path) => {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            converse(stream, ask)
+            converse(stream, query)
         }
         Endpoint::Inet(address) => {
             let stream = TcpStream::connect(address)?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            converse(stream, ask)
+            converse(stream, query)
         }
     }
 }
 
-fn converse(mut stream: impl Read + Write, ask: &QueryCommand) -> io::Result<Found> {
-    stream.write_all(&request(ask))?;
+fn converse(mut stream: impl Read + Write, query: &QueryCommand) -> io::Result<Found> {
+    stream.write_all(&request(query))?;
     let (mut reply, mut chunk) = (Vec::new(), vec![0; 65_536]);
     loop {
         let count = stream.read(&mut chunk)?;
@@ -47,7 +59,7 @@ fn converse(mut stream: impl Read + Write, ask: &QueryCommand) -> io::Result<Fou
             return Err(ErrorKind::UnexpectedEof.into());
         }
         reply.extend_from_slice(&chunk[..count]);
-        let found = if ask.dovecot { dict_reply(&reply) } else { socketmap_reply(&reply) };
+        let found = if query.dovecot { dict_reply(&reply) } else { socketmap_reply(&reply) };
         if let Some(found) = found {
             return Ok(found);
         }
@@ -55,24 +67,24 @@ fn converse(mut stream: impl Read + Write, ask: &QueryCommand) -> io::Result<Fou
 }
 
 /// The bytes of the question. A dict key without a namespace belongs to the user, if there is one.
-fn request(ask: &QueryCommand) -> Vec<u8> {
+fn request(query: &QueryCommand) -> Vec<u8> {
     let mut out = Vec::new();
-    if !ask.dovecot {
-        netstring::encode(&[ask.table.as_bytes(), b" ", ask.key.as_bytes()], &mut out);
+    if !query.dovecot {
+        netstring::encode(&[query.table.as_bytes(), b" ", query.key.as_bytes()], &mut out);
         return out;
     }
-    let known = ask.key.starts_with("shared/") || ask.key.starts_with("priv/");
-    let namespace = match &ask.user {
+    let known = query.key.starts_with("shared/") || query.key.starts_with("priv/");
+    let namespace = match &query.user {
         _ if known => "",
         Some(_) => "priv/",
         None => "shared/",
     };
     out.extend_from_slice(b"H4\t0\t0\t\t");
-    dict::escape(ask.table.as_bytes(), &mut out);
+    dict::escape(query.table.as_bytes(), &mut out);
     out.extend_from_slice(b"\nL");
-    dict::escape(format!("{namespace}{}", ask.key).as_bytes(), &mut out);
+    dict::escape(format!("{namespace}{}", query.key).as_bytes(), &mut out);
     out.push(b'\t');
-    dict::escape(ask.user.as_deref().unwrap_or_default().as_bytes(), &mut out);
+    dict::escape(query.user.as_deref().unwrap_or_default().as_bytes(), &mut out);
     out.push(b'\n');
     out
 }
@@ -112,8 +124,8 @@ mod tests {
 
     fn question(dovecot: bool, user: Option<&str>, key: &str) -> String {
         let socket = Endpoint::Unix("/s".into());
-        let ask = QueryCommand { socket, dovecot, user: user.map(str::to_owned), table: "t".into(), key: key.into() };
-        String::from_utf8(request(&ask)).unwrap()
+        let query = QueryCommand { socket, dovecot, user: user.map(str::to_owned), table: "t".into(), key: key.into() };
+        String::from_utf8(request(&query)).unwrap()
     }
 
     #[test]

@@ -1,55 +1,12 @@
-//! The command line as plain data. Every error is one line that names the flag and what it wants.
+//! The command line: flags to a [`Command`]. Every error is one line that names the flag and what it wants.
 
+use super::{
+    Command, Config, ConfigError, EX_USAGE, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, seconds, unusable,
+};
 use crate::system;
 use pico_args::Arguments;
 use std::ffi::OsString;
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
-
-/// What `--help` says.
-pub const HELP: &str = "\
-Lets Postfix (socketmap) and Dovecot (dict) look things up in an HTTP service.
-
-  podop --socket PATH [--mode MODE] --name NAME --type TYPE --param PARAM ... [options]
-  podop query [--mode postfix|dovecot] [--user USER] SOCKET TABLE KEY
-                         (--user asks as Dovecot does, for a key of that user)
-
-Listeners:
-  --socket PATH          unix socket to listen on, or inet:HOST:PORT; repeatable
-  --mode MODE            postfix, dovecot or auto (default): once for all, or once per socket
-  --socket-mode 0660     permissions of the unix sockets
-  --socket-owner USER    their owner, by name or number
-  --socket-group GROUP   their group, by name or number
-
-Tables, one per triple:
-  --name NAME            name that the mail server asks for
-  --type TYPE            url or file
-  --param PARAM          http[s]://HOST/PATH/§ where § or {} is the key (several URLs are replicas),
-                         or the path of a JSON file
-  --option NAME:KEY=VALUE
-                         setting of one table, or of all with the name *
-
-Other:
-  --timeout SECONDS      total time limit per request, default 20
-  --slow SECONDS         warn of requests that take longer, default 1
-  --cache-size 64M       memory limit of the answer cache (--option NAME:cache=SECONDS)
-  --metrics PATH         figures for Prometheus, and health; also inet:HOST:PORT
-  -v, -vv, --verbose     log more
-  --check                check everything, report, exit
-  @FILE                  further arguments from a file, one per line
-  --version, --help
-";
-
-/// Exit codes (sysexits.h).
-pub const EX_USAGE: u8 = 64;
-pub const EX_NOHOST: u8 = 68;
-pub const EX_UNAVAILABLE: u8 = 69;
-pub const EX_OSERR: u8 = 71;
-pub const EX_CANTCREAT: u8 = 73;
-pub const EX_TEMPFAIL: u8 = 75;
-pub const EX_NOPERM: u8 = 77;
-pub const EX_CONFIG: u8 = 78;
 
 const FLAGS: &[&str] = &["--check", "--help", "--verbose", "--version"];
 const VALUE_FLAGS: &[&str] = &[
@@ -71,110 +28,6 @@ const VALUE_FLAGS: &[&str] = &[
 
 /// Flags of the Python original, whose shortened forms mean what they meant there.
 const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--socket", "--type", "--verbose"];
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Command {
-    Run(Config),
-    Check(Config),
-    Query(QueryCommand),
-    Help,
-    Version,
-}
-
-/// How to serve.
-#[derive(Debug)]
-pub struct Config {
-    pub listeners: Vec<(Endpoint, Mode)>,
-    /// The protocol of inherited sockets whose names say none.
-    pub inherited: Mode,
-    pub permissions: Permissions,
-    pub tables: Vec<Spec>,
-    pub timeout: Duration,
-    /// What takes longer is worth a warning.
-    pub slow: Duration,
-    /// What all kept answers may take, in bytes.
-    pub cache_size: usize,
-    /// How many `-v` there were.
-    pub verbosity: usize,
-}
-
-/// One lookup from the command line.
-#[derive(Debug)]
-pub struct QueryCommand {
-    pub socket: Endpoint,
-    pub dovecot: bool,
-    pub user: Option<String>,
-    pub table: String,
-    pub key: String,
-}
-
-/// Where to listen.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Endpoint {
-    Unix(PathBuf),
-    /// Host and port.
-    Inet(String),
-}
-
-/// The protocol of a listener.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mode {
-    /// The first byte decides: a digit is socketmap, `H` is dict.
-    Auto,
-    Postfix,
-    Dovecot,
-    /// Figures and health over HTTP, for who watches.
-    Admin,
-}
-
-/// Permissions of the unix sockets.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Permissions {
-    pub mode: u32,
-    pub owner: Option<u32>,
-    pub group: Option<u32>,
-}
-
-/// A table to be opened.
-#[derive(Debug, Eq, PartialEq)]
-pub struct Spec {
-    pub name: String,
-    pub kind: String,
-    pub param: String,
-    pub settings: Vec<Setting>,
-}
-
-/// One `--option` of a table.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Setting {
-    pub key: String,
-    pub value: String,
-    /// Given for all tables.
-    pub general: bool,
-}
-
-/// Something wrong with the command line: an exit code and a line.
-#[derive(Debug, Eq, PartialEq)]
-pub struct ConfigError {
-    pub code: u8,
-    pub line: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.line)
-    }
-}
-
-fn usage(line: impl Into<String>) -> ConfigError {
-    ConfigError { code: EX_USAGE, line: line.into() }
-}
-
-/// A error in what a flag says, while the command line itself is well-formed.
-pub fn unusable(line: impl Into<String>) -> ConfigError {
-    ConfigError { code: EX_CONFIG, line: line.into() }
-}
 
 /// Reads the arguments that follow the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
@@ -311,13 +164,6 @@ fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, Confi
     match values.len() {
         0 | 1 => Ok(values.pop()),
         _ => Err(usage(format!("{flag} is given more than once"))),
-    }
-}
-
-impl Mode {
-    /// The protocol that the name of an inherited socket says (`FileDescriptorName=` of a systemd socket unit).
-    pub fn of_name(name: &str) -> Option<Mode> {
-        [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Admin].into_iter().find(|mode| mode.to_string() == name)
     }
 }
 
@@ -460,31 +306,8 @@ fn give(option: &str, specs: &mut [Spec]) -> Result<(), ConfigError> {
     if given { Ok(()) } else { Err(unusable(format!("--option {name}:{key}: there is no table '{name}'"))) }
 }
 
-/// A time in seconds, above zero and at most a day; fractions are allowed.
-pub fn seconds(text: &str) -> Option<Duration> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let seconds: f64 = text.parse().ok().filter(|_| plain)?;
-    (seconds > 0.0 && seconds <= 86_400.0).then(|| Duration::from_secs_f64(seconds))
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Endpoint::Unix(path) => path.display().fmt(f),
-            Endpoint::Inet(address) => write!(f, "inet:{address}"),
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Mode::Auto => "auto",
-            Mode::Postfix => "postfix",
-            Mode::Dovecot => "dovecot",
-            Mode::Admin => "metrics",
-        })
-    }
+fn usage(line: impl Into<String>) -> ConfigError {
+    ConfigError { code: EX_USAGE, line: line.into() }
 }
 
 #[cfg(test)]

@@ -1,0 +1,78 @@
+//! The daemon: from a configuration to a reactor that runs.
+
+use crate::config::{self, Config, ConfigError, Mode, Spec};
+use crate::engine::Engine;
+use crate::listen::Listener;
+use crate::log::{self, Level};
+use crate::reactor::Reactor;
+use crate::system::{self, Signals};
+use std::io::{self, ErrorKind};
+
+/// Serves until a signal ends it.
+pub fn serve(config: &Config) -> Result<u8, ConfigError> {
+    log::start(match config.verbosity {
+        0 => Level::Warn,
+        1 => Level::Info,
+        _ => Level::Debug,
+    });
+    // First of all, so that every thread has the signals blocked.
+    let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
+    let (tables, backend) = crate::open(&config.tables)?;
+    let descriptors = system::raise_descriptor_limit();
+    let listeners = listen(config)?;
+    for Spec { name, kind, .. } in &config.tables {
+        log::info(format_args!("table name={name} type={kind}"));
+    }
+    for (label, ..) in backend.targets() {
+        log::info(format_args!("backend backend={label}"));
+    }
+    let (timeout, slow) = (config.timeout.as_secs_f64(), config.slow.as_secs_f64());
+    log::info(format_args!(
+        "start version={} tables={} timeout={timeout} slow={slow} descriptors={descriptors}",
+        env!("CARGO_PKG_VERSION"),
+        tables.len()
+    ));
+    if tables.is_empty() {
+        log::warn(format_args!("no-tables cause=\"there is no --name: every request will fail\""));
+    }
+    let drain_timeout = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
+    let mut engine = Engine::new(tables, backend, config.timeout);
+    engine.set_slow_threshold(config.slow);
+    engine.set_cache_limit(config.cache_size);
+    let mut reactor = Reactor::new(engine, listeners, signals, drain_timeout, descriptors)
+        .map_err(|error| failure("start", &error))?;
+    reactor.run().map(|()| 0).map_err(|error| failure("poll", &error))
+}
+
+/// All sockets: those that systemd has passed, and those that the command line names.
+fn listen(config: &Config) -> Result<Vec<Listener>, ConfigError> {
+    let mut listeners = Vec::new();
+    for (name, socket) in system::inherited_sockets() {
+        let mode = Mode::of_name(&name).unwrap_or(config.inherited);
+        let listener = Listener::inherit(socket, mode);
+        let listener = listener.map_err(|error| failure(&format!("inherited socket '{name}'"), &error))?;
+        listeners.push((format!("inherited:{name}"), listener));
+    }
+    for (endpoint, mode) in &config.listeners {
+        let listener = Listener::bind(endpoint, *mode, config.permissions);
+        let listener = listener.map_err(|error| failure(&format!("--socket {endpoint}"), &error))?;
+        listeners.push((endpoint.to_string(), listener));
+    }
+    for (name, listener) in &listeners {
+        log::info(format_args!("listen socket={name} mode={}", listener.mode));
+        if listener.is_exposed() {
+            log::warn(format_args!("exposed socket={name} cause=\"not on loopback: whoever reaches it may ask\""));
+        }
+    }
+    Ok(listeners.into_iter().map(|(_, listener)| listener).collect())
+}
+
+fn failure(what: &str, error: &io::Error) -> ConfigError {
+    let code = match error.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::AddrInUse | ErrorKind::NotFound => config::EX_CANTCREAT,
+        ErrorKind::PermissionDenied => config::EX_NOPERM,
+        ErrorKind::InvalidInput => config::EX_CONFIG,
+        _ => config::EX_OSERR,
+    };
+    ConfigError { code, line: format!("{what}: {error}") }
+}

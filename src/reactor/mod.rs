@@ -1,0 +1,404 @@
+//! The reactor: owns the sockets, reads the clock, and decides nothing.
+
+mod accept;
+mod resolve;
+mod socket;
+
+use crate::arena::Key;
+use crate::client::MAX_OPEN;
+use crate::engine::Engine;
+use crate::io::{Action, Address, End, Peer};
+use crate::listen::Listener;
+use crate::log;
+use crate::notify::Notifier;
+use crate::system::{Signal, Signals};
+use accept::{Acceptor, MAX_ACCEPTS};
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use resolve::NameResolver;
+use socket::{ReadResult, SocketState, Sockets, Stream};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Bytes per read: a request or a response almost always fits.
+const CHUNK: usize = 64 * 1024;
+
+/// Reads of one connection before others get their turn.
+const MAX_READS: usize = 4;
+
+/// Descriptors that clients cannot take, so that backends can be reached and files read: at most this many, and at
+/// most a quarter of all.
+const RESERVE: u64 = 1_100;
+
+/// How long connected clients may still send requests after a shutdown was requested: one that has just connected has
+/// not sent anything yet, and `postmap` dies of SIGPIPE if it writes to a closed connection.
+const GRACE: Duration = Duration::from_millis(100);
+
+const SIGNALS: Token = Token(usize::MAX);
+const RESOLVED: Token = Token(usize::MAX - 1);
+const LISTENERS: usize = usize::MAX - 1_000_000;
+
+/// Running ── signal ──▶ Grace ── grace over ──▶ Draining ── drained or deadline ──▶ end
+enum Shutdown {
+    Running,
+    /// Listeners are closed; connected clients may still send requests until then.
+    Grace {
+        drain_from: Instant,
+        deadline: Instant,
+    },
+    /// No more requests are read; what is in flight is answered until then.
+    Draining {
+        deadline: Instant,
+    },
+}
+
+/// The loop around an engine.
+pub struct Reactor {
+    engine: Engine,
+    poll: Poll,
+    acceptor: Acceptor,
+    clients: Sockets,
+    backends: Sockets,
+    signals: Signals,
+    notifier: Notifier,
+    resolver: NameResolver,
+    chunk: Box<[u8]>,
+    /// Sockets that have more to read but had to give way.
+    again: Vec<Peer>,
+    now: Instant,
+    shutdown: Shutdown,
+    drain_timeout: Duration,
+}
+
+impl Reactor {
+    /// `drain_timeout` is how long a shutdown waits for what is in flight; `descriptors` is how many may be open.
+    pub fn new(
+        engine: Engine,
+        listeners: Vec<Listener>,
+        signals: Signals,
+        drain_timeout: Duration,
+        descriptors: u64,
+    ) -> io::Result<Reactor> {
+        let poll = Poll::new()?;
+        let max_clients = descriptors - RESERVE.min(descriptors / 4);
+        let acceptor = Acceptor::new(listeners, max_clients, LISTENERS, poll.registry())?;
+        poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        let resolver = NameResolver::start(Waker::new(poll.registry(), RESOLVED)?)?;
+        Ok(Reactor {
+            engine,
+            poll,
+            acceptor,
+            clients: Sockets::default(),
+            backends: Sockets::default(),
+            signals,
+            notifier: Notifier::from_environment(Instant::now()),
+            resolver,
+            chunk: vec![0; CHUNK].into_boxed_slice(),
+            again: Vec::new(),
+            now: Instant::now(),
+            shutdown: Shutdown::Running,
+            drain_timeout,
+        })
+    }
+
+    /// Serves until a signal ends it and what is in flight is done, or the drain timeout has passed.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(MAX_OPEN);
+        self.now = Instant::now();
+        self.engine.resolve_all(self.now);
+        let mut first = Some(Duration::ZERO); // there is something to do already
+        self.notifier.ready(&self.engine.summary(self.now), self.now);
+        loop {
+            let timeout = first.take().or_else(|| self.timeout());
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            self.now = Instant::now();
+            for event in &events {
+                self.on_event(event);
+            }
+            for peer in std::mem::take(&mut self.again) {
+                self.read(peer);
+            }
+            while let Some(listener) = self.acceptor.due(self.now) {
+                self.accept(listener);
+            }
+            let ended = self.advance_shutdown();
+            self.act();
+            self.notifier.turn(|| self.engine.summary(self.now), self.now);
+            if ended || self.is_drained() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let shutdown = match self.shutdown {
+            Shutdown::Running => None,
+            Shutdown::Grace { drain_from, deadline } => Some(drain_from.min(deadline)),
+            Shutdown::Draining { deadline } => Some(deadline),
+        };
+        let next = [self.engine.deadline(self.now), shutdown, self.acceptor.deadline(), self.notifier.deadline()];
+        let next = next.into_iter().flatten().min();
+        // The kernel counts whole milliseconds; rounding up avoids a turn in which nothing is due yet.
+        next.map(|at| at.saturating_duration_since(self.now))
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match event.token() {
+            SIGNALS => self.on_signal(),
+            RESOLVED => {
+                while let Some((name, answer)) = self.resolver.next() {
+                    self.engine.resolved(name, answer, self.now);
+                }
+            }
+            Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
+            token => self.on_socket_event(socket::peer(token), event),
+        }
+    }
+
+    fn on_socket_event(&mut self, peer: Peer, event: &Event) {
+        let Some(socket) = self.socket(peer) else { return }; // closed earlier in this turn
+        let drained = socket.on_event(event);
+        if socket.connecting {
+            return self.on_connect_event(peer);
+        }
+        if drained {
+            self.flush(peer);
+        }
+        self.read(peer);
+    }
+
+    fn on_connect_event(&mut self, peer: Peer) {
+        let (now, Peer::Backend(key)) = (self.now, peer) else { return };
+        let Some(socket) = self.backends.get(key) else { return };
+        match socket.connect_result() {
+            None => {}
+            Some(Ok(())) => {
+                let readable = socket.readable;
+                self.engine.connected(key, now);
+                if readable {
+                    self.read(peer); // that edge is not reported again
+                }
+            }
+            Some(Err(error)) => self.engine.ended(peer, End::Closed(Some(error.kind())), now),
+        }
+    }
+
+    fn socket(&mut self, peer: Peer) -> Option<&mut SocketState> {
+        match peer {
+            Peer::Client(key) => self.clients.get(key),
+            Peer::Backend(key) => self.backends.get(key),
+        }
+    }
+
+    /// Reads what there is, and gives way after some reads. Returns whether there was anything.
+    fn read(&mut self, peer: Peer) -> bool {
+        let mut any = false;
+        for _ in 0..MAX_READS {
+            if !self.engine.wants_input(peer) {
+                self.check_closed(peer);
+                return any;
+            }
+            let (sockets, key) = match peer {
+                Peer::Client(key) => (&mut self.clients, key),
+                Peer::Backend(key) => (&mut self.backends, key),
+            };
+            let Some(socket) = sockets.get(key).filter(|socket| socket.readable && !socket.connecting) else {
+                return any;
+            };
+            match socket.read(&mut self.chunk) {
+                ReadResult::Data { count, more } => {
+                    any = true;
+                    self.engine.received(peer, &self.chunk[..count], self.now);
+                    if !more {
+                        return any;
+                    }
+                }
+                ReadResult::WouldBlock => return any,
+                ReadResult::End => {
+                    let end = if socket.closed { End::Closed(None) } else { End::HalfClosed };
+                    self.engine.ended(peer, end, self.now);
+                    return any;
+                }
+                ReadResult::Failed(kind) => {
+                    self.engine.ended(peer, End::Closed(Some(kind)), self.now);
+                    return any;
+                }
+            }
+        }
+        if self.socket(peer).is_some_and(|socket| socket.readable) {
+            self.again.push(peer);
+        }
+        any
+    }
+
+    /// Reads what may have arrived without an event so far; more than once, as records that TLS sends for itself may
+    /// come before the end.
+    fn read_unreported(&mut self, peer: Peer) {
+        for _ in 0..MAX_READS {
+            if let Some(socket) = self.socket(peer) {
+                socket.readable = true;
+            }
+            if !self.read(peer) {
+                return;
+            }
+        }
+    }
+
+    /// A peer that is not read now may still have closed altogether, which the engine has to know.
+    fn check_closed(&mut self, peer: Peer) {
+        if self.socket(peer).is_some_and(|socket| socket.closed) {
+            self.engine.ended(peer, End::Closed(None), self.now);
+        }
+    }
+
+    /// Carries out the engine's actions until there are none.
+    fn act(&mut self) {
+        loop {
+            self.engine.process(self.now);
+            while let Some(action) = self.engine.next_action() {
+                self.carry_out(action);
+            }
+            if !self.engine.has_pending() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Flush(peer) => self.flush(peer),
+            Action::Resume(peer) => drop(self.read(peer)),
+            Action::Connect(key, address) => self.connect(key, &address),
+            Action::CloseNotify(key, bytes) => {
+                if let Some(socket) = self.backends.get(key).filter(|socket| socket.can_write()) {
+                    let _ = socket.write(&bytes); // the peer does without it, if it must
+                }
+            }
+            Action::Close(Peer::Client(key)) => self.clients.remove(key),
+            Action::Close(Peer::Backend(key)) => self.backends.remove(key),
+            Action::Resolve { name, host, port } => {
+                if !self.resolver.request(name, host, port) {
+                    self.engine.resolved(name, Err("the resolver has ended".to_owned()), self.now);
+                }
+            }
+        }
+    }
+
+    /// Writes as much as the kernel takes. What it does not take waits for a writable edge.
+    fn flush(&mut self, peer: Peer) {
+        if self.engine.needs_check(peer) {
+            self.read_unreported(peer);
+        } else if matches!(peer, Peer::Backend(_)) && self.socket(peer).is_some_and(|socket| socket.readable) {
+            self.read(peer); // what is there already is no response to what leaves now
+        }
+        let (sockets, key) = match peer {
+            Peer::Client(key) => (&mut self.clients, key),
+            Peer::Backend(key) => (&mut self.backends, key),
+        };
+        let Some(socket) = sockets.get(key) else { return };
+        if socket.can_write() {
+            let output = self.engine.output(peer);
+            if !output.is_empty() {
+                match socket.write(output) {
+                    // Also for 0 bytes: a peer that reads nothing is closed after some time.
+                    Ok(count) => self.engine.sent(peer, count, self.now),
+                    Err(error) => return self.engine.ended(peer, End::Closed(Some(error.kind())), self.now),
+                }
+            }
+        }
+        if let Err(error) = socket.update_interest(peer, self.poll.registry()) {
+            self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
+        }
+    }
+
+    fn connect(&mut self, key: Key, address: &Address) {
+        let peer = Peer::Backend(key);
+        let tcp = matches!(address, Address::Tcp(_));
+        let added = Stream::connect(address).and_then(|stream| self.add(peer, stream, tcp));
+        match added {
+            Err(error) => self.engine.ended(peer, End::Closed(Some(error.kind())), self.now),
+            Ok(()) if tcp => {} // an event reports the result
+            Ok(()) => self.engine.connected(key, self.now),
+        }
+    }
+
+    fn add(&mut self, peer: Peer, stream: Stream, connecting: bool) -> io::Result<()> {
+        let (sockets, key) = match peer {
+            Peer::Client(key) => (&mut self.clients, key),
+            Peer::Backend(key) => (&mut self.backends, key),
+        };
+        let mut socket = SocketState::new(key, stream, connecting);
+        socket.register(peer, self.poll.registry())?;
+        sockets.insert(key, socket);
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: usize) {
+        for _ in 0..MAX_ACCEPTS {
+            let Some((stream, mode)) = self.acceptor.accept(listener, self.clients.len(), self.now) else { return };
+            let peer = self.engine.accepted(mode);
+            if let Err(error) = self.add(peer, stream, false) {
+                self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
+            }
+        }
+        self.acceptor.accept_later(listener, self.now);
+    }
+
+    fn on_signal(&mut self) {
+        while let Some(signal) = self.signals.take() {
+            match signal {
+                Signal::Stop => self.shut_down(),
+                Signal::Reload => {
+                    log::notice(format_args!("reload"));
+                    self.notifier.reloading();
+                    self.engine.reload();
+                    self.notifier.ready(&self.engine.summary(self.now), self.now);
+                }
+                Signal::Dump => self.engine.dump(),
+            }
+        }
+    }
+
+    /// Begins a shutdown; a second request forces it.
+    fn shut_down(&mut self) {
+        self.shutdown = match self.shutdown {
+            Shutdown::Running => {
+                log::info(format_args!("shutdown"));
+                self.notifier.stopping();
+                self.acceptor.close();
+                let grace = if self.clients.len() > 0 { GRACE } else { Duration::ZERO };
+                Shutdown::Grace { drain_from: self.now + grace, deadline: self.now + self.drain_timeout }
+            }
+            Shutdown::Grace { .. } | Shutdown::Draining { .. } => {
+                log::warn(format_args!("shutdown forced=yes"));
+                Shutdown::Draining { deadline: self.now }
+            }
+        };
+    }
+
+    /// Goes from one stage of a shutdown to the next when its time has come. True at the end of the last.
+    fn advance_shutdown(&mut self) -> bool {
+        if let Shutdown::Grace { drain_from, deadline } = self.shutdown
+            && drain_from <= self.now
+        {
+            self.shutdown = Shutdown::Draining { deadline };
+            self.engine.stop();
+        }
+        match self.shutdown {
+            Shutdown::Running => false,
+            Shutdown::Grace { deadline, .. } | Shutdown::Draining { deadline } => deadline <= self.now,
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        matches!(self.shutdown, Shutdown::Draining { .. }) && self.engine.is_drained()
+    }
+}

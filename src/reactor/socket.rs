@@ -1,0 +1,272 @@
+//! Sockets with their readiness: edges are reported only once, so each is remembered until the kernel says otherwise.
+
+use crate::arena::{AGES, Key};
+use crate::io::{Address, Peer};
+use mio::event::Source;
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+use std::io::{self, ErrorKind, Read, Write};
+
+/// The bit of a token that marks a backend connection.
+const BACKEND: usize = (AGES as usize) << 32;
+
+/// A connected or connecting stream socket, non-blocking.
+pub(super) enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Begins to connect.
+    pub fn connect(address: &Address) -> io::Result<Self> {
+        Ok(match address {
+            Address::Tcp(address) => Self::of_tcp(TcpStream::connect(*address)?),
+            Address::Unix(path) => Self::Unix(UnixStream::connect(path)?),
+        })
+    }
+
+    pub fn of_tcp(stream: TcpStream) -> Self {
+        let _ = stream.set_nodelay(true); // only slower without it
+        Self::Tcp(stream)
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Stream::Unix(stream) => stream,
+            Stream::Tcp(stream) => stream,
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.read(into),
+            Stream::Tcp(stream) => stream.read(into),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.write(bytes),
+            Stream::Tcp(stream) => stream.write(bytes),
+        }
+    }
+
+    /// The result of a connection attempt; `None` while it is in progress.
+    fn connect_result(&self) -> Option<io::Result<()>> {
+        match self {
+            Stream::Unix(_) => Some(Ok(())),
+            Stream::Tcp(stream) => match stream.take_error() {
+                Ok(None) => match stream.peer_addr() {
+                    Ok(_) => Some(Ok(())),
+                    Err(error) if error.kind() == ErrorKind::NotConnected => None,
+                    Err(error) => Some(Err(error)),
+                },
+                Ok(Some(error)) | Err(error) => Some(Err(error)),
+            },
+        }
+    }
+}
+
+/// A socket with what the last events reported.
+pub(super) struct SocketState {
+    age: u32,
+    stream: Stream,
+    pub readable: bool,
+    writable: bool,
+    /// The peer sends no more; what it has sent is still to be read.
+    half_closed: bool,
+    /// The connection is closed in both directions.
+    pub closed: bool,
+    pub connecting: bool,
+    /// Registered for writability. A unix socket becomes writable with each reply that its peer reads, so that is
+    /// asked for only while it is full.
+    write_interest: bool,
+}
+
+/// The outcome of one read.
+pub(super) enum ReadResult {
+    /// This many bytes; `more` if another read may find some.
+    Data {
+        count: usize,
+        more: bool,
+    },
+    /// End of stream.
+    End,
+    WouldBlock,
+    Failed(ErrorKind),
+}
+
+impl SocketState {
+    pub fn new(key: Key, stream: Stream, connecting: bool) -> Self {
+        let write_interest = matches!(stream, Stream::Tcp(_));
+        Self {
+            age: key.age,
+            stream,
+            readable: false,
+            writable: true,
+            half_closed: false,
+            closed: false,
+            connecting,
+            write_interest,
+        }
+    }
+
+    /// Registers a socket once for all its life. A TCP socket is registered for both directions: it becomes writable
+    /// only after it was full.
+    pub fn register(&mut self, peer: Peer, registry: &Registry) -> io::Result<()> {
+        let interest = if self.write_interest { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        registry.register(self.stream.source(), token(peer), interest)
+    }
+
+    /// Takes an event into account. True if the socket has become writable after it was full.
+    pub fn on_event(&mut self, event: &mio::event::Event) -> bool {
+        let full = !self.writable;
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable() || event.is_error();
+        self.half_closed |= event.is_read_closed();
+        self.closed |= event.is_write_closed();
+        full && self.writable // an event also reports what has long been known
+    }
+
+    /// The result of its connection attempt; `None` while that is in progress.
+    pub fn connect_result(&mut self) -> Option<io::Result<()>> {
+        let result = self.stream.connect_result()?;
+        self.connecting = false;
+        Some(result)
+    }
+
+    /// Reads once. A read that returned less than there is room for is not followed by another, unless the peer has
+    /// closed: that edge is not reported again.
+    pub fn read(&mut self, into: &mut [u8]) -> ReadResult {
+        loop {
+            return match self.stream.read(into) {
+                Ok(0) => {
+                    self.readable = false;
+                    ReadResult::End
+                }
+                Ok(count) => {
+                    self.readable = count == into.len() || self.half_closed;
+                    ReadResult::Data { count, more: self.readable }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    ReadResult::WouldBlock
+                }
+                Err(error) => ReadResult::Failed(error.kind()),
+            };
+        }
+    }
+
+    pub fn can_write(&self) -> bool {
+        self.writable && !self.connecting
+    }
+
+    /// Writes once; 0 if the kernel takes nothing. Fewer bytes than all mean that it is full: an edge follows when it
+    /// is not any more.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            return match self.stream.write(bytes) {
+                Ok(count) => {
+                    self.writable = count == bytes.len();
+                    Ok(count)
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    Ok(0)
+                }
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    /// Registers a unix socket for writability while it is full, and only then.
+    pub fn update_interest(&mut self, peer: Peer, registry: &Registry) -> io::Result<()> {
+        let full = !self.writable;
+        if full == self.write_interest || matches!(self.stream, Stream::Tcp(_)) {
+            return Ok(());
+        }
+        self.write_interest = full;
+        let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        registry.reregister(self.stream.source(), token(peer), interest)
+    }
+}
+
+/// Sockets by the keys of the engine.
+#[derive(Default)]
+pub(super) struct Sockets {
+    slots: Vec<Option<SocketState>>,
+    open: u64,
+}
+
+impl Sockets {
+    /// How many sockets are open.
+    pub fn len(&self) -> u64 {
+        self.open
+    }
+
+    pub fn get(&mut self, key: Key) -> Option<&mut SocketState> {
+        self.slots.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.age == key.age)
+    }
+
+    pub fn insert(&mut self, key: Key, socket: SocketState) {
+        let index = key.index as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        // Within a turn a slot may be used again before its last socket is closed, which happens here then.
+        let before = self.slots[index].replace(socket);
+        self.open += u64::from(before.is_none());
+    }
+
+    /// Closes a socket, which takes it out of the poll as well.
+    pub fn remove(&mut self, key: Key) {
+        if self.get(key).is_some() {
+            self.slots[key.index as usize] = None;
+            self.open -= 1;
+        }
+    }
+}
+
+/// The token of a connection: one bit for the side, the age and the index of its key.
+fn token(peer: Peer) -> Token {
+    let (key, side) = match peer {
+        Peer::Client(key) => (key, 0),
+        Peer::Backend(key) => (key, BACKEND),
+    };
+    Token(side | (key.age as usize) << 32 | key.index as usize)
+}
+
+/// The connection that a token names.
+pub(super) fn peer(token: Token) -> Peer {
+    let key = Key { index: token.0 as u32, age: (token.0 >> 32) as u32 % AGES };
+    if token.0 & BACKEND == 0 { Peer::Client(key) } else { Peer::Backend(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_used_again_before_its_socket_closed_counts_once() {
+        let mut sockets = Sockets::default();
+        let socket = || Stream::Unix(UnixStream::pair().unwrap().0);
+        let keys = [Key { index: 0, age: 0 }, Key { index: 0, age: 1 }];
+        keys.iter().for_each(|key| sockets.insert(*key, SocketState::new(*key, socket(), false)));
+        assert_eq!(sockets.len(), 1);
+        sockets.remove(keys[0]);
+        assert!(sockets.get(keys[1]).is_some());
+        sockets.remove(keys[1]);
+        assert_eq!(sockets.len(), 0);
+    }
+
+    #[test]
+    fn a_token_names_its_peer() {
+        let key = Key { index: 7, age: AGES - 1 };
+        for one in [Peer::Client(key), Peer::Backend(key), Peer::Backend(Key { index: 0, age: 0 })] {
+            assert_eq!(peer(token(one)), one);
+            assert!(token(one).0 < super::super::LISTENERS);
+        }
+    }
+}
