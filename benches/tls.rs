@@ -21,19 +21,19 @@ fn main() {
     for (name, version) in [("TLS 1.2", &version::TLS12), ("TLS 1.3", &version::TLS13)] {
         let (config, ca) = server(version);
         let roots = Roots::Pem(ca.as_bytes());
-        let terms = TlsConfig::new(&roots, None, String::new()).expect("a usable CA");
-        let client = || terms.client("192.0.2.1").expect("a name");
+        let client = TlsConfig::new(&roots, None, String::new()).expect("a usable CA");
+        let connector = || client.connector("192.0.2.1").expect("a name");
         measure(&format!("{name}: handshake in full"), || {
             // Who has not seen a server before has no session to resume.
-            let (session, _, took) = shake_hands(&client(), &config);
-            assert!(!session.is_resumed());
+            let (session, _, took) = shake_hands(&connector(), &config);
+            assert!(session.handshake().is_some_and(|handshake| !handshake.resumed));
             took
         });
-        let again = client();
+        let again = connector();
         shake_hands(&again, &config);
         measure(&format!("{name}: handshake, resumed"), || {
             let (session, _, took) = shake_hands(&again, &config);
-            assert!(session.is_resumed());
+            assert!(session.handshake().is_some_and(|handshake| handshake.resumed));
             took
         });
         let (mut session, mut server, _) = shake_hands(&again, &config);
@@ -71,10 +71,10 @@ fn measure(name: &str, mut work: impl FnMut() -> Duration) {
 }
 
 /// A whole handshake, and what it took the client.
-fn shake_hands(client: &TlsConnector, config: &Arc<ServerConfig>) -> (TlsSession, ServerConnection, Duration) {
+fn shake_hands(connector: &TlsConnector, config: &Arc<ServerConfig>) -> (TlsSession, ServerConnection, Duration) {
     let mut server = ServerConnection::new(config.clone()).expect("a usable configuration");
     let start = Instant::now();
-    let mut session = TlsSession::new(client).expect("a session");
+    let mut session = TlsSession::new(connector).expect("a session");
     let (mut took, mut plain) = (start.elapsed(), Vec::new());
     loop {
         server.read_tls(&mut session.output()).expect("room");
@@ -82,7 +82,7 @@ fn shake_hands(client: &TlsConnector, config: &Arc<ServerConfig>) -> (TlsSession
         server.process_new_packets().expect("TLS");
         let records = records(&mut server);
         if records.is_empty() {
-            assert!(session.is_ready() && session.end().is_none());
+            assert!(session.handshake().is_some() && session.end().is_none());
             return (session, server, took);
         }
         let start = Instant::now();

@@ -6,6 +6,7 @@
 //! it moves nothing. What is out of date stays until its turn comes: there is never much to do at once.
 
 use crate::arena::{Arena, Key};
+use crate::metrics::CacheMetrics;
 use crate::query::{Answer, Failure};
 use crate::value::Value;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -49,7 +50,7 @@ pub struct Lifetime {
 pub enum Lookup<'a> {
     /// The answer. `early` says that it is a good time to ask again.
     Fresh {
-        kept: &'a CachedAnswer,
+        answer: &'a CachedAnswer,
         early: bool,
     },
     /// Better than nothing.
@@ -61,20 +62,12 @@ pub enum Lookup<'a> {
 struct Entry {
     table: usize,
     key: Rc<[u8]>,
-    kept: CachedAnswer,
+    answer: CachedAnswer,
     since: Instant,
     lifetime: Lifetime,
     hits: u8,
     main: bool,
     size: usize,
-}
-
-/// CacheMetrics of the cache.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct CacheMetrics {
-    pub entries: usize,
-    pub bytes: usize,
-    pub evicted: u64,
 }
 
 /// Answers by table and key.
@@ -122,18 +115,18 @@ impl Cache {
         if age < fresh {
             let early = entry.hits >= HOT && fresh - age < fresh / EARLY;
             entry.hits = MOST_HITS.min(entry.hits + 1);
-            Lookup::Fresh { kept: &entry.kept, early }
+            Lookup::Fresh { answer: &entry.answer, early }
         } else if age < fresh + stale {
-            Lookup::Stale(&entry.kept)
+            Lookup::Stale(&entry.answer)
         } else {
             Lookup::Miss
         }
     }
 
     /// Keeps an answer in place of the one before. One that is larger than the small part is not kept at all.
-    pub fn keep(&mut self, table: usize, key: &[u8], kept: CachedAnswer, lifetime: Lifetime, now: Instant) {
+    pub fn keep(&mut self, table: usize, key: &[u8], answer: CachedAnswer, lifetime: Lifetime, now: Instant) {
         let hits = self.forget(table, key);
-        let size = OVERHEAD + key.len() + kept.size();
+        let size = OVERHEAD + key.len() + answer.size();
         if size > self.limit * SMALL / 100 || lifetime.fresh + lifetime.stale == Duration::ZERO {
             return;
         }
@@ -142,7 +135,7 @@ impl Cache {
         let main = hits.is_some_and(|hits| hits > 1) || self.ghost_set.remove(&hash);
         let key: Rc<[u8]> = key.into();
         let hits = hits.unwrap_or(0);
-        let entry = Entry { table, key: key.clone(), kept, since: now, lifetime, hits, main, size };
+        let entry = Entry { table, key: key.clone(), answer, since: now, lifetime, hits, main, size };
         let at = self.entries.insert(entry);
         self.maps[table].insert(key, at);
         self.bytes += size;
@@ -264,10 +257,10 @@ mod tests {
 
     fn known(cache: &mut Cache, key: &str, now: Instant) -> String {
         match cache.look(0, key.as_bytes(), now) {
-            Lookup::Fresh { kept: CachedAnswer::Found(value), early } => {
+            Lookup::Fresh { answer: CachedAnswer::Found(value), early } => {
                 format!("{}{}", value.for_postfix().unwrap(), if early { " early" } else { "" })
             }
-            Lookup::Fresh { kept: CachedAnswer::Miss, .. } => "miss".to_owned(),
+            Lookup::Fresh { answer: CachedAnswer::Miss, .. } => "miss".to_owned(),
             Lookup::Stale(CachedAnswer::Found(value)) => format!("stale {}", value.for_postfix().unwrap()),
             Lookup::Stale(CachedAnswer::Miss) => "stale miss".to_owned(),
             Lookup::Miss => "-".to_owned(),

@@ -1,9 +1,11 @@
 //! What the engine and the reactor say to each other about connections.
 
 use crate::arena::Key;
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// An address that a connection can be made to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,4 +45,26 @@ pub enum End {
     HalfClosed,
     /// The connection is closed in both directions, with the error if one was reported.
     Closed(Option<ErrorKind>),
+}
+
+/// One turn of the loop: its time, and what it has the reactor do.
+#[derive(Debug)]
+pub struct Turn {
+    pub now: Instant,
+    actions: VecDeque<Action>,
+}
+
+impl Turn {
+    pub fn new(now: Instant) -> Self {
+        Self { now, actions: VecDeque::new() }
+    }
+
+    pub fn push(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    /// The next thing to do, in the order of [`Turn::push`].
+    pub fn pop(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
 }

@@ -6,7 +6,7 @@
 //! | floor | modules | what lives there |
 //! | --- | --- | --- |
 //! | 7 | `main.rs`, `lib.rs` | arguments → [`config::Config`] → bind → run |
-//! | 6 | [`reactor`], [`listen`], [`ask`] | sockets and the clock; listening; `podop query` |
+//! | 6 | [`reactor`], [`listen`] | sockets and the clock; listening; `podop query` |
 //! | 5 | [`engine`] | the engine, without I/O: bytes and time in, actions out |
 //! | 4 | [`job`] over [`client`], [`table`] over [`backend`]; [`cache`] | a request in flight; both sides; what is asked; what is kept |
 //! | 3 | [`config`], [`query`] | the command line as plain data; the words of a request |
@@ -44,17 +44,21 @@ pub mod wire;
 
 use backend::Backends;
 use config::{ConfigError, Spec};
-use table::{Settings, TableEntry, TableSpec};
+use io::Turn;
+use std::time::Instant;
+use table::{Settings, Setup, TableEntry, TableSpec};
 
 /// Opens all tables of a command line, and collects the backends that they need.
 pub fn open(specs: &[Spec]) -> Result<(Vec<TableEntry>, Backends), ConfigError> {
-    let mut backend = Backends::default();
+    let mut backends = Backends::default();
+    let mut turn = Turn::new(Instant::now()); // nothing is connected yet that would need an action
+    let mut setup = Setup::new(&mut backends, &mut turn);
     let mut opened = Vec::new();
     for Spec { name, kind, param, settings } in specs {
-        let opening = TableSpec { name, param, settings: Settings::new(settings) };
-        let table = table::open(kind, opening, &mut backend);
+        let spec = TableSpec { name, param, settings: Settings::new(settings) };
+        let table = table::open(kind, spec, &mut setup);
         let table = table.map_err(|wrong| format!("{} of table '{name}': {}", wrong.flag, wrong.why));
         opened.push(table.map_err(config::unusable)?);
     }
-    Ok((opened, backend))
+    Ok((opened, backends))
 }

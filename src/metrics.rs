@@ -146,6 +146,14 @@ impl BackendMetrics {
     }
 }
 
+/// The state of the answer cache.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct CacheMetrics {
+    pub entries: usize,
+    pub bytes: usize,
+    pub evicted: u64,
+}
+
 /// The text, family by family.
 #[derive(Debug, Default)]
 pub struct Exposition(String);

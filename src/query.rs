@@ -20,21 +20,14 @@ pub enum Query<'a> {
 pub struct Iterate {
     /// At least one. Older Dovecots send several at once.
     pub paths: Vec<Path>,
-    pub order: Order,
+    /// By name; else in the order of the list.
+    pub sorted: bool,
     /// Names only.
     pub no_values: bool,
     /// Not what is below the path, but the key that the path is.
     pub exact: bool,
     /// At most so many rows; 0 means all.
     pub max_rows: u64,
-}
-
-/// The order of the rows.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Order {
-    AsListed,
-    ByName,
-    ByValue,
 }
 
 /// Where an iteration looks.

@@ -148,7 +148,7 @@ fn check_reports_tables_and_which_backends_are_reachable() {
     drop(listener);
     let (code, report) = check(&format!("http://{address}/§"));
     assert_eq!(code, Some(69));
-    assert!(report.contains(&format!("backend {address} is not reachable: Connection refused")), "{report}");
+    assert!(report.contains(&format!("backend {address} is not reachable: it refused the connection")), "{report}");
     let (code, report) = check("http://no-such-host.invalid/§");
     assert_eq!(code, Some(68));
     assert!(report.contains("backend no-such-host.invalid has no address"), "{report}");

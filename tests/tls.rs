@@ -5,9 +5,10 @@ mod support;
 
 use podop::backend::Backends;
 use podop::config::Setting;
-use podop::io::{End, Peer};
-use podop::table::{self, Settings, TableSpec};
+use podop::io::{End, Peer, Turn};
+use podop::table::{self, SettingError, Settings, Setup, TableEntry, TableSpec};
 use std::sync::Arc;
+use std::time::Instant;
 use support::tls::{Authority, BOTH, Leaf, Server, Wants, self_signed, server};
 use support::world::{MS, SECOND, World, response};
 
@@ -641,7 +642,7 @@ fn settings_that_cannot_be_used_are_told_with_their_files_and_without_what_is_in
         (vec![("ca", "/no/such/file")], "ca /no/such/file: No such file".to_owned()),
         (vec![("ca", "/dev/null")], "ca /dev/null: has no certificate in PEM".to_owned()),
         (vec![("ca", &broken)], format!("ca {broken}: has a certificate that cannot be used")),
-        (vec![("ca", &cut)], format!("ca {cut}: has a part that begins like PEM and is not")),
+        (vec![("ca", &cut)], format!("ca {cut}: has a part that is not valid PEM")),
         (
             vec![("cert", &ca)],
             format!("cert {ca}: has no private key in PEM, or it is encrypted, and there is no key="),
@@ -662,10 +663,15 @@ fn settings_that_cannot_be_used_are_told_with_their_files_and_without_what_is_in
             .map(|(key, value)| Setting { key: (*key).to_owned(), value: (*value).to_owned(), general: false })
             .collect();
         let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
-        let wrong = table::open("url", opening, &mut Backends::default()).err().expect("a mistake");
+        let wrong = open_url(opening, &mut Backends::default()).err().expect("a mistake");
         assert!(wrong.flag == "--option" && wrong.why.starts_with(&expected), "{}", wrong.why);
         assert!(!wrong.why.contains("secret") && !wrong.why.contains("c2Vj"), "{}", wrong.why);
     }
+}
+
+fn open_url(spec: TableSpec<'_>, backends: &mut Backends) -> Result<TableEntry, SettingError> {
+    let mut turn = Turn::new(Instant::now());
+    table::open("url", spec, &mut Setup::new(backends, &mut turn))
 }
 
 #[test]
@@ -680,8 +686,8 @@ fn tables_share_connections_only_in_the_same_terms() {
             general: false,
         });
         let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
-        table::open("url", opening, &mut backend).unwrap_or_else(|wrong| panic!("{wrong:?}"));
-        backend.targets().count()
+        open_url(opening, &mut backend).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        backend.labels().count()
     };
     assert_eq!(
         [origin(&ca, "a"), origin(&ca, "a"), origin(&ca, "b"), origin(&again, "a"), origin(&ca, "b")],
@@ -741,7 +747,7 @@ fn a_tables_own_certificate_with_its_key_is_not_mixed_with_those_of_all() {
     ];
     let given = files.map(|(key, value, general)| Setting { key: key.to_owned(), value, general });
     let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
-    table::open("url", opening, &mut Backends::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+    open_url(opening, &mut Backends::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"));
 }
 
 #[test]

@@ -1,205 +1,301 @@
-//! One HTTP/1.1 connection to a backend.
+//! One HTTP/1.1 connection to a backend, over TLS or not.
 
-use super::request::Exchange;
-use super::tls::{SessionEnd, TlsSession};
-use crate::buffer::Output;
+use super::exchange::Exchange;
+use super::fault::{Fault, Phase};
+use super::in_flight::InFlight;
+use super::retry::Progress;
+use super::tls::{Handshake, SessionEnd, TlsConnector, Transport};
 use crate::io::Address;
-use crate::wire::http::{Decoder, Error, Response};
-use std::collections::VecDeque;
+use crate::wire::http::{Decoder, Response};
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-/// Memory for output that is kept for the next requests: as much as sixteen lookups need that are sent at once.
-const KEPT: usize = 8 * 1024; // bytes
-
-/// A connection, with the requests that it owes answers to.
-///
-/// Connecting ── reached, with TLS also secured ──▶ idle ⇄ asked ── keep-alive ends, fault ──▶ removed
+/// A connection, with the exchanges that it owes responses to.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub origin: usize,
-    pub address: Address,
-    /// When it began to be made, when the peer took it, and when it could be used.
-    pub opened: Instant,
-    pub reached: Option<Instant>,
-    pub connected: Option<Instant>,
-    /// Between its output and the socket, from the moment on that it is reached.
-    tls: Option<TlsSession>,
-    /// It was made in terms that do not hold any more, or has had its time, and carries no further requests.
-    pub retired: bool,
-    /// When what it owes answers to was asked.
-    pub asked_at: Instant,
-    /// When the head of the response was there that is not complete.
-    head: Option<Instant>,
-    /// GETs that may stand in its line at once.
-    pub ahead: usize,
-    /// Exchanges that were asked here, in the order of their answers.
-    line: VecDeque<InFlight>,
-    output: Output,
-    /// Bytes of requests that were rendered, and that the kernel took, since the connection was made: with TLS, those
-    /// of whole records.
-    rendered: u64,
-    taken: u64,
-    /// How long the backend keeps it idle, if it said so.
-    pub idle: Option<Duration>,
+    pool: usize,
+    address: Address,
+    opened: Instant,
+    state: State,
+    transport: Transport,
+    /// Its TLS configuration is out of date: it carries no further requests.
+    retired: bool,
+    /// GETs that may be in flight at once.
+    pipeline: usize,
+    in_flight: InFlight,
     decoder: Decoder,
-    answered: bool,
-    /// It has answered a request that was sent before the answer to another one was there.
-    pub pipelines: bool,
+    /// When the head of the response was complete that is arriving.
+    head: Option<Instant>,
+    /// How long the backend keeps an idle connection, if it said so.
+    keep_alive_timeout: Option<Duration>,
 }
 
-/// An exchange in line.
+/// Connecting ── accepted, no TLS ──▶ Open ── keep-alive ends, fault ──▶ removed
+///      └── accepted ──▶ Handshaking ── complete ──▶ Open
 #[derive(Debug)]
-struct InFlight {
-    /// `None` if its time was over: its answer is dropped when it comes.
-    exchange: Option<Exchange>,
-    /// Where its request begins and ends, counted from the first byte on this connection.
-    begins: u64,
-    ends: u64,
-    /// It was sent together with one in front of it.
-    behind: bool,
+enum State {
+    Connecting,
+    Handshaking { accepted: Instant },
+    Open { accepted: Instant, since: Instant, history: History },
 }
 
-/// What the bytes of a backend mean.
+/// What an open connection has carried so far.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum History {
+    /// No response.
+    New,
+    /// At least one response.
+    Answered,
+    /// The response to a request that was sent before the response to another one had arrived.
+    Pipelined,
+}
+
+/// What has happened on a connection.
 #[derive(Debug)]
 pub(super) enum Arrival<'a> {
-    /// Nothing yet.
     Nothing,
-    /// The answer to the exchange at the front of the line, see [`Connection::answered`].
-    Answer(Response<'a>),
-    /// Bytes that nobody asked for: whatever they are, they are no answer.
-    Unsolicited,
-    /// Not HTTP as it should be.
-    Malformed(Error),
+    /// The TLS handshake is complete.
+    Open(Handshake),
+    /// The response to the exchange at the front, see [`Connection::complete`]. `surplus` if bytes follow that no
+    /// request asked for.
+    Response {
+        response: Response<'a>,
+        surplus: bool,
+    },
+    /// The connection could not be made.
+    ConnectFailed(Fault),
+    /// The connection is of no use any more.
+    Closed(CloseReason),
 }
 
-/// What becomes of an exchange whose connection has ended before its answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Left {
-    /// No byte of it was given to the kernel.
-    Unsent,
-    /// The backend may have seen it, and has not begun to answer it.
-    Unanswered,
-    /// A part of its answer had arrived.
-    Begun,
+/// Why a connection is closed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum CloseReason {
+    /// It is not needed, or must not be used, any more. Nothing is in flight on it.
+    Unused,
+    /// The response before said that it was the last one.
+    Announced,
+    Fault(Fault),
+}
+
+impl CloseReason {
+    /// What the exchanges have failed with that were in flight.
+    pub fn into_fault(self) -> Fault {
+        match self {
+            CloseReason::Unused | CloseReason::Announced => Fault::Closed,
+            CloseReason::Fault(fault) => fault,
+        }
+    }
+}
+
+/// What an open connection does after a response.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum AfterResponse {
+    /// It owes further responses.
+    Busy,
+    /// It can carry another request.
+    Free,
+    Close(CloseReason),
 }
 
 impl Connection {
-    pub fn new(origin: usize, address: Address, ahead: usize, now: Instant) -> Self {
+    pub fn new(pool: usize, address: Address, pipeline: usize, now: Instant) -> Self {
         Self {
-            origin,
+            pool,
             address,
             opened: now,
-            reached: None,
-            connected: None,
-            tls: None,
+            state: State::Connecting,
+            transport: Transport::default(),
             retired: false,
-            asked_at: now,
-            head: None,
-            ahead,
-            line: VecDeque::new(),
-            output: Output::keeping(KEPT),
-            rendered: 0,
-            taken: 0,
-            idle: None,
+            pipeline,
+            in_flight: InFlight::default(),
             decoder: Decoder::default(),
-            answered: false,
-            pipelines: false,
+            head: None,
+            keep_alive_timeout: None,
         }
     }
 
-    /// Puts a request on the wire and its exchange in the line. True if output was empty before.
-    pub fn ask(&mut self, exchange: Exchange, now: Instant) -> bool {
-        let (begins, behind) = (self.rendered, !self.line.is_empty());
-        let (quiet, before) = (self.output.is_empty(), self.output.unsent().len());
-        if !behind {
-            self.asked_at = now;
+    /// The number of its pool.
+    pub fn pool(&self) -> usize {
+        self.pool
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.transport.is_tls()
+    }
+
+    pub fn is_handshaking(&self) -> bool {
+        matches!(self.state, State::Handshaking { .. })
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
+    fn history(&self) -> Option<History> {
+        match self.state {
+            State::Connecting | State::Handshaking { .. } => None,
+            State::Open { history, .. } => Some(history),
         }
-        exchange.render(self.output.end());
-        self.rendered += (self.output.unsent().len() - before) as u64;
-        self.line.push_back(InFlight { exchange: Some(exchange), begins, ends: self.rendered, behind });
-        quiet
     }
 
-    /// Notes in the exchange that was asked last how long it had waited, for a connection and for a name that was asked
-    /// for and known at those times.
-    pub fn note_wait(&mut self, resolved: Option<(Instant, Instant)>, now: Instant) {
-        let reached = self.reached.unwrap_or(now);
-        let made = (self.opened, reached);
-        let secured = self.tls.is_some().then(|| (reached, self.connected.unwrap_or(now)));
-        if let Some(exchange) = self.line.back_mut().and_then(|asked| asked.exchange.as_mut()) {
-            exchange.waited(made, secured, resolved, now);
+    /// True if it has not carried a response yet.
+    pub fn is_new(&self) -> bool {
+        self.history().is_none_or(|history| history == History::New)
+    }
+
+    /// True if it has answered a request that was sent ahead.
+    pub fn has_pipelined(&self) -> bool {
+        self.history() == Some(History::Pipelined)
+    }
+
+    pub fn keep_alive_timeout(&self) -> Option<Duration> {
+        self.keep_alive_timeout
+    }
+
+    pub fn pipeline(&self) -> usize {
+        self.pipeline
+    }
+
+    /// Has one request at a time from now on.
+    pub fn stop_pipelining(&mut self) {
+        self.pipeline = 1;
+    }
+
+    /// Has no further requests: its TLS configuration is out of date.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// The backend has accepted it, and no TLS is wanted.
+    pub fn open(&mut self, now: Instant) {
+        self.state = State::Open { accepted: now, since: now, history: History::New };
+    }
+
+    /// The backend has accepted it, and TLS begins: there is output.
+    pub fn begin_handshake(&mut self, connector: &TlsConnector, now: Instant) -> Result<(), String> {
+        self.state = State::Handshaking { accepted: now };
+        self.transport.begin_handshake(connector)
+    }
+
+    /// How long the handshake took that is complete.
+    pub fn handshake_time(&self) -> Duration {
+        match self.state {
+            State::Connecting | State::Handshaking { .. } => Duration::ZERO,
+            State::Open { accepted, since, .. } => since.saturating_duration_since(accepted),
         }
     }
 
-    /// Begins the handshake of a connection that was reached.
-    pub fn secure(&mut self, session: TlsSession) {
-        self.tls = Some(session);
+    /// What it is waiting for that is not open yet.
+    pub fn connect_timeout(&self) -> Fault {
+        match self.state {
+            State::Connecting => Fault::ConnectTimeout,
+            State::Handshaking { .. } | State::Open { .. } => Fault::HandshakeTimeout,
+        }
     }
 
-    pub fn tls(&mut self) -> Option<&mut TlsSession> {
-        self.tls.as_mut()
+    /// Puts a request on the wire. True if there was no output before.
+    pub fn push(&mut self, exchange: Exchange) -> bool {
+        let before = self.transport.unsent();
+        exchange.write_to(self.transport.requests());
+        let size = self.transport.unsent() - before;
+        self.in_flight.push(exchange, size);
+        before == 0
     }
 
-    /// True if an answer with this status, after which the connection is kept or not, speaks of a client certificate.
-    pub fn is_uncertified(&self, status: u16, keep: bool) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_uncertified(status, keep))
+    /// Records in the exchange that was pushed last how long it had waited. `resolve` is the span in which the host's
+    /// name was resolved.
+    pub fn record_wait(&mut self, resolve: Option<(Instant, Instant)>, now: Instant) {
+        let State::Open { accepted, since, .. } = self.state else { return };
+        let connect = (self.opened, accepted);
+        let handshake = self.is_tls().then_some((accepted, since));
+        if let Some(exchange) = self.in_flight.last_mut() {
+            exchange.record_wait(connect, handshake, resolve, now);
+        }
     }
 
-    /// True if the stream may have been cut off by anybody, and not by the backend.
-    pub fn is_truncated(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.end() != Some(&SessionEnd::Closed))
-    }
-
-    /// True if this exchange may be sent together with those that were asked in the same turn. What has left is
-    /// not added to: all that a backend reads at once it also answers in order, even one that answers what
-    /// came in two pieces in two threads. A connection that has not carried an answer yet can_pipeline one request
-    /// (RFC 9112, 9.3.2: what is asked again must not be pipelined at once).
+    /// True if this exchange may be sent together with those that were pushed in the same turn. What has left is not
+    /// added to: all that a backend reads at once it also answers in order, even one that answers what came in two
+    /// pieces in two threads. A connection that has not carried a response yet takes one request (RFC 9112, 9.3.2: what
+    /// is sent again must not be pipelined at once).
     pub fn can_pipeline(&self, exchange: &Exchange) -> bool {
-        let left = self.rendered - self.output.unsent().len() as u64;
-        let unsent = self.line.front().is_some_and(|first| {
-            left == first.begins && first.exchange.as_ref().is_some_and(|first| first.request.method.is_safe())
-        });
-        unsent && self.line.len() < self.ahead && self.answered && !self.retired && exchange.request.method.is_safe()
+        self.in_flight.begins_with_unsent_get(self.transport.unsent())
+            && self.in_flight.len() < self.pipeline
+            && !self.is_new()
+            && !self.is_retired()
+            && exchange.is_safe()
     }
 
-    /// What is to be written.
+    fn is_retired(&self) -> bool {
+        self.retired || self.transport.key_limit_reached()
+    }
+
+    /// What is to be written to the socket.
     pub fn output(&mut self) -> &[u8] {
-        let Some(tls) = &mut self.tls else { return self.output.unsent() };
-        // As late as this, so that requests that leave together share a record.
-        if !self.output.is_empty() {
-            tls.encrypt(self.output.unsent());
-            self.output.advance(self.output.unsent().len());
-            self.retired |= tls.key_limit_reached();
-        }
-        tls.output()
+        self.transport.output()
     }
 
-    /// Notes that `count` bytes were written.
+    /// Notes that the kernel took `count` bytes of the output.
     pub fn sent(&mut self, count: usize) {
-        let due = self.expects();
-        let plain = match &mut self.tls {
-            Some(tls) => {
-                let plain = tls.sent(count);
-                // What had begun to arrive is no answer to what was not all there.
-                if plain > 0 && !due {
-                    tls.distrust();
-                }
-                plain
-            }
-            None => {
-                self.output.advance(count);
-                count
-            }
-        };
-        self.taken += plain as u64;
+        let awaited = self.in_flight.awaits_response();
+        let left = self.transport.sent(count, awaited);
+        self.in_flight.advance(left);
     }
 
-    /// Reads what has arrived. Bytes after an answer stay in `input`.
+    /// True if it must be read from before it is written to: a write is never sent twice, and a connection that was
+    /// idle may have been closed in the meantime.
+    pub fn needs_check(&self) -> bool {
+        !self.is_new() && self.in_flight.begins_with_unsent_write()
+    }
+
+    /// Reads what has arrived, up to the next thing that happened. To be called until that is nothing.
     pub fn receive<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Arrival<'a> {
-        // Before the request has left, whatever comes belongs to something else. So does what comes
-        // while nothing is asked.
-        if !self.expects() {
-            return if input.is_empty() { Arrival::Nothing } else { Arrival::Unsolicited };
+        if self.transport.is_tls() { self.receive_tls(input, now) } else { self.decode(input, now) }
+    }
+
+    fn receive_tls(&mut self, input: &mut &[u8], now: Instant) -> Arrival<'static> {
+        self.transport.decrypt(std::mem::take(input));
+        let handshake = self.transport.handshake().filter(|_| self.transport.end().is_none());
+        if let (State::Handshaking { accepted }, Some(handshake)) = (&self.state, handshake) {
+            self.state = State::Open { accepted: *accepted, since: now, history: History::New };
+            return Arrival::Open(handshake);
+        }
+        if self.is_open() && !self.transport.plaintext().is_empty() {
+            let plain = self.transport.plaintext().to_vec();
+            let mut rest = &plain[..];
+            let arrival = match self.decode(&mut rest, now) {
+                Arrival::Response { response, surplus } => {
+                    Arrival::Response { response: response.into_owned(), surplus }
+                }
+                Arrival::Nothing => Arrival::Nothing,
+                Arrival::Open(handshake) => Arrival::Open(handshake),
+                Arrival::ConnectFailed(fault) => Arrival::ConnectFailed(fault),
+                Arrival::Closed(reason) => Arrival::Closed(reason),
+            };
+            self.transport.advance(plain.len() - rest.len());
+            if !matches!(arrival, Arrival::Nothing) {
+                return arrival;
+            }
+        }
+        match self.transport.end().cloned() {
+            None => Arrival::Nothing,
+            Some(SessionEnd::Closed) => self.end(None),
+            Some(SessionEnd::Unsolicited) => Arrival::Closed(CloseReason::Fault(Fault::Unsolicited)),
+            Some(SessionEnd::Broken(error)) if self.is_open() => Arrival::Closed(CloseReason::Fault(Fault::Tls(error))),
+            Some(SessionEnd::Broken(error)) => Arrival::ConnectFailed(Fault::Handshake(error)),
+        }
+    }
+
+    fn decode<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Arrival<'a> {
+        // Before the request has left, whatever arrives belongs to something else. So does what arrives while nothing
+        // is in flight.
+        if !self.in_flight.awaits_response() {
+            let any = !std::mem::take(input).is_empty();
+            return if any { Arrival::Closed(CloseReason::Fault(Fault::Unsolicited)) } else { Arrival::Nothing };
         }
         match self.decoder.push(input) {
             Ok(None) => {
@@ -208,101 +304,101 @@ impl Connection {
                 }
                 Arrival::Nothing
             }
-            Ok(Some(response)) => Arrival::Answer(response),
-            Err(error) => Arrival::Malformed(error),
+            Ok(Some(response)) => Arrival::Response { response, surplus: !input.is_empty() },
+            Err(error) => Arrival::Closed(CloseReason::Fault(Fault::Malformed(error))),
         }
     }
 
-    /// The stream has ended, which may complete a response.
-    pub fn end(&mut self) -> Arrival<'static> {
-        if !self.expects() {
-            return Arrival::Nothing;
+    /// The stream has ended, with an error or not, which may complete a response.
+    pub fn end(&mut self, error: Option<ErrorKind>) -> Arrival<'static> {
+        match self.state {
+            State::Connecting => {
+                return Arrival::ConnectFailed(Fault::Unreachable(error.unwrap_or(ErrorKind::ConnectionAborted)));
+            }
+            State::Handshaking { .. } => {
+                let why = error.map_or_else(|| "it closed the connection".to_owned(), |kind| kind.to_string());
+                return Arrival::ConnectFailed(Fault::Handshake(why));
+            }
+            State::Open { .. } => {}
         }
-        match self.decoder.end() {
-            Ok(None) => Arrival::Nothing,
-            Ok(Some(response)) => Arrival::Answer(response),
-            Err(error) => Arrival::Malformed(error),
-        }
-    }
-
-    /// True if the request at the front of the line has left as a whole.
-    fn expects(&self) -> bool {
-        self.line.front().is_some_and(|first| first.ends <= self.taken)
-    }
-
-    /// Takes the exchange out that was answered by [`Arrival::Answer`]; `None` if its time was over. `idle` is how long
-    /// the backend keeps the connection, if it said so.
-    pub fn answered(&mut self, idle: Option<Duration>, now: Instant) -> Option<Exchange> {
-        self.answered = true;
-        self.idle = idle;
-        let mut asked = self.line.pop_front()?;
-        self.pipelines |= asked.behind;
-        if let (Some(head), Some(exchange)) = (self.head.take(), &mut asked.exchange) {
-            exchange.lingered(head, now);
-        }
-        asked.exchange
-    }
-
-    /// Takes out all that was asked and not answered, in order. `broken` means that what came was no answer.
-    pub fn leave(&mut self, broken: bool) -> impl Iterator<Item = (Exchange, Left)> {
-        let (taken, silent) = (self.taken, self.decoder.is_clean() && !broken);
-        std::mem::take(&mut self.line).into_iter().enumerate().filter_map(move |(at, asked)| {
-            let left = match at {
-                _ if taken <= asked.begins => Left::Unsent,
-                0 if !silent => Left::Begun,
-                _ => Left::Unanswered,
-            };
-            asked.exchange.map(|exchange| (exchange, left))
-        })
-    }
-
-    /// Takes out those whose time is over, and tells whether the backend may have seen them. The places of those
-    /// behind the front stay.
-    pub fn expire(&mut self, now: Instant) -> Vec<(Exchange, bool)> {
-        let taken = self.taken;
-        let late = |asked: &mut InFlight| {
-            let exchange = asked.exchange.take_if(|exchange| exchange.deadline <= now)?;
-            Some((exchange, taken > asked.begins))
+        let fault = match error {
+            Some(kind) => Fault::Broken(kind),
+            None if !self.in_flight.awaits_response() => Fault::Closed,
+            None => match self.decoder.end() {
+                Ok(Some(_)) if self.is_truncated() => Fault::Truncated,
+                Ok(Some(response)) => return Arrival::Response { response, surplus: false },
+                Ok(None) => Fault::Closed,
+                Err(error) => Fault::Malformed(error),
+            },
         };
-        self.line.iter_mut().filter_map(late).collect()
+        Arrival::Closed(CloseReason::Fault(fault))
     }
 
-    /// True if the time of the exchange whose answer is due was over.
-    pub fn is_late(&self) -> bool {
-        self.line.front().is_some_and(|first| first.exchange.is_none())
+    /// True if anybody may have cut the stream off, and not the backend.
+    fn is_truncated(&self) -> bool {
+        self.transport.is_tls() && self.transport.end() != Some(&SessionEnd::Closed)
     }
 
-    /// When the first of the exchanges in line is due.
-    pub fn soonest(&self) -> Option<Instant> {
-        self.line.iter().flat_map(|asked| &asked.exchange).map(|exchange| exchange.deadline).min()
+    /// Takes out the exchange that a response belongs to; `None` if its deadline has passed.
+    pub fn complete(&mut self, response: &Response<'_>, now: Instant) -> Option<Exchange> {
+        self.keep_alive_timeout = response.keep_alive_timeout;
+        let (mut exchange, ahead) = self.in_flight.pop()?;
+        if let State::Open { history, .. } = &mut self.state {
+            *history = (*history).max(if ahead { History::Pipelined } else { History::Answered });
+        }
+        if let (Some(head), Some(exchange)) = (self.head.take(), &mut exchange) {
+            exchange.record_head(head, now);
+        }
+        exchange
     }
 
-    /// True if it owes an answer to a request that was sent behind another one.
-    pub fn owes_behind(&self) -> bool {
-        self.line.iter().any(|asked| asked.behind)
+    /// What follows a response after which the backend keeps the connection or not.
+    pub fn after_response(&self, keep: bool, surplus: bool) -> AfterResponse {
+        match self.in_flight.is_empty() {
+            false if keep => AfterResponse::Busy,
+            false => AfterResponse::Close(CloseReason::Announced),
+            true if keep && !surplus && !self.is_retired() => AfterResponse::Free,
+            true => AfterResponse::Close(CloseReason::Unused),
+        }
     }
 
-    /// How many answers it owes.
-    pub fn owes(&self) -> usize {
-        self.line.len()
+    /// True if a response with this status may speak of the client certificate and not of the request.
+    pub fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
+        self.transport.is_certificate_status(status, keep)
     }
 
-    /// True if it has not carried an answer yet.
-    pub fn is_fresh(&self) -> bool {
-        !self.answered
+    /// True if it owes the response to a request that was sent ahead.
+    pub fn owes_ahead(&self) -> bool {
+        self.in_flight.owes_ahead()
     }
 
-    pub fn in_head(&self) -> bool {
-        self.decoder.in_head()
+    /// Takes out all exchanges in flight, in order. `invalid` means that no response can be made of what has arrived.
+    pub fn take_orphans(&mut self, invalid: bool) -> Vec<(Exchange, Progress)> {
+        self.in_flight.take(invalid || !self.decoder.is_clean())
     }
 
-    /// True if it must be known to be open before anything is sent: a write is never sent twice, and a
-    /// connection that was idle may have been closed meanwhile.
-    pub fn needs_check(&self) -> bool {
-        self.answered
-            && self.line.front().is_some_and(|first| {
-                let exchange = first.exchange.as_ref();
-                self.taken <= first.begins && exchange.is_some_and(|front| !front.request.method.is_safe())
-            })
+    /// Takes out the exchanges whose deadlines have passed, with whether the backend may have seen them.
+    pub fn take_expired(&mut self, now: Instant) -> Vec<(Exchange, bool)> {
+        self.in_flight.take_expired(now)
+    }
+
+    /// True if the exchange has expired whose response is the next one.
+    pub fn is_stuck(&self) -> bool {
+        self.in_flight.is_stuck()
+    }
+
+    /// The earliest deadline of what is in flight.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.in_flight.deadline()
+    }
+
+    /// What the exchange at the front is waiting for.
+    pub fn phase(&self) -> Phase {
+        if self.decoder.in_head() { Phase::Head } else { Phase::Body }
+    }
+
+    /// The last bytes for the backend before the connection is closed.
+    pub fn close_notify(&mut self) -> Vec<u8> {
+        self.transport.close_notify()
     }
 }

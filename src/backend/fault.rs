@@ -1,42 +1,41 @@
-//! Why a backend has no answer, in the words of the mail log.
+//! Why an exchange has no response, in the words of the mail log.
 
-use super::MAX_WAITING;
-use super::request::RedirectError;
+use super::queue::MAX_WAITING;
+use super::redirect::RedirectError;
 use crate::wire::http;
 use std::fmt;
 use std::io::ErrorKind;
 
-/// Why an exchange has no answer. `Display` completes a sentence that begins with the origin.
+/// Why an exchange has no response. `Display` completes a sentence that begins with the backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Fault {
     Unresolved(String),
     Unreachable(ErrorKind),
     ConnectTimeout,
-    /// There is no TLS with it, for this reason.
+    /// The TLS handshake failed, for this reason.
     Handshake(String),
     HandshakeTimeout,
-    /// TLS broke, for this reason.
+    /// TLS broke after the handshake, for this reason.
     Tls(String),
-    /// The stream ended without the end of TLS, within a body that lasts until then: anybody may have cut it off.
+    /// The stream ended without `close_notify` within a body that lasts until the end: anybody may have cut it off.
     Truncated,
     /// This status came from a server that had asked for a client certificate.
-    Uncertified(u16),
+    CertificateRejected(u16),
     /// Closed before the first byte of the response.
     Closed,
-    /// The answer to an earlier request said that it was the last one of its connection.
-    Last,
     Broken(ErrorKind),
     Malformed(http::Error),
-    /// Bytes came before the request had left.
-    Early,
-    RedirectError(u16, RedirectError),
-    /// It was set aside, for this reason.
+    /// Bytes arrived before the request had left.
+    Unsolicited,
+    /// A redirect with this status that is not followed.
+    Redirect(u16, RedirectError),
+    /// The circuit breaker denies requests, for this reason.
     Down(String),
     Overloaded,
     Timeout(Phase),
 }
 
-/// What an exchange was waiting for when its time was over.
+/// What an exchange was waiting for when its deadline passed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {
     Resolve,
@@ -48,8 +47,8 @@ pub enum Phase {
 }
 
 impl Fault {
-    /// True if what came was no answer, though something came.
-    pub(super) fn is_nonsense(&self) -> bool {
+    /// True if no response can be made of what has arrived.
+    pub(super) fn is_invalid_response(&self) -> bool {
         matches!(self, Fault::Malformed(_) | Fault::Truncated)
     }
 }
@@ -65,21 +64,19 @@ impl fmt::Display for Fault {
             Fault::HandshakeTimeout => f.write_str("did not complete the TLS handshake in time"),
             Fault::Tls(error) => write!(f, "broke TLS: {error}"),
             Fault::Truncated => f.write_str("closed without close_notify"),
-            Fault::Uncertified(status) => write!(f, "rejected the client certificate: answered {status}"),
-            Fault::Closed | Fault::Last => f.write_str("closed the connection without an answer"),
+            Fault::CertificateRejected(status) => write!(f, "rejected the client certificate: answered {status}"),
+            Fault::Closed => f.write_str("closed the connection without an answer"),
             Fault::Broken(kind) => write!(f, "broke the connection: {kind}"),
             Fault::Malformed(error) => write!(f, "sent an invalid response: {error}"),
-            Fault::Early => f.write_str("sent an unsolicited response"),
-            Fault::RedirectError(status, RedirectError::NoLocation) => {
+            Fault::Unsolicited => f.write_str("sent an unsolicited response"),
+            Fault::Redirect(status, RedirectError::NoLocation) => {
                 write!(f, "answered {status} without a usable location")
             }
-            Fault::RedirectError(status, RedirectError::OtherOrigin) => {
-                write!(f, "answered {status} to another origin")
-            }
-            Fault::RedirectError(status, RedirectError::ToTls) => {
+            Fault::Redirect(status, RedirectError::OtherOrigin) => write!(f, "answered {status} to another origin"),
+            Fault::Redirect(status, RedirectError::ToTls) => {
                 write!(f, "answered {status} to https:// on the same host, which the table should name itself")
             }
-            Fault::RedirectError(status, RedirectError::TooFar) => write!(f, "answered {status} too often"),
+            Fault::Redirect(status, RedirectError::TooManyHops) => write!(f, "answered {status} too often"),
             Fault::Down(cause) => write!(f, "is marked down: {cause}"),
             Fault::Overloaded => write!(f, "is overloaded: {MAX_WAITING} requests are waiting"),
             Fault::Timeout(phase) => f.write_str(match phase {

@@ -1,395 +1,470 @@
-//! An origin: its addresses, and when it needs one more connection.
+//! The connections of one backend, and what waits for them.
 
-use super::Phase;
-use super::breaker::CircuitBreaker;
-use super::limit::Limit;
-use super::request::Exchange;
+use super::addresses::Addresses;
+use super::balance::Candidate;
+use super::breaker::Permit;
+use super::connection::{AfterResponse, CloseReason, Connection};
+use super::exchange::Exchange;
+use super::fault::{Fault, Phase};
+use super::growth::{self, Demand, PATIENCE};
+use super::health::Health;
+use super::options::{PoolOptions, Target};
+use super::queue::Queue;
+use super::reach::Reach;
 use super::resolver::Resolver;
-use super::tls;
-use crate::arena::Key;
-use crate::io::Address;
+use super::retry::Progress;
+use super::roster::Roster;
+use super::tls::{Handshake, TlsConnector};
+use crate::arena::{Arena, Key};
+use crate::io::{Action, Address, Peer, Turn};
+use crate::log;
 use crate::metrics::BackendMetrics;
-use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use crate::wire::http::Response;
 use std::time::{Duration, Instant};
 
-/// No new connection for so long after all addresses failed while older connections work.
-const RETRY: Duration = Duration::from_millis(100);
+/// Time for a TCP connection to be accepted.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// An address that could not be reached is not tried for so long if there is another one.
-const UNREACHABLE: Duration = Duration::from_secs(10);
+/// Time for a TLS handshake after that; the same, as both wait in one list.
+const HANDSHAKE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 
-/// An address that was reached and had a fault is avoided for so long if there is another one.
-const EJECTED: Duration = Duration::from_secs(1);
+/// Shortest time between two log lines that say that a backend is unreachable: each lookup may find it out again.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Up to so many connections, every exchange that finds none free gets a new one. Fewer make a fast backend
-/// wait for us; many more cost it and us more than they bring (512 instead of 64: 37 % more CPU).
-const EAGER: usize = 64;
-
-/// Beyond that an exchange waits so long for a connection that others use before it gets one of its own:
-/// a fast backend has answered several others by then, and a slow one does not notice.
-const PATIENCE: Duration = Duration::from_millis(20);
-
-/// Whom to connect to.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Target {
-    /// A host name or address, and a port.
-    Tcp(String, u16),
-    Unix(PathBuf),
-}
-
-/// How many connections an origin gets, and how long they stay unused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PoolOptions {
-    pub connections: usize,
-    pub keepalive: Duration,
-    /// GETs that one connection may owe answers to.
-    pub pipeline: usize,
-    /// How many requests it gets at once is found out from its latency.
-    pub adapts: bool,
-}
-
-/// One host and port, or one unix socket, with its connections and what waits for them.
+/// The connections of one backend, and what waits for them.
 #[derive(Debug)]
 pub(super) struct Pool {
-    pub label: String,
-    pub target: Target,
-    pub options: PoolOptions,
+    label: String,
+    target: Target,
+    options: PoolOptions,
     /// How its connections are secured, if they are.
-    pub tls: Option<tls::TlsConnector>,
-    /// The number of its name, unless it needs none.
-    pub name: Option<usize>,
-    addresses: Vec<AddressState>,
-    /// The address that worked last.
-    preferred: usize,
-    /// All connections, of every state.
-    pub open: usize,
-    /// Exchanges that connections owe answers to.
-    pub asked: usize,
-    pub metrics: BackendMetrics,
-    pub breaker: CircuitBreaker,
-    /// How many requests it can serve at once, where that is to be found out.
-    pub limit: Option<Limit>,
-    /// A table may ask others in its place.
-    pub replica: bool,
-    /// Some address broke off requests that were sent ahead.
-    doubted: bool,
-    /// The connection that was asked last: others may be asked together with it.
-    pub batch: Option<Key>,
-    /// Unused connections, and when each is closed. The last one that was used comes first; what is
-    /// left over ages at the front.
-    pub idle: VecDeque<(Key, Instant)>,
-    /// Connections in the making, and when each is given up; so many of them are in their handshakes.
-    pub connecting: VecDeque<(Key, Instant)>,
-    pub handshaking: usize,
-    /// Exchanges that wait for a connection, and since when, in the order of their deadlines.
-    pub queue: VecDeque<(Instant, Exchange)>,
-    /// Exchanges that wait for a new connection, because a used one broke.
-    pub fresh: VecDeque<Exchange>,
-    /// No connection is made before.
-    pause: Option<Instant>,
-    /// When it was logged last that it cannot be reached.
-    pub logged: Option<Instant>,
+    connector: Option<TlsConnector>,
+    addresses: Addresses,
+    queue: Queue,
+    roster: Roster,
+    /// Exchanges that connections owe responses to.
+    in_flight: usize,
+    /// The connection that was given an exchange last: others may be sent together with that.
+    batch: Option<Key>,
+    health: Health,
+    /// When it was logged last that it is unreachable.
+    logged: Option<Instant>,
+    reach: Reach,
+    metrics: BackendMetrics,
 }
 
-/// One of an origin's addresses.
-#[derive(Debug)]
-struct AddressState {
-    address: Address,
-    /// Until when others are preferred, because it could not be reached.
-    down: Option<Instant>,
-    /// It could not be reached since the last time that any address could, or that all could not.
-    failed: bool,
-    /// Connections to it.
-    open: usize,
-    /// How often in a row it broke off requests that were sent ahead, up to [`AddressState::STRIKES`].
-    strikes: u8,
+/// What a pool works with that belongs to others.
+pub(super) struct Lent<'a> {
+    pub connections: &'a mut Arena<Connection>,
+    pub turn: &'a mut Turn,
 }
 
-impl AddressState {
-    fn is_ejected(&self, now: Instant) -> bool {
-        self.down.is_some_and(|until| now < until)
-    }
-
-    /// So often a backend may break off before it is asked one at a time.
-    const STRIKES: u8 = 2;
-
-    fn new(address: Address) -> Self {
-        Self { address, down: None, failed: false, open: 0, strikes: 0 }
-    }
+/// The exchanges of a connection that has closed.
+pub(super) struct Orphans {
+    pub exchanges: Vec<(Exchange, Progress)>,
+    /// The connection had carried a response before.
+    pub reused: bool,
+    pub address: Address,
 }
 
 impl Pool {
     pub fn new(
-        label: String,
+        label: &str,
         target: Target,
-        pool: PoolOptions,
-        tls: Option<tls::TlsConnector>,
+        options: PoolOptions,
+        connector: Option<TlsConnector>,
         resolver: &mut Resolver,
     ) -> Self {
-        let (name, address) = match &target {
-            Target::Unix(path) => (None, Some(Address::Unix(path.clone()))),
-            Target::Tcp(host, port) => match host.parse() {
-                Ok(ip) => (None, Some(Address::Tcp(SocketAddr::new(ip, *port)))),
-                Err(_) => (Some(resolver.add(host, *port)), None),
-            },
-        };
+        let addresses = Addresses::new(&target, resolver);
         Self {
-            label,
+            label: label.to_owned(),
             target,
-            options: pool,
-            tls,
-            name,
-            addresses: address.map(AddressState::new).into_iter().collect(),
-            preferred: 0,
-            open: 0,
-            asked: 0,
-            metrics: BackendMetrics::default(),
-            breaker: CircuitBreaker::default(),
-            limit: pool.adapts.then(|| Limit::new(pool.connections)),
-            replica: false,
-            doubted: false,
+            options,
+            connector,
+            addresses,
+            queue: Queue::default(),
+            roster: Roster::default(),
+            in_flight: 0,
             batch: None,
-            idle: VecDeque::new(),
-            connecting: VecDeque::new(),
-            handshaking: 0,
-            queue: VecDeque::new(),
-            fresh: VecDeque::new(),
-            pause: None,
+            health: Health::new(label),
             logged: None,
+            reach: Reach::default(),
+            metrics: BackendMetrics::default(),
         }
     }
 
-    /// Puts an exchange into the queue: who has the least time left comes first, and of several who came first.
-    pub fn wait(&mut self, exchange: Exchange, now: Instant) {
-        let at = match self.queue.back() {
-            Some((_, last)) if exchange.deadline < last.deadline => {
-                self.queue.partition_point(|(_, other)| other.deadline <= exchange.deadline)
-            }
-            _ => self.queue.len(),
-        };
-        self.queue.insert(at, (now, exchange));
+    /// True if it was made from the same.
+    pub fn is_same(&self, target: &Target, options: &PoolOptions, connector: Option<&TlsConnector>) -> bool {
+        self.target == *target && self.options == *options && self.connector.as_ref() == connector
     }
 
-    /// Puts an exchange back that has waited before, in front of those with the same deadline.
-    pub fn wait_first(&mut self, exchange: Exchange, now: Instant) {
-        let at = self.queue.partition_point(|(_, other)| other.deadline < exchange.deadline);
-        self.queue.insert(at, (now, exchange));
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
-    /// Takes out what waits and is due.
-    pub fn expire(&mut self, now: Instant) -> Vec<Exchange> {
-        let due = |exchange: &Exchange| exchange.deadline <= now;
-        let mut late = Vec::new();
-        while self.queue.front().is_some_and(|(_, exchange)| due(exchange)) {
-            late.extend(self.queue.pop_front().map(|(_, exchange)| exchange));
+    /// The number of its name in the resolver, unless it needs none.
+    pub fn name(&self) -> Option<usize> {
+        self.addresses.name()
+    }
+
+    pub fn reach(&mut self) -> &mut Reach {
+        &mut self.reach
+    }
+
+    pub fn health(&mut self) -> &mut Health {
+        &mut self.health
+    }
+
+    pub fn count(&mut self, count: impl FnOnce(&mut BackendMetrics)) {
+        count(&mut self.metrics);
+    }
+
+    // --- admission
+
+    pub fn permit(&self, now: Instant) -> Permit {
+        self.health.permit(now)
+    }
+
+    pub fn candidate(&self, now: Instant) -> Candidate {
+        Candidate {
+            permit: self.health.permit(now),
+            ejected: self.addresses.all_ejected(now),
+            unresolved: self.addresses.is_empty(),
+            load: self.load(),
         }
-        for _ in 0..self.fresh.len() {
-            match self.fresh.pop_front() {
-                Some(exchange) if due(&exchange) => late.push(exchange),
-                other => self.fresh.extend(other),
-            }
-        }
-        late
     }
 
-    /// When the first of those that wait is due.
-    pub fn soonest(&self) -> Option<Instant> {
-        let first = self.queue.front().map(|(_, exchange)| exchange);
-        first.into_iter().chain(&self.fresh).map(|exchange| exchange.deadline).min()
-    }
-
-    /// True if it has as many requests as it can serve at once.
-    pub fn is_saturated(&self) -> bool {
-        self.limit.as_ref().is_some_and(|limit| self.asked >= limit.get())
-    }
-
-    /// So many connections it may have.
-    fn most(&self) -> usize {
-        self.limit.as_ref().map_or(self.options.connections, |limit| self.options.connections.min(limit.get()))
-    }
-
-    /// Exchanges on their way.
+    /// Exchanges in flight and waiting.
     pub fn load(&self) -> usize {
-        self.asked + self.queue.len() + self.fresh.len()
+        self.in_flight + self.queue.len()
     }
 
-    /// How many GETs may be sent ahead on a connection to this address.
-    pub fn ahead(&self, address: &Address) -> usize {
-        let place = self.addresses.iter().find(|place| place.address == *address);
-        if place.is_some_and(|place| place.strikes >= AddressState::STRIKES) { 1 } else { self.options.pipeline }
+    /// Sends an exchange as soon as there is a connection. Gives it back if too many wait.
+    pub fn submit(&mut self, exchange: Exchange, lent: &mut Lent<'_>) -> Option<Exchange> {
+        self.health.on_submit(exchange.deadline, lent.turn.now);
+        let exchange = self.dispatch(exchange, lent)?;
+        self.queue.push(exchange, lent.turn.now)
     }
 
-    /// A connection to this address ended before it had answered anything that was sent ahead, which was
-    /// `announced` or not. True if that has become too much.
-    pub fn pipelining_failed(&mut self, address: &Address, announced: bool) -> bool {
-        let Some(place) = self.addresses.iter_mut().find(|place| place.address == *address) else { return false };
-        let before = place.strikes;
-        self.doubted = true;
-        place.strikes = if announced { AddressState::STRIKES } else { AddressState::STRIKES.min(before + 1) };
-        before < AddressState::STRIKES && place.strikes == AddressState::STRIKES
-    }
-
-    /// Requests sent ahead were answered by this address.
-    pub fn pipelining_ok(&mut self, address: &Address) {
-        if std::mem::take(&mut self.doubted) {
-            self.addresses.iter_mut().filter(|place| place.address == *address).for_each(|place| place.strikes = 0);
+    /// Puts an exchange back that was not sent, in front of what came later.
+    pub fn requeue(&mut self, exchange: Exchange, lent: &mut Lent<'_>) {
+        if let Some(exchange) = self.dispatch(exchange, lent) {
+            self.queue.put_back(exchange, lent.turn.now);
         }
     }
 
-    pub fn allow_pipelining(&mut self) {
-        self.addresses.iter_mut().for_each(|place| place.strikes = 0);
+    /// Sends an exchange once more, on a new connection.
+    pub fn resend(&mut self, mut exchange: Exchange, now: Instant) {
+        exchange.set_resent();
+        self.queue.push_fresh(exchange, now);
     }
 
-    /// True if one more connection should be opened now.
-    pub fn lacks_connection(&self, now: Instant) -> bool {
-        let most = self.most();
-        if self.pause.is_some_and(|until| now < until) {
+    /// Puts an exchange on a connection that is free for it, or gives it back if there is none.
+    fn dispatch(&mut self, exchange: Exchange, lent: &mut Lent<'_>) -> Option<Exchange> {
+        if let Some(key) = self.batch.filter(|_| self.options.pipeline > 1)
+            && lent.connections.get(key).is_some_and(|connection| connection.can_pipeline(&exchange))
+        {
+            self.send(key, exchange, lent);
+            return None;
+        }
+        while let Some((key, until)) = self.roster.pop_idle() {
+            if lent.turn.now < until {
+                self.send(key, exchange, lent);
+                return None;
+            }
+            self.close(key, &CloseReason::Unused, lent);
+        }
+        Some(exchange)
+    }
+
+    fn send(&mut self, key: Key, exchange: Exchange, lent: &mut Lent<'_>) {
+        let connection = lent.connections.get_mut(key).expect("connections leave the pool when they close");
+        self.in_flight += 1;
+        self.batch = Some(key);
+        let waited = lent.turn.now > exchange.since;
+        if connection.push(exchange) {
+            lent.turn.push(Action::Flush(Peer::Backend(key)));
+        }
+        if waited {
+            connection.record_wait(self.addresses.resolved(), lent.turn.now);
+        }
+    }
+
+    /// Gives a free connection its next exchanges, or makes it idle.
+    pub fn serve_next(&mut self, key: Key, lent: &mut Lent<'_>) {
+        let Some(connection) = lent.connections.get(key) else { return };
+        let Some(exchange) = self.queue.pop(connection.is_new()) else {
+            // Half of what the backend grants, so that it never closes while a request is sent.
+            let keepalive = self.options.keepalive;
+            let granted = connection.keep_alive_timeout().map_or(keepalive, |granted| keepalive.min(granted / 2));
+            return self.roster.set_idle(key, lent.turn.now + granted);
+        };
+        let more = connection.pipeline() - 1;
+        self.send(key, exchange, lent);
+        for _ in 0..more {
+            let connection = lent.connections.get(key);
+            let fits = |next: &Exchange| connection.is_some_and(|connection| connection.can_pipeline(next));
+            if !self.queue.peek().is_some_and(fits) {
+                return;
+            }
+            let next = self.queue.pop(false);
+            next.into_iter().for_each(|exchange| self.send(key, exchange, lent));
+        }
+    }
+
+    // --- connections
+
+    /// A connection was accepted. If it is to be secured, its handshake begins.
+    pub fn on_accepted(&mut self, key: Key, lent: &mut Lent<'_>) -> Result<(), Fault> {
+        let Some(connection) = lent.connections.get_mut(key) else { return Ok(()) };
+        let Some(connector) = &self.connector else {
+            connection.open(lent.turn.now);
+            self.on_open(key, None, lent);
+            return Ok(());
+        };
+        self.roster.begin_handshake(key, lent.turn.now + HANDSHAKE_TIMEOUT);
+        connection.begin_handshake(connector, lent.turn.now).map_err(Fault::Handshake)?;
+        lent.turn.push(Action::Flush(Peer::Backend(key)));
+        Ok(())
+    }
+
+    /// The TLS handshake of a connection is complete.
+    pub fn on_handshake(&mut self, key: Key, handshake: Handshake, lent: &mut Lent<'_>) {
+        let Some(connection) = lent.connections.get(key) else { return };
+        let Handshake { resumed, version, .. } = handshake;
+        self.metrics.handshake(resumed, connection.handshake_time());
+        let (label, resumed) = (&self.label, if resumed { "yes" } else { "no" });
+        log::debug(format_args!("tls-established backend={label} tls={version} resumed={resumed}"));
+        self.on_open(key, Some(handshake), lent);
+    }
+
+    fn on_open(&mut self, key: Key, handshake: Option<Handshake>, lent: &mut Lent<'_>) {
+        let Some(connection) = lent.connections.get(key) else { return };
+        self.roster.set_open(key, handshake.is_some());
+        self.reach.on_open(connection.address(), handshake, lent.turn.now);
+        self.addresses.on_reached(connection.address());
+        self.serve_next(key, lent);
+    }
+
+    /// Takes a response to its exchange, which is `None` if its deadline has passed.
+    pub fn on_response(
+        &mut self,
+        connection: &mut Connection,
+        response: &Response<'_>,
+        surplus: bool,
+        now: Instant,
+    ) -> (Option<Exchange>, AfterResponse) {
+        let exchange = connection.complete(response, now);
+        if connection.has_pipelined() {
+            self.addresses.pipelining_ok(connection.address());
+        }
+        self.in_flight -= usize::from(exchange.is_some());
+        self.metrics.answer(response.status);
+        (exchange, connection.after_response(response.keep, surplus))
+    }
+
+    /// Notes that exchanges in flight have expired.
+    pub fn on_expired(&mut self, count: usize) {
+        self.in_flight -= count;
+    }
+
+    /// Closes a connection of any state, and returns the exchanges that were in flight on it.
+    pub fn close(&mut self, key: Key, reason: &CloseReason, lent: &mut Lent<'_>) -> Option<Orphans> {
+        let mut connection = lent.connections.remove(key)?;
+        let notify = connection.close_notify();
+        if !notify.is_empty() {
+            lent.turn.push(Action::CloseNotify(key, notify));
+        }
+        lent.turn.push(Action::Close(Peer::Backend(key)));
+        self.roster.remove(key, connection.is_open(), connection.is_handshaking());
+        self.addresses.on_close(connection.address());
+        if connection.owes_ahead() {
+            self.on_pipelining_failed(&connection, *reason == CloseReason::Announced, lent);
+        }
+        let fault = if let CloseReason::Fault(fault) = reason { Some(fault) } else { None };
+        fault.into_iter().for_each(|fault| self.reach.on_fault(fault));
+        let invalid = fault.is_some_and(Fault::is_invalid_response);
+        let exchanges = connection.take_orphans(invalid);
+        self.in_flight -= exchanges.len();
+        Some(Orphans { exchanges, reused: !connection.is_new(), address: connection.address().clone() })
+    }
+
+    /// A connection has closed that owed responses to requests sent ahead. A backend that announces the end with the
+    /// response to the first of them, or breaks off twice in a row, and has answered none so far, gets one at a time
+    /// from now on.
+    fn on_pipelining_failed(&mut self, closed: &Connection, announced: bool, lent: &mut Lent<'_>) {
+        if closed.has_pipelined() || !self.addresses.pipelining_failed(closed.address(), announced) {
+            return;
+        }
+        log::warn(format_args!("pipelining-disabled backend={} cause=\"it closes connections\"", self.label));
+        let same = |other: &&mut Connection| other.pool() == closed.pool() && other.address() == closed.address();
+        lent.connections.iter_mut().map(|(_, other)| other).filter(same).for_each(Connection::stop_pipelining);
+    }
+
+    /// A connection could not be made. True if that was the last hope of those that wait: all addresses have been tried,
+    /// and no attempt is in progress.
+    pub fn on_connect_failed(&mut self, key: Key, fault: &Fault, lent: &mut Lent<'_>) -> bool {
+        let now = lent.turn.now;
+        let Some(Orphans { address, .. }) = self.close(key, &CloseReason::Unused, lent) else { return false };
+        let handshake = matches!(fault, Fault::Handshake(_) | Fault::HandshakeTimeout);
+        self.metrics.handshakes_failed += u64::from(handshake);
+        let (connecting, open) = (self.roster.connecting(), self.roster.open());
+        if !self.addresses.on_connect_failed(&address, connecting, open, now) {
             return false;
         }
-        if self.is_exhausted() && !self.connecting.is_empty() {
-            return false; // what is still connecting decides
+        if self.logged.is_none_or(|logged| logged + LOG_INTERVAL <= now) {
+            self.logged = Some(now);
+            log::info(format_args!("unreachable backend={} cause=\"{fault}\"", self.label));
         }
-        if self.connecting.len() < self.fresh.len() {
-            return self.open < most || !self.idle.is_empty();
-        }
-        let patient = || self.queue.iter().take_while(|(since, _)| *since + PATIENCE <= now).take(most).count();
-        let (used, eager) = (self.open - self.connecting.len(), EAGER.div_ceil(self.options.pipeline));
-        let wanted = if self.open < eager { self.queue.len().min(eager - used) } else { patient() };
-        self.open < most && self.connecting.len() < self.fresh.len() + wanted
-    }
-
-    /// A connection to this address was made.
-    pub fn reached(&mut self, address: &Address) {
-        self.addresses.iter_mut().for_each(|place| place.failed = false);
-        if let Some(at) = self.addresses.iter().position(|place| place.address == *address) {
-            self.preferred = at;
-            self.addresses[at].down = None;
-        }
-    }
-
-    /// A connection to this address could not be made. True if that was the last hope: all addresses have
-    /// been tried, and no attempt is left.
-    pub fn on_connect_failed(&mut self, address: &Address, now: Instant) -> bool {
-        if let Some(place) = self.addresses.iter_mut().find(|place| place.address == *address) {
-            place.down = Some(now + UNREACHABLE);
-            place.failed = true;
-        }
-        if !self.is_exhausted() || !self.connecting.is_empty() {
-            return false;
-        }
-        self.addresses.iter_mut().for_each(|place| place.failed = false);
-        self.pause = (self.open > 0).then_some(now + RETRY);
         true
     }
 
-    /// Takes over a list of addresses, with what is known of those that stay.
-    pub fn learn(&mut self, addresses: &[SocketAddr]) {
-        let same = self.addresses.len() == addresses.len()
-            && self.addresses.iter().zip(addresses).all(|(place, new)| place.address == Address::Tcp(*new));
-        if same {
-            return;
-        }
-        let old = std::mem::take(&mut self.addresses);
-        let known = |address: &Address| old.iter().find(|place| place.address == *address);
-        self.addresses = addresses
-            .iter()
-            .map(|address| Address::Tcp(*address))
-            .map(|address| match known(&address) {
-                Some(AddressState { down, open, strikes, .. }) => {
-                    AddressState { down: *down, open: *open, strikes: *strikes, ..AddressState::new(address) }
-                }
-                None => AddressState::new(address),
-            })
-            .collect();
-        self.preferred = 0;
+    /// Uses another TLS configuration. Connections that were made with the old one carry no further requests.
+    pub fn set_connector(&mut self, connector: TlsConnector, at: usize, lent: &mut Lent<'_>) {
+        self.connector = Some(connector);
+        self.roster.unused_keys().into_iter().for_each(|key| drop(self.close(key, &CloseReason::Unused, lent)));
+        let own = lent.connections.iter_mut().map(|(_, connection)| connection).filter(|one| one.pool() == at);
+        own.for_each(Connection::retire);
     }
 
-    /// The address to try now, of those that did not just fail: of those that are not set down the one with the fewest
-    /// connections, and of several the one that worked last; else the one that has been set down for longest.
-    pub fn next_address(&self, now: Instant) -> Address {
-        let left = || self.addresses.iter().enumerate().filter(|(_, place)| !place.failed);
-        let works = left().filter(|(_, place)| !place.is_ejected(now));
-        let best = works.min_by_key(|(at, place)| (place.open, *at != self.preferred));
-        let longest = || left().min_by_key(|(_, place)| place.down);
-        best.or_else(longest).map_or(&self.addresses[0], |(_, place)| place).address.clone()
+    pub fn allow_pipelining(&mut self) {
+        self.addresses.allow_pipelining();
     }
 
-    /// A connection to an address is to be made.
-    pub fn opened(&mut self, address: &Address) {
-        self.open += 1;
-        self.addresses.iter_mut().filter(|place| place.address == *address).for_each(|place| place.open += 1);
-    }
+    // --- time
 
-    /// A connection to an address is no more.
-    pub fn closed(&mut self, address: &Address) {
-        self.open -= 1;
-        let same = self.addresses.iter_mut().filter(|place| place.address == *address);
-        same.for_each(|place| place.open = place.open.saturating_sub(1)); // it may have been learned anew
-    }
-
-    /// Prefers other addresses for a while, if there are any; says whether.
-    pub fn eject(&mut self, address: &Address, now: Instant) -> bool {
-        let others = self.addresses.iter().any(|place| place.address != *address && !place.is_ejected(now));
-        let place = self.addresses.iter_mut().find(|place| place.address == *address);
-        place.filter(|_| others).map(|place| place.down = Some(now + EJECTED)).is_some()
-    }
-
-    /// True if others can be asked in its place, or other addresses of it.
-    pub fn has_replicas(&self) -> bool {
-        self.replica || self.addresses.len() > 1
-    }
-
-    /// True if there are several addresses, and not all are set down.
-    pub fn has_choice(&self, now: Instant) -> bool {
-        self.addresses.len() > 1 && !self.is_ejected(now)
-    }
-
-    /// True if an answer with this status may change what is thought of the origin.
-    pub fn is_unwell(&self, status: u16) -> bool {
-        matches!(status, 429 | 502..=504) || self.breaker.has_faults()
-    }
-
-    /// True if all addresses just failed: what is still connecting decides.
-    fn is_exhausted(&self) -> bool {
-        !self.addresses.is_empty() && self.addresses.iter().all(|place| place.failed)
-    }
-
-    /// True if all addresses are set down.
-    pub fn is_ejected(&self, now: Instant) -> bool {
-        !self.addresses.is_empty() && self.addresses.iter().all(|place| place.is_ejected(now))
-    }
-
-    /// True if none of its addresses is known.
-    pub fn is_unresolved(&self) -> bool {
-        self.addresses.is_empty()
-    }
-
-    /// What those in the queue are waiting for.
-    pub fn phase(&self) -> Phase {
-        if self.open > self.connecting.len() {
-            Phase::Queue
-        } else if self.connecting.is_empty() {
-            Phase::Resolve
-        } else if self.handshaking == self.connecting.len() {
-            Phase::Handshake
-        } else {
-            Phase::Connect
+    /// Closes connections that have been idle for long enough.
+    pub fn close_idle(&mut self, lent: &mut Lent<'_>) {
+        while let Some((key, until)) = self.roster.oldest_idle()
+            && until <= lent.turn.now
+        {
+            self.close(key, &CloseReason::Unused, lent);
         }
     }
 
+    /// A connection whose time to be made has passed.
+    pub fn overdue(&self, now: Instant) -> Option<Key> {
+        self.roster.oldest_connecting().filter(|(_, until)| *until <= now).map(|(key, _)| key)
+    }
+
+    /// Takes out an exchange whose deadline has passed before it was sent, with what it was waiting for.
+    pub fn pop_expired(&mut self, now: Instant) -> Option<(Exchange, Phase)> {
+        let exchange = self.queue.pop_expired(now)?;
+        Some((exchange, self.roster.phase()))
+    }
+
+    /// Opens as many connections as are missing, if waiting for a used one would take too long. Fails if the backend has
+    /// no address.
+    pub fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<(), Fault> {
+        while self.lacks_connection(lent.turn.now) {
+            if self.roster.open() == self.options.connections {
+                // Only an exchange that needs a new connection gets here; an idle one makes room for it.
+                let Some((key, _)) = self.roster.oldest_idle() else { return Ok(()) };
+                self.close(key, &CloseReason::Unused, lent);
+                continue;
+            }
+            let Some(address) = self.addresses.next(resolver, lent.turn)? else { return Ok(()) };
+            let pipeline = if self.addresses.may_pipeline(&address) { self.options.pipeline } else { 1 };
+            let key = lent.connections.insert(Connection::new(at, address.clone(), pipeline, lent.turn.now));
+            self.metrics.opened += 1;
+            self.addresses.on_open(&address);
+            self.roster.add(key, lent.turn.now + CONNECT_TIMEOUT);
+            lent.turn.push(Action::Connect(key, address));
+        }
+        Ok(())
+    }
+
+    fn lacks_connection(&self, now: Instant) -> bool {
+        let demand = Demand {
+            open: self.roster.open(),
+            connecting: self.roster.connecting(),
+            idle: self.roster.idle(),
+            fresh: self.queue.fresh(),
+            any: self.queue.any() + usize::from(self.reach.is_pending()),
+            all_failed: self.addresses.all_failed(),
+        };
+        let impatient = || self.queue.impatient(PATIENCE, self.options.connections, now);
+        !self.addresses.is_paused(now) && growth::lacks_connection(demand, &self.options, impatient)
+    }
+
+    /// The earliest deadline of what waits.
+    pub fn queue_deadline(&self) -> Option<Instant> {
+        self.queue.deadline()
+    }
+
+    /// When there is something to do for its connections.
     pub fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
-        let idle = self.idle.front().map(|(_, until)| *until);
-        let connecting = self.connecting.front().map(|(_, until)| *until);
-        let waiting = self.queue.get(self.connecting.len()).map(|(since, _)| *since + PATIENCE);
-        let waiting = if self.fresh.is_empty() { waiting } else { Some(now) };
-        let growth = waiting.filter(|_| self.open < self.options.connections).map(|at| {
-            let resolved = self.name.and_then(|name| resolver.patience_ends(name));
-            at.max(self.pause.unwrap_or(at)).max(resolved.unwrap_or(at))
-        });
-        // What could be done at once was done by `tick`; what is left waits for an event.
+        let waiting = self.queue.since(self.roster.connecting()).map(|since| since + PATIENCE);
+        let waiting = if self.queue.fresh() == 0 { waiting } else { Some(now) };
+        let growth = waiting.filter(|_| self.roster.open() < self.options.connections);
+        let growth = growth.map(|at| self.addresses.earliest(at, resolver));
+        // What could be done at once was done in this turn; what is left waits for an event.
         let growth = growth.filter(|at| *at > now);
-        [idle, connecting, growth].into_iter().flatten().min()
+        [self.roster.deadline(), growth, self.reach.deadline().filter(|at| *at > now)].into_iter().flatten().min()
+    }
+
+    // --- faults
+
+    /// A fault that speaks against the backend as a whole, and against its address if it has others. True if it is down
+    /// now, and was not before.
+    pub fn record_failure(
+        &mut self,
+        address: Option<&Address>,
+        cause: &impl ToString,
+        slow: bool,
+        lent: &mut Lent<'_>,
+    ) -> bool {
+        if let Some(address) = address
+            && self.addresses.eject(address, lent.turn.now)
+        {
+            let same = |key: &Key| lent.connections.get(*key).is_some_and(|one| one.address() == address);
+            let idle: Vec<Key> = self.roster.idle_keys().into_iter().filter(same).collect();
+            idle.into_iter().for_each(|key| drop(self.close(key, &CloseReason::Unused, lent)));
+        }
+        self.health.record_failure(cause, slow, self.addresses.has_several(), lent.turn.now)
+    }
+
+    /// True if another address of it may be asked.
+    pub fn has_other_address(&self, now: Instant) -> bool {
+        self.addresses.has_several() && !self.addresses.all_ejected(now)
+    }
+
+    /// Takes out what waits for a new connection, and with `all` the rest too.
+    pub fn drain(&mut self, all: bool) -> Vec<Exchange> {
+        self.queue.drain(all)
+    }
+
+    /// Takes out what waits for a backend that cannot be reached. What waits for any connection goes on waiting while
+    /// some are open.
+    pub fn drain_unreachable(&mut self) -> Vec<Exchange> {
+        self.queue.drain(self.roster.open() == 0)
+    }
+
+    /// Drops the waiting exchanges that `is_live` does not hold for.
+    pub fn sweep(&mut self, is_live: impl FnMut(&Exchange) -> bool) {
+        if self.queue.retain(is_live) {
+            self.health.release_probe();
+        }
+    }
+
+    // --- reports
+
+    pub fn metrics(&self) -> BackendMetrics {
+        let (idle, connecting, handshaking) = (self.roster.idle(), self.roster.connecting(), self.roster.handshaking());
+        BackendMetrics {
+            busy: (self.roster.open() - idle - connecting) as u64,
+            idle: idle as u64,
+            connecting: (connecting - handshaking) as u64,
+            handshaking: handshaking as u64,
+            tls: self.connector.is_some(),
+            waiting: self.queue.len() as u64,
+            down: u64::from(self.health.is_down()),
+            ..self.metrics.clone()
+        }
+    }
+
+    /// True if it cannot be reached, or is down.
+    pub fn is_unavailable(&self, now: Instant) -> bool {
+        self.addresses.all_ejected(now) || self.health.is_down()
     }
 }

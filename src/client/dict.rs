@@ -2,7 +2,7 @@
 
 use super::{Event, Line, MAX_REQUEST, ProtocolError, Reply, ReplyPart};
 use crate::buffer::Output;
-use crate::query::{Answer, Change, Commit, Failure, Iterate, Order, Outcome, Path, Query, Write};
+use crate::query::{Answer, Change, Commit, Failure, Iterate, Outcome, Path, Query, Write};
 use crate::wire::dict::{self, DictCommand};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -180,13 +180,12 @@ impl Hello {
         if paths.len() > MAX_PATHS {
             return Err(Failure::temporary(format_args!("too many paths")));
         }
+        if flags & SORT_BY_VALUE != 0 {
+            return Err(Failure::temporary(format_args!("sorting by value is not supported")));
+        }
         let paths = paths.iter().map(|path| locate(path, user)).collect::<Result<_, _>>()?;
-        let order = match flags {
-            _ if flags & SORT_BY_KEY != 0 => Order::ByName,
-            _ if flags & SORT_BY_VALUE != 0 => Order::ByValue,
-            _ => Order::AsListed,
-        };
-        Ok(Iterate { paths, order, no_values: flags & NO_VALUE != 0, exact: flags & EXACT_KEY != 0, max_rows })
+        let sorted = flags & SORT_BY_KEY != 0;
+        Ok(Iterate { paths, sorted, no_values: flags & NO_VALUE != 0, exact: flags & EXACT_KEY != 0, max_rows })
     }
 }
 

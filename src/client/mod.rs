@@ -4,6 +4,7 @@ mod admin;
 mod dict;
 mod socketmap;
 
+use crate::arena::Key;
 use crate::buffer::{Input, Output};
 use crate::config::Mode;
 use crate::query::{Answer, Failure, Outcome, Query};
@@ -37,6 +38,8 @@ pub struct Client {
     pub ended: bool,
     /// Something of it may wait to be read, because it had too much open or unread.
     pub paused: bool,
+    /// Iterations in progress, which have rows to send when there is room.
+    pub iterations: u32,
     /// It seemed stuck, and this was its progress then.
     pub watched: Option<u64>,
     /// Bytes that were read from it and written to it: any change is progress.
@@ -77,6 +80,13 @@ pub enum AdminPage {
     Unknown,
     /// Something else than GET.
     Refused,
+}
+
+/// Where a reply belongs: its client, and the place in that client's order of replies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReplyTo {
+    pub client: Key,
+    pub place: u64,
 }
 
 /// An answer to a request, or a part of one.
@@ -130,7 +140,8 @@ impl Client {
     pub fn new(mode: Mode) -> Self {
         let (line, input, output) = (Line::default(), Input::default(), Output::default());
         let protocol = Protocol::Unknown;
-        let mut client = Self { protocol, line, input, output, ended: false, paused: false, watched: None, moved: 0 };
+        let mut client =
+            Self { protocol, line, input, output, ended: false, paused: false, iterations: 0, watched: None, moved: 0 };
         match mode {
             Mode::Auto => {}
             Mode::Postfix => client.protocol = Protocol::Socketmap,
@@ -209,7 +220,7 @@ impl Client {
     }
 
     /// True if it leaves so much unread that it cannot be kept.
-    pub fn is_hopeless(&self) -> bool {
+    pub fn is_overflowing(&self) -> bool {
         self.heap() > MAX_HEAP
     }
 

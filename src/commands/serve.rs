@@ -1,12 +1,12 @@
 //! The daemon: from a configuration to a reactor that runs.
 
-use crate::config::{self, Config, ConfigError, Mode, Spec};
+use super::failure;
+use crate::config::{Config, ConfigError, Mode, Spec};
 use crate::engine::Engine;
 use crate::listen::Listener;
 use crate::log::{self, Level};
 use crate::reactor::Reactor;
 use crate::system::{self, Signals};
-use std::io::{self, ErrorKind};
 
 /// Serves until a signal ends it.
 pub fn serve(config: &Config) -> Result<u8, ConfigError> {
@@ -17,13 +17,13 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
     });
     // First of all, so that every thread has the signals blocked.
     let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
-    let (tables, backend) = crate::open(&config.tables)?;
+    let (tables, backends) = crate::open(&config.tables)?;
     let descriptors = system::raise_descriptor_limit();
     let listeners = listen(config)?;
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
     }
-    for (label, ..) in backend.targets() {
+    for label in backends.labels() {
         log::info(format_args!("backend backend={label}"));
     }
     let (timeout, slow) = (config.timeout.as_secs_f64(), config.slow.as_secs_f64());
@@ -36,7 +36,7 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
         log::warn(format_args!("no-tables cause=\"there is no --name: every request will fail\""));
     }
     let drain_timeout = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
-    let mut engine = Engine::new(tables, backend, config.timeout);
+    let mut engine = Engine::new(tables, backends, config.timeout);
     engine.set_slow_threshold(config.slow);
     engine.set_cache_limit(config.cache_size);
     let mut reactor = Reactor::new(engine, listeners, signals, drain_timeout, descriptors)
@@ -65,14 +65,4 @@ fn listen(config: &Config) -> Result<Vec<Listener>, ConfigError> {
         }
     }
     Ok(listeners.into_iter().map(|(_, listener)| listener).collect())
-}
-
-fn failure(what: &str, error: &io::Error) -> ConfigError {
-    let code = match error.kind() {
-        ErrorKind::AlreadyExists | ErrorKind::AddrInUse | ErrorKind::NotFound => config::EX_CANTCREAT,
-        ErrorKind::PermissionDenied => config::EX_NOPERM,
-        ErrorKind::InvalidInput => config::EX_CONFIG,
-        _ => config::EX_OSERR,
-    };
-    ConfigError { code, line: format!("{what}: {error}") }
 }

@@ -1,82 +1,262 @@
-//! What happens to clients: when one is read again, looked at again, let go.
+//! The connections of mail servers: their input, replies, back-pressure and stalls.
 
-use super::{Engine, Timer};
-use crate::arena::Key;
-use crate::client::Client;
-use crate::io::{Action, Peer};
+use crate::arena::{Arena, Key};
+use crate::buffer::Joined;
+use crate::client::{Client, Event, Reply, ReplyTo};
+use crate::config::Mode;
+use crate::io::{Action, Peer, Turn};
+use crate::log::{self, Repeats};
+use crate::timers::Timers;
 use std::time::{Duration, Instant};
 
-/// A client that has sent half a request, or leaves its reply unread, is closed after so long without
-/// any progress: Postfix's own limit for both. One that is merely idle never is.
-const STALL: Duration = Duration::from_secs(100);
+/// A client that has sent half a request, or leaves a reply unread, is closed after this time without any progress:
+/// Postfix's own limit for both. One that is merely idle never is.
+const STALL_TIMEOUT: Duration = Duration::from_secs(100);
 
-impl Engine {
-    /// Goes on with a client that has room again: with rows, with what was read already, with reading.
-    pub(super) fn resume(&mut self, key: Key, now: Instant) {
-        self.stream(key, now);
-        let Some(client) = self.clients.get_mut(key).filter(|client| client.may_ask()) else { return };
-        let paused = std::mem::take(&mut client.paused);
-        if self.stopping || !paused {
-            return;
-        }
-        self.client_sent(key, &[], now);
-        self.actions.push_back(Action::Resume(Peer::Client(key)));
-        if self.clients.get(key).is_some_and(|client| client.ended) {
-            self.dismiss(key);
-        }
+/// The clients.
+#[derive(Default)]
+pub(super) struct Clients {
+    arena: Arena<Client>,
+    /// Clients that may have room again: for rows, for requests that were read already, for reading.
+    resumed: Vec<Key>,
+    /// When clients that seemed stuck are looked at again.
+    stalls: Timers<Key>,
+    /// Connections of mail servers so far.
+    accepted: u64,
+    /// Clients closed for what they sent or did not read.
+    dropped: u64,
+    /// Some client left that had requests open.
+    abandoned: bool,
+    /// No more requests are read from mail servers.
+    stopping: bool,
+}
+
+impl Clients {
+    pub fn accept(&mut self, mode: Mode) -> Key {
+        self.accepted += u64::from(mode != Mode::Admin);
+        self.arena.insert(Client::new(mode))
     }
 
-    /// Drives the iterations of a client that has room again.
-    pub(super) fn stream(&mut self, client: Key, now: Instant) {
-        for key in self.iterations_of(client) {
-            self.iterate(key, now);
-        }
+    pub fn is_connected(&self, key: Key) -> bool {
+        self.arena.contains(key)
     }
 
-    fn iterations_of(&self, client: Key) -> Vec<Key> {
-        let of = |key: &Key| self.jobs.get(*key).is_some_and(|job| job.client == client);
-        self.iterations.iter().copied().filter(of).collect()
+    // --- input
+
+    /// True if bytes of a client may be read.
+    pub fn wants_input(&self, key: Key) -> bool {
+        let serves = |client: &&Client| !self.stopping || client.is_admin();
+        self.arena.get(key).filter(serves).is_some_and(|client| client.may_ask() && !client.ended)
     }
 
-    /// Looks at a client again after a while, once, unless that is planned already.
-    pub(super) fn watch(&mut self, key: Key, now: Instant) {
-        if let Some(client) = self.clients.get_mut(key).filter(|client| client.watched.is_none()) {
-            client.watched = Some(client.moved);
-            self.timers.add(now, STALL, Timer::Stuck(key));
-        }
+    /// What a client has sent, with what was held of it. [`Clients::end_input`] takes back what was not used.
+    pub fn begin_input<'a>(&mut self, key: Key, bytes: &'a [u8]) -> Option<Joined<'a>> {
+        let client = self.arena.get_mut(key)?;
+        client.moved += bytes.len() as u64;
+        Some(client.input.join(bytes))
     }
 
-    pub(super) fn check_stuck(&mut self, key: Key, now: Instant) {
-        let Some(client) = self.clients.get_mut(key) else { return };
-        let before = client.watched.take();
-        if !client.is_stuck() {
-            return;
-        }
-        if before == Some(client.moved) {
-            let kind = if client.output.is_empty() { "half a request" } else { "unread replies" };
-            self.faults.warn(&format!("client-timeout cause=\"{kind}\""), now);
-            return self.drop_client(key);
-        }
-        self.watch(key, now);
-    }
-
-    /// Closes a client that has ended its side and has got all that it is owed.
-    pub(super) fn dismiss(&mut self, key: Key) {
-        if self.clients.get(key).is_some_and(Client::is_served) {
-            self.remove(key);
-        }
-    }
-
-    pub(super) fn remove(&mut self, key: Key) {
-        let Some(client) = self.clients.remove(key) else { return };
-        self.actions.push_back(Action::Close(Peer::Client(key)));
-        if client.open() > 0 {
-            (self.abandoned, self.pending) = (true, true);
-            // Iterations end here; lookups end with their answers, and commits go on.
-            for one in self.iterations_of(key) {
-                self.jobs.remove(one);
-                self.iterations.retain(|other| *other != one);
+    /// Takes the next event off the front of `input`, with the bytes that it took. `None` if there is none now, or the
+    /// client has too much open. A client that breaks its protocol is closed.
+    pub fn next<'a>(
+        &mut self,
+        key: Key,
+        input: &'a [u8],
+        faults: &mut Repeats,
+        turn: &mut Turn,
+    ) -> Option<(Event<'a>, usize)> {
+        let client = self.arena.get_mut(key).filter(|client| client.may_ask())?;
+        let quiet = client.output.is_empty();
+        match client.next(input) {
+            Ok(next) => {
+                if quiet && !client.output.is_empty() {
+                    turn.push(Action::Flush(Peer::Client(key)));
+                }
+                next
+            }
+            Err(error) => {
+                faults.warn(&format!("client-error cause=\"{error}\""), turn.now);
+                self.drop_client(key, turn);
+                None
             }
         }
+    }
+
+    /// The name of the table that a dict client has chosen once for all.
+    pub fn table(&self, key: Key) -> &[u8] {
+        self.arena.get(key).map_or(&[], Client::table)
+    }
+
+    /// Holds the part of the input from `used` on.
+    pub fn end_input(&mut self, key: Key, input: Joined<'_>, used: usize, now: Instant) {
+        let Some(client) = self.arena.get_mut(key) else { return };
+        client.input.keep(input, used);
+        if client.is_stuck() {
+            self.watch(key, now);
+        }
+    }
+
+    /// A client has shut down its sending side.
+    pub fn set_ended(&mut self, key: Key) {
+        self.arena.get_mut(key).into_iter().for_each(|client| client.ended = true);
+    }
+
+    /// Reads no more requests of mail servers.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    // --- replies
+
+    /// Puts a reply into the output of its client, which is flushed if it was empty. `table` is for reasons.
+    pub fn reply(&mut self, to: ReplyTo, table: &str, reply: Reply<'_>, turn: &mut Turn) {
+        let Some(client) = self.arena.get_mut(to.client) else { return };
+        let quiet = client.output.is_empty();
+        client.reply(to.place, table, reply);
+        if quiet && !client.output.is_empty() {
+            turn.push(Action::Flush(Peer::Client(to.client)));
+        }
+        if client.is_overflowing() {
+            log::warn(format_args!("client-timeout cause=\"far too many unread replies\""));
+            return self.drop_client(to.client, turn);
+        }
+        // What was not read goes on being read; and an iteration may be the next in order now.
+        if client.paused && client.may_ask() || client.iterations > 0 {
+            self.resumed.push(to.client);
+        }
+    }
+
+    /// Puts a page into the output of a metrics client.
+    pub fn respond(&mut self, key: Key, status: &str, body: &str, turn: &mut Turn) {
+        let Some(client) = self.arena.get_mut(key) else { return };
+        client.respond(status, body);
+        turn.push(Action::Flush(Peer::Client(key)));
+    }
+
+    pub fn output(&self, key: Key) -> &[u8] {
+        self.arena.get(key).map_or(&[], |client| client.output.unsent())
+    }
+
+    /// The kernel took `count` bytes of the output. True if the client has room again.
+    pub fn sent(&mut self, key: Key, count: usize, turn: &mut Turn) -> bool {
+        let Some(client) = self.arena.get_mut(key) else { return false };
+        client.output.advance(count);
+        client.moved += count as u64;
+        let (waits, ended) = (!client.output.is_empty(), client.ended);
+        let room = client.paused && client.may_ask() || client.iterations > 0;
+        if room {
+            self.resumed.push(key);
+        }
+        if waits {
+            self.watch(key, turn.now);
+        } else if ended {
+            self.dismiss(key, turn);
+        }
+        room
+    }
+
+    // --- back-pressure
+
+    /// An iteration of a client begins or ends.
+    pub fn count_iteration(&mut self, key: Key, begins: bool) {
+        let Some(client) = self.arena.get_mut(key) else { return };
+        client.iterations = if begins { client.iterations + 1 } else { client.iterations - 1 };
+    }
+
+    /// True if a row would be written at once, and not held; `None` if the client has left.
+    pub fn may_stream(&self, to: ReplyTo) -> Option<bool> {
+        self.arena.get(to.client).map(|client| client.may_stream(to.place))
+    }
+
+    /// A client that may have room again.
+    pub fn pop_resumed(&mut self) -> Option<Key> {
+        self.resumed.pop()
+    }
+
+    /// True if a client was paused and is read again from now on.
+    pub fn resume(&mut self, key: Key) -> bool {
+        let Some(client) = self.arena.get_mut(key).filter(|client| client.may_ask()) else { return false };
+        std::mem::take(&mut client.paused) && !self.stopping
+    }
+
+    // --- the end
+
+    /// Closes a client that has shut down its sending side and has got all that it is owed.
+    pub fn dismiss(&mut self, key: Key, turn: &mut Turn) {
+        if self.arena.get(key).is_some_and(|client| client.ended && client.is_served()) {
+            self.remove(key, turn);
+        }
+    }
+
+    /// Closes a client for its own fault.
+    fn drop_client(&mut self, key: Key, turn: &mut Turn) {
+        self.dropped += 1;
+        self.remove(key, turn);
+    }
+
+    pub fn remove(&mut self, key: Key, turn: &mut Turn) {
+        let Some(client) = self.arena.remove(key) else { return };
+        turn.push(Action::Close(Peer::Client(key)));
+        self.abandoned |= client.open() > 0;
+    }
+
+    /// True if clients have left since the last call that had requests open.
+    pub fn take_abandoned(&mut self) -> bool {
+        std::mem::take(&mut self.abandoned)
+    }
+
+    /// True if every reply was taken.
+    pub fn is_drained(&self) -> bool {
+        self.arena.iter().all(|(_, client)| client.output.is_empty())
+    }
+
+    // --- stalls
+
+    /// Looks at a client again after a while, once, unless that is planned already.
+    fn watch(&mut self, key: Key, now: Instant) {
+        if let Some(client) = self.arena.get_mut(key).filter(|client| client.watched.is_none()) {
+            client.watched = Some(client.moved);
+            self.stalls.add(now, STALL_TIMEOUT, key);
+        }
+    }
+
+    /// Closes clients that have made no progress for too long.
+    pub fn expire(&mut self, faults: &mut Repeats, turn: &mut Turn) {
+        while let Some(key) = self.stalls.due(turn.now, |key| self.arena.contains(*key)) {
+            let Some(client) = self.arena.get_mut(key) else { continue };
+            let before = client.watched.take();
+            if !client.is_stuck() {
+                continue;
+            }
+            if before == Some(client.moved) {
+                let cause = if client.output.is_empty() { "half a request" } else { "unread replies" };
+                faults.warn(&format!("client-timeout cause=\"{cause}\""), turn.now);
+                self.drop_client(key, turn);
+            } else {
+                self.watch(key, turn.now);
+            }
+        }
+    }
+
+    /// When [`Clients::expire`] has something to do.
+    pub fn deadline(&mut self) -> Option<Instant> {
+        self.stalls.next(|key| self.arena.contains(*key))
+    }
+
+    // --- reports
+
+    /// Mail servers that are connected.
+    pub fn mail_servers(&self) -> usize {
+        self.arena.iter().filter(|(_, client)| !client.is_admin()).count()
+    }
+
+    /// Mail servers accepted so far, and clients closed for their own fault.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.accepted, self.dropped)
+    }
+
+    /// Requests that wait for their answers.
+    pub fn open_requests(&self) -> usize {
+        self.arena.iter().map(|(_, client)| client.open()).sum()
     }
 }

@@ -1,194 +1,322 @@
-//! Lookups in tables with a cache: answered from it, or by one exchange for all who ask for the same key.
+//! The value of one key: from the cache, or by one exchange, which all share that ask for the same key meanwhile.
 
-use super::report::{count, log_answer};
-use super::{Engine, Timer, respond};
-use crate::arena::Key;
-use crate::backend::Exchange;
-use crate::cache::{CachedAnswer, Lifetime, Lookup};
-use crate::client::Reply;
-use crate::job::{Fetch, Job, Work};
+use super::Shared;
+use super::clients::Clients;
+use super::tables::{Planned, Tables, log_answer, record};
+use crate::arena::{Arena, Key};
+use crate::backend::{Asker, Exchange, Finished};
+use crate::cache::{self, Cache, CachedAnswer, Lifetime};
+use crate::client::{Reply, ReplyTo};
+use crate::metrics::CacheMetrics;
 use crate::query::{Answer, Failure, FailureKind};
-use crate::table::{Caching, Plan, Question, TableEntry};
+use crate::table::{Caching, Plan, Question};
+use crate::timers::Timers;
 use crate::wire::http::CacheControl;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Who could have a stale answer waits for a new one for a tenth of its time, at most for so long.
+/// A lookup that could have a stale answer waits for a new one for a tenth of its life, at most for this long.
 const MAX_STALE_DELAY: Duration = Duration::from_secs(1);
 
-/// A job that belongs to no client.
-const NOBODY: Key = Key { index: u32::MAX, age: 0 };
+/// Lookups in flight, and the cache.
+pub(super) struct Lookups {
+    lookups: Arena<Lookup>,
+    fetches: Arena<Fetch>,
+    /// The fetches that lookups may join, by table and key.
+    in_flight: Vec<HashMap<Vec<u8>, Key>>,
+    cache: Cache,
+    timers: Timers<Timer>,
+}
 
-impl Engine {
-    /// Answers a lookup from the cache, or lets it wait for the one exchange that asks for its key.
-    pub(super) fn get_kept(&mut self, client: Key, place: u64, table: usize, key: &[u8], now: Instant) {
-        let name = &self.tables[table].name;
+/// A lookup of one client. One that waits for no fetch has an exchange of its own.
+struct Lookup {
+    to: ReplyTo,
+    table: usize,
+    wait: Option<Wait>,
+}
+
+struct Wait {
+    fetch: Key,
+    since: Instant,
+    deadline: Instant,
+}
+
+/// One exchange for all lookups of a key, and for the cache. It belongs to no client.
+struct Fetch {
+    table: usize,
+    key: Vec<u8>,
+    /// The lookups that wait for it.
+    waiters: Vec<Key>,
+    /// False once the key was written: its answer is then good for those that wait already, and for no one else.
+    current: bool,
+}
+
+/// What may be due for a lookup that waits for a fetch.
+#[derive(Debug)]
+enum Timer {
+    Expire(Key),
+    /// A stale answer is served while there is no other.
+    ServeStale(Key),
+}
+
+impl Lookups {
+    pub fn new(cache_size: usize, tables: usize) -> Self {
+        Self {
+            lookups: Arena::default(),
+            fetches: Arena::default(),
+            in_flight: vec![HashMap::new(); tables],
+            cache: Cache::new(cache_size, tables),
+            timers: Timers::default(),
+        }
+    }
+
+    /// Answers a lookup, now or when its exchange has ended.
+    pub fn start(&mut self, to: ReplyTo, table: usize, key: &[u8], shared: &mut Shared) {
+        if shared.tables.caching(table).is_some() {
+            return self.start_cached(to, table, key, shared);
+        }
+        let now = shared.turn.now;
+        let deadline = now + shared.tables.timeout(table);
+        let Planned { name, metrics, plan } = shared.tables.plan(table, Question::Get(key), now);
+        match plan {
+            Plan::Request(request) => {
+                // Its only exchange has the same deadline, so it needs no timer of its own.
+                let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table, wait: None }));
+                let key = shared.keys.copy(key);
+                shared.backends.submit(Exchange::new(asker, deadline, request, key, now), &mut shared.turn);
+            }
+            Plan::Answer(answer) => {
+                log_answer(name, key, &answer);
+                record(metrics, &answer, Duration::ZERO);
+                shared.clients.reply(to, name, Reply::Answer(answer), &mut shared.turn);
+            }
+        }
+    }
+
+    /// Takes the end of the exchange of one lookup.
+    pub fn complete(&mut self, lookup: Key, finished: Finished<'_>, shared: &mut Shared) {
+        let Finished { exchange, result, .. } = finished;
+        let Some(Lookup { to, table, .. }) = self.lookups.remove(lookup) else { return };
+        let answer = shared.parse_value(table, false, &exchange, result);
+        let took = shared.turn.now.saturating_duration_since(exchange.since);
+        shared.tables.record(table, &exchange.key, &answer, took);
+        shared.clients.reply(to, shared.tables.name(table), Reply::Answer(answer), &mut shared.turn);
+        shared.keys.recycle(exchange.key);
+    }
+
+    // --- cached tables
+
+    /// Answers a lookup from the cache, or has it wait for the one exchange of its key.
+    fn start_cached(&mut self, to: ReplyTo, table: usize, key: &[u8], shared: &mut Shared) {
+        let now = shared.turn.now;
         let stale = match self.cache.look(table, key, now) {
-            Lookup::Fresh { kept, early } => {
-                let answer = kept.answer();
-                log_answer(name, &answer, key);
-                let metrics = &mut self.metrics[table];
-                metrics.cache_fresh += 1;
-                count(metrics, &answer, Duration::ZERO);
-                respond(&mut self.clients, &mut self.actions, client, place, name, Reply::Answer(answer));
-                if early {
-                    self.refresh(table, key, now);
+            cache::Lookup::Fresh { answer, early } => {
+                shared.tables.metrics(table).cache_fresh += 1;
+                shared.tables.record(table, key, &answer.answer(), Duration::ZERO);
+                let reply = Reply::Answer(answer.answer());
+                shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
+                if early && !self.in_flight[table].contains_key(key) {
+                    let _ = self.fetch(table, key, shared); // an answer without an exchange needs no refreshing
                 }
                 return;
             }
-            Lookup::Stale(_) => true,
-            Lookup::Miss => false,
+            cache::Lookup::Stale(_) => true,
+            cache::Lookup::Miss => false,
         };
-        let timeout = self.tables[table].timeout.unwrap_or(self.timeout);
-        let work = Work::Wait { fetch: NOBODY, since: now };
-        let job = self.jobs.insert(Job { client, place, table, deadline: now + timeout, work });
-        self.timers.add(now, timeout, Timer::Job(job));
-        if stale {
-            self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer::ServeStale(job));
-        }
-        self.wait(job, table, key, now);
-    }
-
-    /// Makes a lookup wait for the exchange of its key, which is begun if there is none.
-    fn wait(&mut self, waiter: Key, table: usize, key: &[u8], now: Instant) {
         let coalesced = self.in_flight[table].get(key).copied();
-        self.metrics[table].coalesced += u64::from(coalesced.is_some());
-        let fetch = match coalesced.map_or_else(|| self.fetch(table, key, now), Ok) {
+        shared.tables.metrics(table).coalesced += u64::from(coalesced.is_some());
+        let fetch = match coalesced.map_or_else(|| self.fetch(table, key, shared), Ok) {
             Ok(fetch) => fetch,
-            Err(answer) => return self.end_wait(waiter, &answer, now),
+            Err(answer) => return answer_lookup(to, table, &answer, Duration::ZERO, shared),
         };
-        if let Some(Job { work: Work::Wait { fetch: of, .. }, .. }) = self.jobs.get_mut(waiter) {
-            *of = fetch;
-        }
-        if let Some(Job { work: Work::Fetch(fetch), .. }) = self.jobs.get_mut(fetch) {
-            fetch.waiters.push(waiter);
-        }
-    }
-
-    /// Asks for a key before its answer is out of date.
-    fn refresh(&mut self, table: usize, key: &[u8], now: Instant) {
-        if !self.in_flight[table].contains_key(key) {
-            let _ = self.fetch(table, key, now); // who needs no exchange is not kept, and not refreshed
+        let timeout = shared.tables.timeout(table);
+        let wait = Wait { fetch, since: now, deadline: now + timeout };
+        let lookup = self.lookups.insert(Lookup { to, table, wait: Some(wait) });
+        self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(lookup));
+        self.timers.add(now, timeout, Timer::Expire(lookup));
+        if stale {
+            self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer::ServeStale(lookup));
         }
     }
 
-    /// Begins an exchange that belongs to no client, or has the answer if the table needs none.
-    fn fetch(&mut self, table: usize, key: &[u8], now: Instant) -> Result<Key, Result<CachedAnswer, Failure>> {
-        let TableEntry { table: source, timeout, .. } = &mut self.tables[table];
-        let deadline = now + timeout.unwrap_or(self.timeout);
-        let request = match source.plan(Question::Get(key), now) {
+    /// Begins an exchange that belongs to no client, or returns the answer if the table needs none.
+    fn fetch(&mut self, table: usize, key: &[u8], shared: &mut Shared) -> Result<Key, Result<CachedAnswer, Failure>> {
+        let now = shared.turn.now;
+        let deadline = now + shared.tables.timeout(table);
+        let request = match shared.tables.plan(table, Question::Get(key), now).plan {
             Plan::Request(request) => request,
             Plan::Answer(answer) => return Err(CachedAnswer::of(answer)),
         };
-        let work = Work::Fetch(Box::new(Fetch { key: key.to_vec(), waiters: Vec::new(), current: true }));
-        let job = self.jobs.insert(Job { client: NOBODY, place: 0, table, deadline, work });
-        self.in_flight[table].insert(key.to_vec(), job);
-        let asked = self.backend.key(key);
-        self.backend.submit(Exchange::new(job, 0, deadline, request, asked, now), now);
-        Ok(job)
+        let fetch = Fetch { table, key: key.to_vec(), waiters: Vec::new(), current: true };
+        let fetch = self.fetches.insert(fetch);
+        self.in_flight[table].insert(key.to_vec(), fetch);
+        let exchange = Exchange::new(Asker::Fetch(fetch), deadline, request, shared.keys.copy(key), now);
+        shared.backends.submit(exchange, &mut shared.turn);
+        Ok(fetch)
     }
 
-    /// Takes the answer to all who wait for it, and to the cache.
-    pub(super) fn fetched(
-        &mut self,
-        job: Key,
-        answer: Result<CachedAnswer, Failure>,
-        cache_control: CacheControl,
-        now: Instant,
-    ) {
-        let Some(Job { table, work: Work::Fetch(fetch), .. }) = self.jobs.remove(job) else { return };
-        let Fetch { key, waiters, current } = *fetch;
+    /// Takes the end of a fetch's exchange to all lookups that wait for it, and to the cache.
+    pub fn complete_fetch(&mut self, fetch: Key, finished: Finished<'_>, shared: &mut Shared) {
+        let Some(Fetch { table, key, waiters, current }) = self.fetches.remove(fetch) else { return };
+        let Finished { exchange, result, .. } = finished;
         if current {
             self.in_flight[table].remove(&key);
         }
-        let failure = match &answer {
-            Ok(kept) => {
+        let control = result.as_ref().map(|response| response.cache_control()).unwrap_or_default();
+        let answer = shared.parse_value(table, false, &exchange, result);
+        log_answer(shared.tables.name(table), &key, &answer);
+        let answer = CachedAnswer::of(answer);
+        shared.keys.recycle(exchange.key);
+        match &answer {
+            Ok(cached) => {
                 if current {
-                    self.keep(table, &key, kept, cache_control, now);
+                    self.store(table, &key, cached, control, shared);
                 }
-                return waiters.into_iter().for_each(|waiter| self.end_wait(waiter, &answer, now));
+                waiters.into_iter().for_each(|waiter| self.end_wait(waiter, &answer, shared));
             }
-            Err(failure) => failure,
-        };
-        for waiter in waiters {
-            let Some(deadline) = self.jobs.get(waiter).map(|job| job.deadline) else { continue };
-            if self.end_stale(waiter, &key, failure.reason(), now) {
-                continue;
-            }
-            // The exchange was begun for another, whose time was over earlier.
-            if failure.kind == FailureKind::Timeout && now < deadline {
-                self.wait(waiter, table, &key, now);
-            } else {
-                self.end_wait(waiter, &answer, now);
+            Err(failure) => {
+                waiters.into_iter().for_each(|waiter| self.end_failed_wait(waiter, &key, failure, shared));
             }
         }
     }
 
-    fn keep(&mut self, table: usize, key: &[u8], kept: &CachedAnswer, cache_control: CacheControl, now: Instant) {
-        let Some(Caching { fresh, stale }) = self.tables[table].caching else { return };
-        if cache_control.never {
+    /// Ends the waiting of a lookup whose fetch has failed, or has it wait for another.
+    fn end_failed_wait(&mut self, waiter: Key, key: &[u8], failure: &Failure, shared: &mut Shared) {
+        let Some(Lookup { table, wait: Some(wait), .. }) = self.lookups.get(waiter) else { return };
+        let (table, deadline) = (*table, wait.deadline);
+        if self.serve_stale(waiter, key, failure.reason(), shared) {
+            return;
+        }
+        // The fetch was begun for another lookup, whose deadline was earlier.
+        if failure.kind != FailureKind::Timeout || shared.turn.now >= deadline {
+            return self.end_wait(waiter, &Err(failure.clone()), shared);
+        }
+        let coalesced = self.in_flight[table].get(key).copied();
+        shared.tables.metrics(table).coalesced += u64::from(coalesced.is_some());
+        match coalesced.map_or_else(|| self.fetch(table, key, shared), Ok) {
+            Err(answer) => self.end_wait(waiter, &answer, shared),
+            Ok(fetch) => {
+                self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(waiter));
+                let wait = self.lookups.get_mut(waiter).and_then(|lookup| lookup.wait.as_mut());
+                wait.into_iter().for_each(|wait| wait.fetch = fetch);
+            }
+        }
+    }
+
+    fn store(&mut self, table: usize, key: &[u8], answer: &CachedAnswer, control: CacheControl, shared: &Shared) {
+        let Some(Caching { fresh, stale }) = shared.tables.caching(table) else { return };
+        if control.never {
             self.cache.forget(table, key);
             return;
         }
-        let stale = if cache_control.strict { Duration::ZERO } else { stale };
-        let lifetime = Lifetime { fresh: cache_control.fresh().unwrap_or(fresh), stale };
-        self.cache.keep(table, key, kept.clone(), lifetime, now);
+        let stale = if control.strict { Duration::ZERO } else { stale };
+        let lifetime = Lifetime { fresh: control.fresh().unwrap_or(fresh), stale };
+        self.cache.keep(table, key, answer.clone(), lifetime, shared.turn.now);
     }
 
-    /// Drops what is known of a key that is written: in the cache, and on its way. Who asks from now on is not answered
-    /// by what was asked before.
-    pub(super) fn forget(&mut self, table: usize, key: &[u8]) {
-        if self.tables[table].caching.is_none() {
+    /// Drops what is known of a key that is written: in the cache, and in flight. A lookup from now on is not answered by
+    /// what was asked before.
+    pub fn forget(&mut self, table: usize, key: &[u8], tables: &Tables) {
+        if tables.caching(table).is_none() {
             return;
         }
         self.cache.forget(table, key);
-        let flight = self.in_flight[table].remove(key);
-        if let Some(Job { work: Work::Fetch(fetch), .. }) = flight.and_then(|job| self.jobs.get_mut(job)) {
-            fetch.current = false;
-        }
+        let fetch = self.in_flight[table].remove(key).and_then(|fetch| self.fetches.get_mut(fetch));
+        fetch.into_iter().for_each(|fetch| fetch.current = false);
     }
 
-    /// Drops all that is known, also what is on its way.
-    pub(super) fn forget_all(&mut self) {
+    /// Drops all that is known, also what is in flight.
+    pub fn forget_all(&mut self) {
         self.cache.clear();
-        for table in 0..self.tables.len() {
-            for job in std::mem::take(&mut self.in_flight[table]).into_values() {
-                if let Some(Job { work: Work::Fetch(fetch), .. }) = self.jobs.get_mut(job) {
-                    fetch.current = false;
+        self.in_flight.iter_mut().for_each(HashMap::clear);
+        self.fetches.iter_mut().for_each(|(_, fetch)| fetch.current = false);
+    }
+
+    /// Answers a lookup with what is stale, if that is allowed and there; true if it was.
+    fn serve_stale(&mut self, waiter: Key, key: &[u8], cause: &str, shared: &mut Shared) -> bool {
+        let Some(table) = self.lookups.get(waiter).map(|lookup| lookup.table) else { return false };
+        let answer = match self.cache.look(table, key, shared.turn.now) {
+            cache::Lookup::Fresh { answer, .. } | cache::Lookup::Stale(answer) => answer.clone(),
+            cache::Lookup::Miss => return false,
+        };
+        shared.tables.metrics(table).cache_stale += 1;
+        let line = format!("stale table={}", shared.tables.name(table));
+        shared.faults.warn_of(&line, &format!("cause=\"{cause}\""), shared.turn.now);
+        self.end_wait(waiter, &Ok(answer), shared);
+        true
+    }
+
+    fn end_wait(&mut self, waiter: Key, answer: &Result<CachedAnswer, Failure>, shared: &mut Shared) {
+        let Some(Lookup { to, table, wait: Some(wait) }) = self.lookups.remove(waiter) else { return };
+        let took = shared.turn.now.saturating_duration_since(wait.since);
+        answer_lookup(to, table, answer, took, shared);
+    }
+
+    // --- time
+
+    /// Ends lookups that were late without waiting for a backend, and serves stale answers where they are due.
+    pub fn expire(&mut self, shared: &mut Shared) {
+        while let Some(timer) = self.timers.due(shared.turn.now, |timer| is_waiting(timer, &self.lookups)) {
+            match timer {
+                Timer::Expire(waiter) => {
+                    let Some(table) = self.lookups.get(waiter).map(|lookup| lookup.table) else { continue };
+                    let reason = format_args!("{}: not done in time", shared.tables.name(table));
+                    let failure = Failure::new(FailureKind::Timeout, reason);
+                    self.end_wait(waiter, &Err(failure), shared);
+                }
+                Timer::ServeStale(waiter) => {
+                    let wait = self.lookups.get(waiter).and_then(|lookup| lookup.wait.as_ref());
+                    let fetch = wait.and_then(|wait| self.fetches.get(wait.fetch));
+                    let Some(key) = fetch.map(|fetch| fetch.key.clone()) else { continue };
+                    self.serve_stale(waiter, &key, "no answer yet", shared);
                 }
             }
         }
     }
 
-    /// Serves a stale answer to who has waited long enough for a new one.
-    pub(super) fn serve_stale(&mut self, waiter: Key, now: Instant) {
-        let Some(Job { work: Work::Wait { fetch, .. }, .. }) = self.jobs.get(waiter) else { return };
-        let Some(Job { work: Work::Fetch(fetch), .. }) = self.jobs.get(*fetch) else { return };
-        let key = fetch.key.clone();
-        self.end_stale(waiter, &key, "no answer yet", now);
+    /// When [`Lookups::expire`] has something to do.
+    pub fn deadline(&mut self) -> Option<Instant> {
+        self.timers.next(|timer| is_waiting(timer, &self.lookups))
     }
 
-    /// Answers a lookup with what is out of date, if that is allowed and there; says whether.
-    fn end_stale(&mut self, waiter: Key, key: &[u8], cause: &str, now: Instant) -> bool {
-        let Some(table) = self.jobs.get(waiter).map(|job| job.table) else { return false };
-        let kept = match self.cache.look(table, key, now) {
-            Lookup::Fresh { kept, .. } | Lookup::Stale(kept) => kept.clone(),
-            Lookup::Miss => return false,
-        };
-        self.metrics[table].cache_stale += 1;
-        let line = format!("stale table={}", self.tables[table].name);
-        self.faults.warn_of(&line, &format!("cause=\"{cause}\""), now);
-        self.end_wait(waiter, &Ok(kept), now);
-        true
+    // --- abandoned lookups
+
+    /// True if the client of a lookup is still connected.
+    pub fn is_live(&self, lookup: Key, clients: &Clients) -> bool {
+        self.lookups.get(lookup).is_some_and(|lookup| clients.is_connected(lookup.to.client))
     }
 
-    fn end_wait(&mut self, waiter: Key, answer: &Result<CachedAnswer, Failure>, now: Instant) {
-        let Some(Job { table, work: Work::Wait { since, .. }, .. }) = self.jobs.get(waiter) else { return };
-        let (table, took) = (*table, now.saturating_duration_since(*since));
-        let answer = match answer {
-            Ok(kept) => kept.answer(),
-            Err(failure) => Answer::Failed(failure.clone()),
-        };
-        count(&mut self.metrics[table], &answer, took);
-        self.end(waiter, Reply::Answer(answer));
+    pub fn remove(&mut self, lookup: Key) {
+        self.lookups.remove(lookup);
     }
+
+    /// True if no connected client waits for an answer.
+    pub fn is_drained(&self, clients: &Clients) -> bool {
+        !self.lookups.iter().any(|(_, lookup)| clients.is_connected(lookup.to.client))
+    }
+
+    pub fn cache_metrics(&self) -> CacheMetrics {
+        self.cache.metrics()
+    }
+}
+
+fn is_waiting(timer: &Timer, lookups: &Arena<Lookup>) -> bool {
+    let (Timer::Expire(lookup) | Timer::ServeStale(lookup)) = timer;
+    lookups.contains(*lookup)
+}
+
+/// Answers a lookup that took so long.
+fn answer_lookup(
+    to: ReplyTo,
+    table: usize,
+    answer: &Result<CachedAnswer, Failure>,
+    took: Duration,
+    shared: &mut Shared,
+) {
+    let answer = match answer {
+        Ok(cached) => cached.answer(),
+        Err(failure) => Answer::Failed(failure.clone()),
+    };
+    record(shared.tables.metrics(table), &answer, took);
+    shared.clients.reply(to, shared.tables.name(table), Reply::Answer(answer), &mut shared.turn);
 }

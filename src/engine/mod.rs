@@ -1,221 +1,177 @@
 //! The engine, without I/O: bytes and time in, bytes and actions out.
 
 mod clients;
+mod commit;
+mod iterate;
 mod lookup;
 mod report;
+mod tables;
 
-use crate::arena::{Arena, Key};
-use crate::backend::{Backends, Done, Exchange, Fault};
-use crate::cache::{Cache, CachedAnswer};
-use crate::client::{Client, Event, Reply};
+use crate::arena::Key;
+use crate::backend::{Arrived, Asker, Backends, CheckResult, Exchange, Fault};
+use crate::buffer::Spare;
+use crate::client::{AdminPage, Event, Reply, ReplyTo};
 use crate::config::Mode;
-use crate::io::{Action, End, Peer};
-use crate::job::{Commitment, Iteration, Job, Step, Work};
+use crate::io::{Action, End, Peer, Turn};
 use crate::log::{self, Escaped, Repeats};
-use crate::metrics::TableMetrics;
 use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
-use crate::table::{Plan, Question, TableEntry};
-use crate::timers::Timers;
-use report::{count, log_answer};
-use std::collections::{HashMap, VecDeque};
+use crate::table::TableEntry;
+use crate::wire::http::Response;
+use clients::Clients;
+use commit::Commits;
+use iterate::Iterations;
+use lookup::Lookups;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tables::Tables;
 
-/// What answers that are kept may take, where nothing else is said.
+/// Memory of the answer cache, where nothing else is set.
 const CACHE_SIZE: usize = 64 << 20; // bytes
 
-/// What may become due.
-#[derive(Debug)]
-enum Timer {
-    Job(Key),
-    /// A lookup that could have a stale answer has waited for long enough.
-    ServeStale(Key),
-    /// A client is looked at that seemed stuck, with how much it had sent and read by then.
-    Stuck(Key),
-}
-
-/// Everything between the sockets.
+/// Everything between the sockets: routes bytes, time and answers between clients, requests and backends.
 pub struct Engine {
-    clients: Arena<Client>,
-    jobs: Arena<Job>,
-    /// Iterations, which have to be driven when their clients have room again.
-    iterations: Vec<Key>,
-    /// Sorted by name.
-    tables: Vec<TableEntry>,
-    backend: Backends,
-    cache: Cache,
-    /// The fetches on their way, by the table and the key that they ask for, of which others may have the answer.
-    in_flight: Vec<HashMap<Vec<u8>, Key>>,
-    timers: Timers<Timer>,
-    actions: VecDeque<Action>,
-    /// Clients that may be read from again.
-    resumed: Vec<Key>,
-    faults: Repeats,
-    /// Of each table.
-    metrics: Vec<TableMetrics>,
-    /// Clients that came, that were let go for their own fault, and requests to no table.
-    accepted: u64,
-    dropped: u64,
+    lookups: Lookups,
+    iterations: Iterations,
+    commits: Commits,
+    shared: Shared,
+    /// Requests to tables that do not exist.
     unknown_table: u64,
-    timeout: Duration,
-    /// An exchange that takes longer is worth a warning.
-    slow: Duration,
-    /// Some client left that had lookups on their way.
-    abandoned: bool,
     /// Something has happened since [`Engine::process`].
     pending: bool,
-    /// No more requests are taken.
-    stopping: bool,
+}
+
+/// What requests of all kinds work with.
+struct Shared {
+    clients: Clients,
+    tables: Tables,
+    backends: Backends,
+    faults: Repeats,
+    /// Memory of keys: allocating one per lookup would cost 3 % of its instructions.
+    keys: Spare,
+    turn: Turn,
+    /// An exchange that takes longer is worth a warning.
+    slow: Duration,
 }
 
 impl Engine {
     /// `timeout` is the life of a request to a table that has none of its own.
-    pub fn new(mut tables: Vec<TableEntry>, backend: Backends, timeout: Duration) -> Self {
-        tables.sort_by(|one, other| one.name.cmp(&other.name));
+    pub fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
+        let tables = Tables::new(tables, timeout);
         Self {
-            clients: Arena::default(),
-            jobs: Arena::default(),
-            iterations: Vec::new(),
-            metrics: vec![TableMetrics::default(); tables.len()],
-            cache: Cache::new(CACHE_SIZE, tables.len()),
-            in_flight: vec![HashMap::new(); tables.len()],
-            accepted: 0,
-            dropped: 0,
+            lookups: Lookups::new(CACHE_SIZE, tables.len()),
+            iterations: Iterations::default(),
+            commits: Commits::default(),
+            shared: Shared {
+                clients: Clients::default(),
+                tables,
+                backends,
+                faults: Repeats::default(),
+                keys: Spare::default(),
+                turn: Turn::new(Instant::now()),
+                slow: Duration::from_secs(1),
+            },
             unknown_table: 0,
-            tables,
-            backend,
-            timers: Timers::default(),
-            actions: VecDeque::new(),
-            resumed: Vec::new(),
-            faults: Repeats::default(),
-            timeout,
-            slow: Duration::from_secs(1),
-            abandoned: false,
             pending: false,
-            stopping: false,
         }
     }
 
     /// Warns of exchanges that take longer than this, instead of one second.
     pub fn set_slow_threshold(&mut self, slow: Duration) {
-        self.slow = slow;
+        self.shared.slow = slow;
     }
 
-    /// Lets the answers that are kept take so many bytes, instead of 64 MiB.
+    /// Limits the answer cache to this many bytes, instead of 64 MiB.
     pub fn set_cache_limit(&mut self, bytes: usize) {
-        self.cache = Cache::new(bytes, self.tables.len());
+        self.lookups = Lookups::new(bytes, self.shared.tables.len());
     }
 
     /// Begins to resolve the names of all backends.
     pub fn resolve_all(&mut self, now: Instant) {
-        self.backend.resolve_all(now);
+        self.shared.turn.now = now;
+        self.shared.backends.resolve_all(&mut self.shared.turn);
     }
 
-    /// A mail server has connected, or who watches.
+    // --- events
+
+    /// A mail server, or a reader of metrics, has connected.
     pub fn accepted(&mut self, mode: Mode) -> Peer {
-        self.accepted += u64::from(mode != Mode::Admin);
-        Peer::Client(self.clients.insert(Client::new(mode)))
+        Peer::Client(self.shared.clients.accept(mode))
     }
 
-    /// A connection to a backend is there.
+    /// A backend has accepted a connection.
     pub fn connected(&mut self, key: Key, now: Instant) {
-        self.pending = true;
-        self.backend.connected(key, now);
+        self.begin(now);
+        self.shared.backends.connected(key, &mut self.shared.turn);
     }
 
     /// Takes the answer to [`Action::Resolve`].
     pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
-        self.pending = true;
-        self.backend.resolved(name, answer, now);
+        self.begin(now);
+        self.shared.backends.resolved(name, answer, now);
     }
 
     /// True if bytes of this peer may be read.
     pub fn wants_input(&self, peer: Peer) -> bool {
         match peer {
-            Peer::Client(key) => {
-                let open = |client: &&Client| !self.stopping || client.is_admin();
-                self.clients.get(key).filter(open).is_some_and(|client| client.may_ask() && !client.ended)
-            }
+            Peer::Client(key) => self.shared.clients.wants_input(key),
             Peer::Backend(_) => true,
         }
     }
 
     /// Bytes have arrived.
     pub fn received(&mut self, peer: Peer, bytes: &[u8], now: Instant) {
-        self.pending = true;
+        self.begin(now);
         match peer {
-            Peer::Client(key) => self.client_sent(key, bytes, now),
-            Peer::Backend(key) => {
-                let plain = self.backend.decrypt(key, bytes, now);
-                let mut input = plain.as_deref().unwrap_or(bytes);
-                while !input.is_empty() {
-                    if let Some(done) = self.backend.received(key, &mut input, now) {
-                        self.finish(done, now);
-                    }
-                }
-                if let Some(done) = plain.and_then(|plain| self.backend.conclude(key, plain, now)) {
-                    self.finish(done, now);
-                }
-            }
+            Peer::Client(key) => self.serve(key, bytes),
+            Peer::Backend(key) => drop(self.complete(Arrived::new(key, bytes))),
         }
     }
 
-    /// A connection has ended, on the whole or on the peer's side.
+    /// A connection has ended, as a whole or on the peer's side.
     pub fn ended(&mut self, peer: Peer, end: End, now: Instant) {
-        self.pending = true;
+        self.begin(now);
+        let Shared { clients, backends, turn, .. } = &mut self.shared;
         match (peer, end) {
+            (Peer::Client(key), End::Closed(_)) => clients.remove(key, turn),
             (Peer::Client(key), End::HalfClosed) => {
-                if let Some(client) = self.clients.get_mut(key) {
-                    client.ended = true;
-                }
-                // Whole requests may still be held.
-                self.client_sent(key, &[], now);
-                self.dismiss(key);
+                clients.set_ended(key);
+                self.serve(key, &[]); // whole requests may still be held
+                self.shared.clients.dismiss(key, &mut self.shared.turn);
             }
-            (Peer::Client(key), End::Closed(_)) => self.remove(key),
-            (Peer::Backend(key), end) => {
-                let cause = if let End::Closed(cause) = end { cause } else { None };
-                if let Some(done) = self.backend.ended(key, cause, now) {
-                    self.finish(done, now);
-                }
-            }
+            (Peer::Backend(key), End::HalfClosed) => backends.ended(key, None, turn),
+            (Peer::Backend(key), End::Closed(error)) => backends.ended(key, error, turn),
         }
     }
 
     /// True if a connection must be read from before it is written to.
     pub fn needs_check(&self, peer: Peer) -> bool {
-        matches!(peer, Peer::Backend(key) if self.backend.needs_check(key))
+        matches!(peer, Peer::Backend(key) if self.shared.backends.needs_check(key))
     }
 
     /// What is to be written to a peer.
     pub fn output(&mut self, peer: Peer) -> &[u8] {
         match peer {
-            Peer::Client(key) => self.clients.get(key).map_or(&[], |client| client.output.unsent()),
-            Peer::Backend(key) => self.backend.output(key),
+            Peer::Client(key) => self.shared.clients.output(key),
+            Peer::Backend(key) => self.shared.backends.output(key),
         }
     }
 
-    /// The kernel took `count` bytes of [`Engine::output`]; fewer than all means that it is full.
+    /// The kernel took `count` bytes of [`Engine::output`]; fewer than all mean that it is full.
     pub fn sent(&mut self, peer: Peer, count: usize, now: Instant) {
+        self.shared.turn.now = now;
         match peer {
-            Peer::Backend(key) => self.backend.sent(key, count),
-            Peer::Client(key) => {
-                let Some(client) = self.clients.get_mut(key) else { return };
-                client.output.advance(count);
-                client.moved += count as u64;
-                let (waits, ended) = (!client.output.is_empty(), client.ended);
-                if client.paused && client.may_ask() || !self.iterations.is_empty() {
-                    self.pending = true;
-                    self.resumed.push(key);
-                }
-                if waits {
-                    self.watch(key, now);
-                } else if ended {
-                    self.dismiss(key);
-                }
-            }
+            Peer::Backend(key) => self.shared.backends.sent(key, count),
+            Peer::Client(key) => self.pending |= self.shared.clients.sent(key, count, &mut self.shared.turn),
         }
     }
+
+    fn begin(&mut self, now: Instant) {
+        self.shared.turn.now = now;
+        self.pending = true;
+    }
+
+    // --- turns
 
     /// True if [`Engine::process`] has to be called before anything is waited for.
     pub fn has_pending(&self) -> bool {
@@ -225,386 +181,245 @@ impl Engine {
     /// Lets due deadlines fire, and decides what follows from what has happened. Call it once a turn before
     /// [`Engine::next_action`], and again after the actions while [`Engine::has_pending`].
     pub fn process(&mut self, now: Instant) {
+        self.shared.turn.now = now;
         self.pending = false;
-        if std::mem::take(&mut self.abandoned) {
+        if self.shared.clients.take_abandoned() {
             self.sweep();
         }
         loop {
-            self.backend.tick(now);
-            let mut quiet = true;
-            while let Some(done) = self.backend.next_failed() {
-                self.finish(done, now);
-                quiet = false;
-            }
-            // After the backend, which can tell what a request was waiting for.
-            self.fire(now);
-            while let Some(key) = self.resumed.pop() {
-                self.resume(key, now);
+            self.shared.backends.tick(&mut self.shared.turn);
+            let mut quiet = !self.complete(Arrived::default());
+            // After the backends, which know what a request was waiting for.
+            self.lookups.expire(&mut self.shared);
+            self.iterations.expire(&mut self.shared);
+            self.shared.clients.expire(&mut self.shared.faults, &mut self.shared.turn);
+            while let Some(key) = self.shared.clients.pop_resumed() {
+                self.resume(key);
                 quiet = false;
             }
             if quiet {
                 break;
             }
         }
-        self.faults.expire(now);
-    }
-
-    /// Forgets the lookups of clients that left, as far as no backend was asked yet.
-    fn sweep(&mut self) {
-        let (jobs, clients, mut gone) = (&self.jobs, &self.clients, Vec::new());
-        self.backend.sweep(|key| {
-            let job = jobs.get(key);
-            let wanted = job.is_some_and(|job| job.outlives_its_client() || clients.contains(job.client));
-            if !wanted {
-                gone.push(key);
-            }
-            wanted
-        });
-        for key in gone {
-            self.jobs.remove(key);
-        }
+        self.shared.faults.expire(now);
     }
 
     /// The next thing to do; call [`Engine::process`] first.
     pub fn next_action(&mut self) -> Option<Action> {
-        self.actions.pop_front().or_else(|| self.backend.next_action())
+        self.shared.turn.pop()
     }
 
     /// When [`Engine::process`] has something to do though nothing happens.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let (jobs, clients) = (&self.jobs, &self.clients);
-        let timers = self.timers.next(|due| is_alive(due, jobs, clients));
-        [timers, self.backend.deadline(now), self.faults.deadline()].into_iter().flatten().min()
+        let Shared { clients, backends, faults, .. } = &mut self.shared;
+        let backends = backends.deadline(now);
+        let requests = [self.lookups.deadline(), self.iterations.deadline()];
+        requests.into_iter().chain([backends, clients.deadline(), faults.deadline()]).flatten().min()
     }
 
-    /// Reads files again, and resolves names again.
-    pub fn reload(&mut self) {
-        self.pending = true;
-        self.backend.forget_tls_configs();
-        self.tables.iter_mut().for_each(|opened| opened.table.reload(&mut self.backend));
-        self.forget_all();
-        self.backend.reload();
-    }
+    // --- requests
 
-    /// Takes no more requests. What is in flight is answered.
-    pub fn stop(&mut self) {
-        self.stopping = true;
-    }
-
-    /// True if nothing is in flight and every reply was taken.
-    pub fn is_drained(&self) -> bool {
-        let wanted = |job: &Job| job.is_commit() || self.clients.contains(job.client);
-        !self.jobs.iter().any(|(_, job)| wanted(job)) && self.clients.iter().all(|(_, client)| client.output.is_empty())
-    }
-
-    fn client_sent(&mut self, key: Key, bytes: &[u8], now: Instant) {
-        let Some(client) = self.clients.get_mut(key) else { return };
-        client.moved += bytes.len() as u64;
-        let coalesced = client.input.join(bytes);
+    /// Serves the whole requests in what a client has sent.
+    fn serve(&mut self, key: Key, bytes: &[u8]) {
+        let Some(input) = self.shared.clients.begin_input(key, bytes) else { return };
         let mut used = 0;
-        while let rest @ [_, ..] = &coalesced.bytes()[used..]
-            && let Some(client) = self.clients.get_mut(key).filter(|client| client.may_ask())
-        {
-            let quiet = client.output.is_empty();
-            match client.next(rest) {
-                Ok(None) => break,
-                Ok(Some((event, count))) => {
-                    used += count;
-                    if quiet && !client.output.is_empty() {
-                        self.actions.push_back(Action::Flush(Peer::Client(key)));
-                    }
-                    if let Event::Admin(page) = event {
-                        self.respond(key, page);
-                    } else if let Event::Ask { place, table, query } = event {
-                        let name = table.unwrap_or(client.table());
-                        match self.tables.binary_search_by(|opened| opened.name.as_bytes().cmp(name)) {
-                            Ok(table) => self.start(key, place, table, query, now),
-                            Err(_) => {
-                                let name = name.to_vec();
-                                self.refuse(key, place, &name, query, now);
-                            }
+        while let rest @ [_, ..] = &input.bytes()[used..] {
+            let Shared { clients, faults, turn, .. } = &mut self.shared;
+            let Some((event, count)) = clients.next(key, rest, faults, turn) else { break };
+            used += count;
+            match event {
+                Event::Nothing => {}
+                Event::Admin(page) => self.respond(key, page),
+                Event::Ask { place, table, query } => {
+                    let name = table.unwrap_or(self.shared.clients.table(key));
+                    let to = ReplyTo { client: key, place };
+                    match self.shared.tables.find(name) {
+                        Some(table) => self.start(to, table, query),
+                        None => {
+                            let name = name.to_vec();
+                            self.refuse(to, &name, query);
                         }
                     }
                 }
-                Err(error) => {
-                    self.faults.warn(&format!("client-error cause=\"{error}\""), now);
-                    return self.drop_client(key);
-                }
             }
         }
-        let Some(client) = self.clients.get_mut(key) else { return };
-        client.input.keep(coalesced, used);
-        if client.is_stuck() {
-            self.watch(key, now);
+        self.shared.clients.end_input(key, input, used, self.shared.turn.now);
+    }
+
+    fn start(&mut self, to: ReplyTo, table: usize, query: Query<'_>) {
+        match query {
+            Query::Get(key) => self.lookups.start(to, table, &key, &mut self.shared),
+            Query::Iterate(iterate) => self.iterations.start(to, table, *iterate, &mut self.shared),
+            Query::Commit(commit) => self.commits.start(to, table, *commit, &mut self.lookups, &mut self.shared),
         }
     }
 
-    /// Answers a request to a table that is not there.
-    fn refuse(&mut self, client: Key, place: u64, table: &[u8], query: Query<'_>, now: Instant) {
-        let failure = Failure::temporary(format_args!("no such table: {}", String::from_utf8_lossy(table)));
+    /// Answers a request to a table that does not exist.
+    fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>) {
         self.unknown_table += 1;
-        self.faults.warn(&format!("unknown-table name={}", Escaped(table)), now);
+        let Shared { clients, faults, turn, .. } = &mut self.shared;
+        faults.warn(&format!("unknown-table name={}", Escaped(table)), turn.now);
+        let failure = Failure::temporary(format_args!("no such table: {}", String::from_utf8_lossy(table)));
         let reply = match query {
             Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
             Query::Iterate(_) => Reply::Failed(failure),
             Query::Commit(commit) => Reply::Committed(commit.id, Outcome::Failed(failure)),
         };
-        self.reply(client, place, None, reply);
+        clients.reply(to, "", reply, turn);
     }
 
-    /// Begins a request.
-    fn start(&mut self, client: Key, place: u64, at: usize, query: Query<'_>, now: Instant) {
-        if let (Query::Get(key), true) = (&query, self.tables[at].caching.is_some()) {
-            return self.get_kept(client, place, at, key, now);
-        }
-        let TableEntry { name, timeout, table, .. } = &mut self.tables[at];
-        let timeout = timeout.unwrap_or(self.timeout);
-        let deadline = now + timeout;
-        let job = |work| Job { client, place, table: at, deadline, work };
-        match query {
-            Query::Get(asked) => match table.plan(Question::Get(&asked), now) {
-                Plan::Request(request) => {
-                    // Its only exchange has the same deadline, so it needs no timer of its own.
-                    let key = self.jobs.insert(job(Work::Get));
-                    let asked = self.backend.key(&asked);
-                    self.backend.submit(Exchange::new(key, 0, deadline, request, asked, now), now);
-                }
-                Plan::Answer(answer) => {
-                    log_answer(name, &answer, &asked);
-                    count(&mut self.metrics[at], &answer, Duration::ZERO);
-                    respond(&mut self.clients, &mut self.actions, client, place, name, Reply::Answer(answer));
-                }
-            },
-            Query::Iterate(iterate) => {
-                let key = self.jobs.insert(job(Work::Iterate(Box::new(Iteration::new(*iterate)))));
-                self.timers.add(now, timeout, Timer::Job(key));
-                self.iterations.push(key);
-                self.iterate(key, now);
-            }
-            Query::Commit(commit) => {
-                let key = self.jobs.insert(job(Work::Commit(Box::new(Commitment::new(*commit)))));
-                self.timers.add(now, timeout, Timer::Job(key));
-                self.commit(key, now);
+    /// Takes exchanges that have ended to the requests that they belong to. True if there were any.
+    fn complete(&mut self, mut arrived: Arrived<'_>) -> bool {
+        let Self { lookups, iterations, commits, shared, .. } = self;
+        let mut any = false;
+        while let Some(finished) = shared.backends.next_finished(&mut arrived, &mut shared.turn) {
+            any = true;
+            match finished.exchange.asker {
+                Asker::Lookup(key) => lookups.complete(key, finished, shared),
+                Asker::Fetch(key) => lookups.complete_fetch(key, finished, shared),
+                Asker::Iteration(key, number) => iterations.complete(key, number, finished, shared),
+                Asker::Commit(key) => commits.complete(key, finished, lookups, shared),
             }
         }
+        any
     }
 
-    /// Takes an iteration as far as it goes.
-    fn iterate(&mut self, key: Key, now: Instant) {
-        while let Some(Job { client, place, table: at, deadline, work: Work::Iterate(iteration) }) =
-            self.jobs.get_mut(key)
-        {
-            let (client, place, at, deadline) = (*client, *place, *at, *deadline);
-            let Some(room) = self.clients.get(client).map(|client| client.may_stream(place)) else {
-                self.jobs.remove(key);
-                return;
-            };
-            let opened = &mut self.tables[at];
-            let (part, asked, need) = match iteration.next(room) {
-                Step::Wait => return,
-                Step::End => return self.end(key, Reply::End),
-                Step::Fail(why) => {
-                    let failure = Failure::temporary(format_args!("{}: {why}", opened.name));
-                    return self.end(key, Reply::Failed(failure));
-                }
-                Step::Row { name, value } => {
-                    let reply = Reply::Row { name: &name, value: &value };
-                    respond(&mut self.clients, &mut self.actions, client, place, &opened.name, reply);
-                    continue;
-                }
-                Step::List(path) => (0, path.key(b""), opened.table.plan(Question::List(&path), now)),
-                Step::Get(part, name) => {
-                    let need = opened.table.plan(Question::Get(&name), now);
-                    (part, name, need)
-                }
-            };
-            match need {
-                Plan::Request(request) => {
-                    self.backend.submit(Exchange::new(key, part, deadline, request, asked, now), now)
-                }
-                Plan::Answer(answer) => {
-                    if let Err(failure) = iteration.answered(part, answer) {
-                        return self.end(key, Reply::Failed(failure));
-                    }
-                }
-            }
+    /// Goes on with a client that has room again: with rows, with what was read already, with reading.
+    fn resume(&mut self, key: Key) {
+        self.iterations.resume(key, &mut self.shared);
+        if !self.shared.clients.resume(key) {
+            return;
         }
+        self.serve(key, &[]);
+        self.shared.turn.push(Action::Resume(Peer::Client(key)));
+        self.shared.clients.dismiss(key, &mut self.shared.turn);
     }
 
-    /// Carries out the next write of a commit.
-    fn commit(&mut self, key: Key, now: Instant) {
-        let Some(Job { table, work: Work::Commit(commitment), .. }) = self.jobs.get(key) else { return };
-        let (table, Some(write)) = (*table, commitment.next()) else {
-            let id = commitment.id();
-            return self.end(key, Reply::Committed(id, Outcome::Done));
-        };
-        let written = write.key.clone();
-        self.forget(table, &written);
-        let Some(Job { table, deadline, work: Work::Commit(commitment), .. }) = self.jobs.get_mut(key) else { return };
-        let Some(write) = commitment.next() else { return };
-        match self.tables[*table].table.plan(Question::Write(write), now) {
-            Plan::Request(request) => {
-                self.backend.submit(Exchange::new(key, 0, *deadline, request, written, now), now);
+    /// Forgets the requests of clients that have left, as far as no backend has got them yet.
+    fn sweep(&mut self) {
+        let Self { lookups, iterations, shared: Shared { clients, backends, .. }, .. } = self;
+        iterations.sweep(clients);
+        let mut abandoned = Vec::new();
+        backends.sweep(|asker| match asker {
+            Asker::Fetch(_) | Asker::Commit(_) => true,
+            Asker::Iteration(key, _) => iterations.is_live(key),
+            Asker::Lookup(key) => {
+                let is_live = lookups.is_live(key, clients);
+                abandoned.extend((!is_live).then_some(key));
+                is_live
             }
-            Plan::Answer(answer) => {
-                let failure = match answer {
-                    Answer::Failed(failure) => failure,
-                    Answer::Found(_) | Answer::Miss => Failure::temporary(format_args!("table cannot be written")),
-                };
-                let id = commitment.id();
-                if let Some(outcome) = commitment.answered(Err(failure), true) {
-                    self.end(key, Reply::Committed(id, outcome));
-                }
-            }
-        }
-    }
-
-    /// Takes the end of an exchange to the job that asked.
-    fn finish(&mut self, done: Done<'_>, now: Instant) {
-        let Done { exchange, result, sent } = done;
-        let Some(job) = self.jobs.get_mut(exchange.job) else { return };
-        let (opened, metrics) = (&self.tables[job.table], &mut self.metrics[job.table]);
-        let took = now.saturating_duration_since(exchange.since);
-        let label = self.backend.label(&exchange);
-        let failed = |kind, cause: &dyn std::fmt::Display, faults: &mut Repeats| {
-            faults.warn(&format!("fault table={} backend={label} cause=\"{cause}\"", opened.name), now);
-            Failure::new(kind, format_args!("{}: {label} {cause}", opened.name))
-        };
-        if took >= self.slow && result.is_ok() {
-            metrics.slow += 1;
-            let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.phases(now));
-            self.faults.warn_of(&format!("slow table={} backend={label}", opened.name), &details, now);
-        }
-        let response = result.map_err(|fault| {
-            let late = matches!(fault, Fault::Timeout(_));
-            failed(if late { FailureKind::Timeout } else { FailureKind::Temporary }, &fault, &mut self.faults)
         });
-        if let Work::Commit(commitment) = &mut job.work {
-            let (told, certain) = match (response, commitment.next()) {
-                (Ok(response), Some(write)) => {
-                    // A gateway that gave up does not know whether the write was carried out.
-                    let certain = !matches!(response.status, 408 | 502 | 504);
-                    let told = opened.table.parse_write(write, &response);
-                    (told.map_err(|why| failed(FailureKind::Temporary, &why, &mut self.faults)), certain)
-                }
-                (Ok(_), None) => return,
-                (Err(failure), _) => (Err(failure), !sent),
-            };
-            let (id, table) = (commitment.id(), job.table);
-            let outcome = commitment.answered(told, certain);
-            // What was asked for meanwhile may be the old value.
-            self.forget(table, &exchange.key);
-            return match outcome {
-                Some(outcome) => self.end(exchange.job, Reply::Committed(id, outcome)),
-                None => self.commit(exchange.job, now),
-            };
-        }
-        let cache_control = response.as_ref().map(|response| response.cache_control()).unwrap_or_default();
-        let list = matches!(&job.work, Work::Iterate(iteration) if iteration.is_listing());
-        let answer = match response.map(|response| opened.table.parse_value(list, response)) {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(why)) => Answer::Failed(failed(FailureKind::Temporary, &why, &mut self.faults)),
-            Err(failure) => Answer::Failed(failure),
+        abandoned.into_iter().for_each(|key| lookups.remove(key));
+    }
+
+    // --- operation
+
+    /// Reads files again, and resolves names again.
+    pub fn reload(&mut self) {
+        self.pending = true;
+        let Shared { tables, backends, turn, .. } = &mut self.shared;
+        tables.reload(backends, turn);
+        backends.reload();
+        self.lookups.forget_all();
+    }
+
+    /// Reads no more requests. What is in flight is answered.
+    pub fn stop(&mut self) {
+        self.shared.clients.stop();
+    }
+
+    /// True if nothing is in flight and every reply was taken.
+    pub fn is_drained(&self) -> bool {
+        let clients = &self.shared.clients;
+        let waiting = !self.lookups.is_drained(clients) || !self.iterations.is_drained(clients);
+        !waiting && self.commits.is_drained() && clients.is_drained()
+    }
+
+    /// Answers a request on the metrics listener.
+    fn respond(&mut self, key: Key, page: AdminPage) {
+        let (status, body) = match page {
+            AdminPage::Metrics => ("200 OK", self.metrics()),
+            AdminPage::Health | AdminPage::Readiness => ("200 OK", "ok\n".to_owned()),
+            AdminPage::Unknown => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
+            AdminPage::Refused => ("405 Method Not Allowed", "GET only\n".to_owned()),
         };
-        log_answer(&opened.name, &answer, &exchange.key);
-        match &job.work {
-            Work::Get => count(metrics, &answer, took),
-            Work::Fetch(_) => return self.fetched(exchange.job, CachedAnswer::of(answer), cache_control, now),
-            Work::Iterate(_) | Work::Commit(_) | Work::Wait { .. } => {}
-        }
-        if let Work::Iterate(iteration) = &mut job.work {
-            return match iteration.answered(exchange.part, answer) {
-                Ok(()) => self.iterate(exchange.job, now),
-                Err(failure) => self.end(exchange.job, Reply::Failed(failure)),
-            };
-        }
-        self.end(exchange.job, Reply::Answer(answer));
-        self.backend.reuse(exchange.key);
+        self.shared.clients.respond(key, status, &body, &mut self.shared.turn);
     }
 
-    /// Ends a job with its last reply.
-    fn end(&mut self, key: Key, reply: Reply<'_>) {
-        let Some(job) = self.jobs.remove(key) else { return };
-        if matches!(job.work, Work::Iterate(_)) {
-            self.iterations.retain(|other| *other != key);
-        }
-        let metrics = &mut self.metrics[job.table];
-        match &reply {
-            Reply::Answer(_) | Reply::Row { .. } => {}
-            Reply::End => metrics.iterated += 1,
-            Reply::Failed(_) => metrics.iterations_failed += 1,
-            Reply::Committed(_, Outcome::Done) => metrics.committed += 1,
-            Reply::Committed(_, Outcome::NotFound) => metrics.commits_not_found += 1,
-            Reply::Committed(_, Outcome::Failed(_)) => metrics.commits_failed += 1,
-            Reply::Committed(_, Outcome::Uncertain(_)) => metrics.commits_uncertain += 1,
-        }
-        self.reply(job.client, job.place, Some(job.table), reply);
+    /// Has a connection to each backend made, to see whether it can be reached.
+    pub fn check(&mut self) {
+        self.shared.backends.check();
     }
 
-    fn reply(&mut self, key: Key, place: u64, table: Option<usize>, reply: Reply<'_>) {
-        let name = table.map_or("", |at| &self.tables[at].name);
-        let client = respond(&mut self.clients, &mut self.actions, key, place, name, reply);
-        let Some(client) = client else { return };
-        if client.is_hopeless() {
-            log::warn(format_args!("client-timeout cause=\"far too many unread replies\""));
-            return self.drop_client(key);
-        }
-        let turn = client.paused && client.may_ask();
-        // An iteration may be next in line now; what was not read goes on being read.
-        if turn || !self.iterations.is_empty() {
-            self.resumed.push(key);
+    /// What was found of each backend; `None` until all of it is known.
+    pub fn check_results(&mut self, now: Instant) -> Option<Vec<CheckResult>> {
+        self.shared.backends.check_results(now)
+    }
+
+    /// All metrics, as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        report::metrics(&self.shared, self.lookups.cache_metrics(), self.unknown_table)
+    }
+
+    /// Writes the metrics to the log, without the buckets of histograms.
+    pub fn dump(&self) {
+        for line in self.metrics().lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{")) {
+            log::notice(format_args!("state {line}"));
         }
     }
 
-    /// Ends what is due: requests whose time is over, and clients that make no progress.
-    fn fire(&mut self, now: Instant) {
-        loop {
-            let (jobs, clients) = (&self.jobs, &self.clients);
-            match self.timers.due(now, |due| is_alive(due, jobs, clients)) {
-                None => return,
-                Some(Timer::Job(key)) => self.time_out(key),
-                Some(Timer::ServeStale(key)) => self.serve_stale(key, now),
-                Some(Timer::Stuck(key)) => self.check_stuck(key, now),
+    /// One line for a person: tables and backends.
+    pub fn summary(&self, now: Instant) -> String {
+        report::summary(&self.shared, now)
+    }
+}
+
+impl Shared {
+    /// The response to an exchange, or the failure for its client. Slow exchanges and faults are logged.
+    fn response<'a>(
+        &mut self,
+        table: usize,
+        exchange: &Exchange,
+        result: Result<Response<'a>, Fault>,
+    ) -> Result<Response<'a>, Failure> {
+        let took = self.turn.now.saturating_duration_since(exchange.since);
+        match result {
+            Ok(response) if took < self.slow => Ok(response),
+            Ok(response) => {
+                self.tables.metrics(table).slow += 1;
+                let (name, label) = (self.tables.name(table), self.backends.label(exchange));
+                let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.phases(self.turn.now));
+                self.faults.warn_of(&format!("slow table={name} backend={label}"), &details, self.turn.now);
+                Ok(response)
+            }
+            Err(fault) => {
+                let timeout = matches!(fault, Fault::Timeout(_));
+                let kind = if timeout { FailureKind::Timeout } else { FailureKind::Temporary };
+                Err(self.failure(table, exchange, kind, &fault))
             }
         }
     }
 
-    /// Ends a request that was late without waiting for a backend.
-    fn time_out(&mut self, key: Key) {
-        let Some(job) = self.jobs.get(key) else { return };
-        let reason = format_args!("{}: not done in time", self.tables[job.table].name);
-        let failure = Failure::new(FailureKind::Timeout, reason);
-        let reply = match &job.work {
-            Work::Get | Work::Wait { .. } => Reply::Answer(Answer::Failed(failure)),
-            Work::Fetch(_) => return, // it ends with its exchange
-            Work::Iterate(_) => Reply::Failed(failure),
-            Work::Commit(commitment) => Reply::Committed(commitment.id(), Outcome::Uncertain(failure)),
-        };
-        self.end(key, reply);
+    /// The answer that the table reads from an exchange.
+    fn parse_value<'a>(
+        &mut self,
+        table: usize,
+        list: bool,
+        exchange: &Exchange,
+        result: Result<Response<'a>, Fault>,
+    ) -> Answer<'a> {
+        let response = self.response(table, exchange, result);
+        match response.map(|response| self.tables.parse_value(table, list, response)) {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Answer::Failed(self.failure(table, exchange, FailureKind::Temporary, &error)),
+            Err(failure) => Answer::Failed(failure),
+        }
     }
-}
 
-/// Puts a reply into a client's output, and has it flushed if nothing was waiting there.
-fn respond<'a>(
-    clients: &'a mut Arena<Client>,
-    actions: &mut VecDeque<Action>,
-    key: Key,
-    place: u64,
-    table: &str,
-    reply: Reply<'_>,
-) -> Option<&'a Client> {
-    let client = clients.get_mut(key)?;
-    let quiet = client.output.is_empty();
-    client.reply(place, table, reply);
-    if quiet && !client.output.is_empty() {
-        actions.push_back(Action::Flush(Peer::Client(key)));
-    }
-    Some(client)
-}
-
-fn is_alive(due: &Timer, jobs: &Arena<Job>, clients: &Arena<Client>) -> bool {
-    match due {
-        Timer::Job(key) | Timer::ServeStale(key) => jobs.contains(*key),
-        Timer::Stuck(key) => clients.contains(*key),
+    /// A failure, which is logged. `cause` completes a sentence that begins with the backend.
+    fn failure(&mut self, table: usize, exchange: &Exchange, kind: FailureKind, cause: &dyn Display) -> Failure {
+        let (name, label) = (self.tables.name(table), self.backends.label(exchange));
+        self.faults.warn(&format!("fault table={name} backend={label} cause=\"{cause}\""), self.turn.now);
+        Failure::new(kind, format_args!("{name}: {label} {cause}"))
     }
 }

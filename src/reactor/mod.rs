@@ -5,6 +5,7 @@ mod resolve;
 mod socket;
 
 use crate::arena::Key;
+use crate::backend::CheckResult;
 use crate::client::MAX_OPEN;
 use crate::engine::Engine;
 use crate::io::{Action, Address, End, Peer};
@@ -108,31 +109,49 @@ impl Reactor {
         let mut events = Events::with_capacity(MAX_OPEN);
         self.now = Instant::now();
         self.engine.resolve_all(self.now);
-        let mut first = Some(Duration::ZERO); // there is something to do already
         self.notifier.ready(&self.engine.summary(self.now), self.now);
+        self.act(); // there is something to do already
+        while !self.turn(&mut events)? {}
+        Ok(())
+    }
+
+    /// Connects to each backend, and returns what was found. `None` if a signal has ended it.
+    pub fn check(&mut self) -> io::Result<Option<Vec<CheckResult>>> {
+        let mut events = Events::with_capacity(MAX_OPEN);
+        self.now = Instant::now();
+        self.engine.check();
+        self.act();
         loop {
-            let timeout = first.take().or_else(|| self.timeout());
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-                _ => {}
+            if let Some(results) = self.engine.check_results(self.now) {
+                return Ok(Some(results));
             }
-            self.now = Instant::now();
-            for event in &events {
-                self.on_event(event);
-            }
-            for peer in std::mem::take(&mut self.again) {
-                self.read(peer);
-            }
-            while let Some(listener) = self.acceptor.due(self.now) {
-                self.accept(listener);
-            }
-            let ended = self.advance_shutdown();
-            self.act();
-            self.notifier.turn(|| self.engine.summary(self.now), self.now);
-            if ended || self.is_drained() {
-                return Ok(());
+            if self.turn(&mut events)? {
+                return Ok(None);
             }
         }
+    }
+
+    /// One turn of the loop: waits, and does what there is to do. True at the end of a shutdown.
+    fn turn(&mut self, events: &mut Events) -> io::Result<bool> {
+        let timeout = self.timeout();
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        self.now = Instant::now();
+        for event in &*events {
+            self.on_event(event);
+        }
+        for peer in std::mem::take(&mut self.again) {
+            self.read(peer);
+        }
+        while let Some(listener) = self.acceptor.due(self.now) {
+            self.accept(listener);
+        }
+        let ended = self.advance_shutdown();
+        self.act();
+        self.notifier.turn(|| self.engine.summary(self.now), self.now);
+        Ok(ended || self.is_drained())
     }
 
     fn timeout(&mut self) -> Option<Duration> {

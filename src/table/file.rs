@@ -1,7 +1,6 @@
 //! The file table: a JSON object of key to value, held in memory.
 
-use super::{Plan, Question, SettingError, Table, TableEntry, TableSpec};
-use crate::backend::Backends;
+use super::{Plan, Question, SettingError, Setup, Table, TableEntry, TableSpec};
 use crate::log;
 use crate::query::{Answer, Failure, Path};
 use crate::value::{self, Members, Value};
@@ -14,14 +13,14 @@ use std::time::{Duration, Instant, SystemTime};
 /// The file is looked at so often, and only when there is a question.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub fn open(opening: TableSpec<'_>, _: &mut Backends) -> Result<TableEntry, SettingError> {
-    let mut settings = opening.settings;
+pub fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
+    let mut settings = spec.settings;
     let timeout = settings.seconds("timeout").map_err(SettingError::option)?;
     settings.finish().map_err(SettingError::option)?;
-    let path = PathBuf::from(opening.param);
+    let path = PathBuf::from(spec.param);
     let (stamp, content) = read(&path).map_err(|error| SettingError::param(format!("{}: {error}", path.display())))?;
-    let table = File { name: opening.name.to_owned(), path, stamp, looked: None, content, list: String::new() };
-    Ok(TableEntry { name: opening.name.to_owned(), timeout, caching: None, table: Box::new(table) })
+    let table = File { name: spec.name.to_owned(), path, stamp, looked: None, content, list: String::new() };
+    Ok(TableEntry { name: spec.name.to_owned(), timeout, caching: None, table: Box::new(table) })
 }
 
 struct File {
@@ -59,7 +58,7 @@ impl Table for File {
         })
     }
 
-    fn reload(&mut self, _: &mut Backends) {
+    fn reload(&mut self, _: &mut Setup<'_>) {
         self.stamp.1 = u64::MAX; // no file is that long
         self.look();
     }
@@ -139,10 +138,16 @@ impl Content {
 mod tests {
     use super::super::{Settings, TableSpec};
     use super::*;
+    use crate::backend::Backends;
+    use crate::io::Turn;
+
+    fn with_setup<T>(act: impl FnOnce(&mut Setup<'_>) -> T) -> T {
+        act(&mut Setup::new(&mut Backends::default(), &mut Turn::new(Instant::now())))
+    }
 
     fn table(path: &std::path::Path) -> Result<TableEntry, SettingError> {
         let param = path.to_str().unwrap();
-        open(TableSpec { name: "test", param, settings: Settings::default() }, &mut Backends::default())
+        with_setup(|setup| open(TableSpec { name: "test", param, settings: Settings::default() }, setup))
     }
 
     fn get(table: &mut TableEntry, key: &str, now: Instant) -> Option<String> {
@@ -169,7 +174,7 @@ mod tests {
         std::fs::write(&path, r#"{"a@x": half"#).unwrap();
         assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("changed@x"));
         std::fs::write(&path, r#"{"a@x": "again"}"#).unwrap();
-        opened.table.reload(&mut Backends::default());
+        with_setup(|setup| opened.table.reload(setup));
         assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("again"));
     }
 

@@ -6,10 +6,12 @@ mod url;
 
 use crate::backend::{Backends, Request};
 use crate::config::{self, Setting};
+use crate::io::Turn;
 use crate::query::{Answer, Path, Write};
 use crate::wire::http::Response;
 use std::fmt;
 use std::time::{Duration, Instant};
+use tls_options::TlsConfigs;
 
 /// A source of answers.
 pub trait Table {
@@ -29,8 +31,8 @@ pub trait Table {
     }
 
     /// Reads again what was read from files.
-    fn reload(&mut self, backend: &mut Backends) {
-        let _ = backend;
+    fn reload(&mut self, setup: &mut Setup<'_>) {
+        let _ = setup;
     }
 }
 
@@ -63,7 +65,7 @@ pub enum Written {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ResponseError {
     Status(u16),
-    JsonError,
+    NotJson,
     /// 400, as the port takes nothing but TLS.
     WantsTls,
 }
@@ -73,7 +75,7 @@ impl fmt::Display for ResponseError {
         match self {
             ResponseError::Status(status) => write!(f, "answered {status}"),
             ResponseError::WantsTls => f.write_str("answered 400, as it wants https://"),
-            ResponseError::JsonError => f.write_str("answered 200 without JSON"),
+            ResponseError::NotJson => f.write_str("answered 200 without JSON"),
         }
     }
 }
@@ -104,8 +106,22 @@ pub struct TableSpec<'a> {
     pub settings: Settings<'a>,
 }
 
+/// What tables are opened and reloaded with.
+pub struct Setup<'a> {
+    pub backends: &'a mut Backends,
+    pub turn: &'a mut Turn,
+    /// TLS configurations by what they were made from, so that tables with the same files share them.
+    tls_configs: TlsConfigs,
+}
+
+impl<'a> Setup<'a> {
+    pub fn new(backends: &'a mut Backends, turn: &'a mut Turn) -> Self {
+        Self { backends, turn, tls_configs: TlsConfigs::default() }
+    }
+}
+
 /// Opens a table, or says what is wrong.
-pub type Constructor = fn(TableSpec<'_>, &mut Backends) -> Result<TableEntry, SettingError>;
+pub type Constructor = fn(TableSpec<'_>, &mut Setup<'_>) -> Result<TableEntry, SettingError>;
 
 /// The flag that says something unusable, and what is wrong with it.
 #[derive(Debug, Eq, PartialEq)]
@@ -128,9 +144,9 @@ impl SettingError {
 pub const TYPES: &[(&str, Constructor)] = &[("file", file::open), ("url", url::open)];
 
 /// Opens a table of a type in [`TYPES`].
-pub fn open(kind: &str, opening: TableSpec<'_>, backend: &mut Backends) -> Result<TableEntry, SettingError> {
+pub fn open(kind: &str, spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     match TYPES.iter().find(|(name, _)| *name == kind) {
-        Some((_, open)) => open(opening, backend),
+        Some((_, open)) => open(spec, setup),
         None => {
             let known: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
             let why = format!("'{kind}' is unknown, it is one of: {}", known.join(", "));

@@ -44,6 +44,12 @@ impl Response<'_> {
         self.extra_headers.as_ref()?.retry_after
     }
 
+    /// The same without ties to the bytes it was read from.
+    pub fn into_owned(self) -> Response<'static> {
+        let Response { status, keep, keep_alive_timeout, extra_headers, body } = self;
+        Response { status, keep, keep_alive_timeout, extra_headers, body: Cow::Owned(body.into_owned()) }
+    }
+
     pub fn cache_control(&self) -> CacheControl {
         self.extra_headers.as_ref().map(|extra_headers| extra_headers.cache_control).unwrap_or_default()
     }

@@ -1,5 +1,6 @@
 //! Incremental codecs without I/O: bytes in, frames out, and back.
 
+pub mod base64;
 pub mod dict;
 pub mod http;
 pub mod netstring;

@@ -1,69 +1,15 @@
-//! A request in flight, from being read until its reply is queued.
+//! The rows below some paths of a dict: first the names, then one question for each value, unless the values came with
+//! the names.
 
-use crate::arena::Key;
-use crate::query::{Answer, Commit, Failure, Iterate, Order, Outcome, Path, Write};
-use crate::table::Written;
+use crate::query::{Answer, Failure, Iterate, Path};
 use crate::value::{self, JsonError, Members, Value};
 use std::collections::VecDeque;
-use std::time::Instant;
 
 /// Lookups of one iteration that are on their way or wait for their turn.
 const AHEAD: usize = 16;
 
 /// Why a list that passes as JSON fails: it has half a surrogate pair.
 const UNREADABLE: &str = "the list is not valid Unicode";
-
-/// What an iteration that is sorted by value may hold of the rows.
-const MAX_SORTED: usize = 4 * 1024 * 1024; // bytes
-
-/// One request of one client.
-#[derive(Debug)]
-pub struct Job {
-    pub client: Key,
-    /// Where in the client's line of replies its reply belongs.
-    pub place: u64,
-    /// The number of its table.
-    pub table: usize,
-    pub deadline: Instant,
-    pub work: Work,
-}
-
-impl Job {
-    pub fn is_commit(&self) -> bool {
-        matches!(self.work, Work::Commit(_))
-    }
-
-    /// True if it goes on though no client waits for it.
-    pub fn outlives_its_client(&self) -> bool {
-        matches!(self.work, Work::Commit(_) | Work::Fetch(_))
-    }
-}
-
-/// What there is to do.
-#[derive(Debug)]
-pub enum Work {
-    /// One question, one answer.
-    Get,
-    Iterate(Box<Iteration>),
-    Commit(Box<Commitment>),
-    /// A lookup that waits for the [`Work::Fetch`] of its key.
-    Wait {
-        fetch: Key,
-        since: Instant,
-    },
-    /// One question for all who ask it; it belongs to no client.
-    Fetch(Box<Fetch>),
-}
-
-/// A key on its way to the cache.
-#[derive(Debug)]
-pub struct Fetch {
-    pub key: Vec<u8>,
-    /// The jobs that wait for it.
-    pub waiters: Vec<Key>,
-    /// False once the key was written: then the answer is good for those who wait already, and for nobody else.
-    pub current: bool,
-}
 
 /// First the names, then one question each, unless the values came with the names.
 #[derive(Debug)]
@@ -92,8 +38,6 @@ struct Rows {
     window: VecDeque<Slot>,
     /// The number of the first question in the window.
     first: u32,
-    /// Rows to be sorted by a value that is not known yet.
-    gathered: Option<(Vec<(String, String)>, usize)>,
 }
 
 #[derive(Debug)]
@@ -187,7 +131,6 @@ impl Rows {
             members: Members::new(),
             window: VecDeque::new(),
             first: 1, // 0 was the list
-            gathered: None,
         };
         if query.exact {
             let value = value.and_then(|value| value.for_dovecot().map(|text| text.into_owned()));
@@ -200,50 +143,31 @@ impl Rows {
             Some(Value::Object(raw)) => List::NamesAndValues(raw.into_owned()),
             Some(_) => return Err(Failure::temporary(format_args!("the list is neither an array nor an object"))),
         };
-        match query.order {
-            Order::AsListed => {}
-            Order::ByName => rows.list.sort(|name, _| name.to_owned()),
-            Order::ByValue => match rows.list {
-                List::Names(_) if query.no_values => {}
-                List::Names(_) => rows.gathered = Some((Vec::new(), 0)),
-                List::NamesAndValues(_) => rows.list.sort(|_, value| text(value).ok().flatten().unwrap_or_default()),
-            },
+        if query.sorted {
+            rows.list.sort();
         }
         Ok(rows)
     }
 
     fn next(&mut self, path: &Path, no_values: bool, room: bool) -> Step {
         loop {
-            if let Some(slot) = self.window.front().filter(|slot| slot.value.is_some()) {
-                if !room && self.gathered.is_none() {
+            if self.window.front().is_some_and(|slot| slot.value.is_some()) {
+                if !room {
                     return Step::Wait;
                 }
-                let (name, value) = (slot.name.clone(), slot.value.clone().flatten());
-                self.window.pop_front();
                 self.first += 1;
-                match (value, &mut self.gathered) {
-                    (None, _) => {} // it has gone meanwhile
-                    (Some(value), None) => return row(path, &name, value, no_values),
-                    (Some(value), Some((rows, held))) => {
-                        *held += name.len() + value.len();
-                        if *held > MAX_SORTED {
-                            return Step::Fail("too much to sort by value");
-                        }
-                        rows.push((name, value));
-                    }
+                if let Some(Slot { name, value: Some(Some(value)) }) = self.window.pop_front() {
+                    return row(path, &name, value, no_values);
                 }
-                continue;
+                continue; // it has been deleted in the meantime
             }
             if self.window.len() == AHEAD {
                 return Step::Wait;
             }
             match self.take(path, no_values, room) {
                 Some(step) => return step,
-                None if !self.window.is_empty() => return Step::Wait,
-                None => match self.gathered.take() {
-                    None => return Step::End,
-                    Some((rows, _)) => self.sorted(rows),
-                },
+                None if self.window.is_empty() => return Step::End,
+                None => return Step::Wait,
             }
         }
     }
@@ -288,16 +212,6 @@ impl Rows {
             slot.value = Some(value.and_then(|value| value.for_dovecot().map(|text| text.into_owned())));
         }
     }
-
-    /// Goes on with rows whose values are known now, sorted by them.
-    fn sorted(&mut self, mut rows: Vec<(String, String)>) {
-        rows.sort_by(|one, other| one.1.cmp(&other.1));
-        let quoted = |text: &str| String::from_utf8_lossy(&value::quote(text.as_bytes())).into_owned();
-        let members: Vec<String> =
-            rows.iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
-        self.list = List::NamesAndValues(format!("{{{}}}", members.join(",")));
-        self.members = Members::new();
-    }
 }
 
 impl List {
@@ -307,8 +221,8 @@ impl List {
         }
     }
 
-    /// Sorts by what `by` makes of raw name and raw value.
-    fn sort<K: Ord>(&mut self, by: impl Fn(&str, &str) -> K) {
+    /// Sorts by name.
+    fn sort(&mut self) {
         let (pairs, open, close) = match self {
             List::Names(_) => (false, '[', ']'),
             List::NamesAndValues(_) => (true, '{', '}'),
@@ -316,7 +230,7 @@ impl List {
         let (mut members, mut items, raw) = (Members::new(), Vec::new(), self.raw());
         while let Some(name) = members.next_item(raw) {
             let value = if pairs { members.next_item(raw).unwrap_or_default() } else { "" };
-            items.push((by(&text(name).ok().flatten().unwrap_or_default(), value), name, value));
+            items.push((text(name).ok().flatten().unwrap_or_default(), name, value));
         }
         items.sort_by(|one, other| one.0.cmp(&other.0));
         let colon = if pairs { ":" } else { "" };
@@ -342,54 +256,13 @@ fn text(raw: &str) -> Result<Option<String>, JsonError> {
     Ok(value::member(raw)?.for_dovecot().map(|text| text.into_owned()))
 }
 
-/// The writes of a transaction, one after another until the first failure.
-#[derive(Debug)]
-pub struct Commitment {
-    commit: Commit,
-    /// How many writes were acknowledged.
-    applied: usize,
-}
-
-impl Commitment {
-    pub fn new(commit: Commit) -> Self {
-        Self { commit, applied: 0 }
-    }
-
-    pub fn id(&self) -> u32 {
-        self.commit.id
-    }
-
-    /// The write to carry out now; `None` when all are done.
-    pub fn next(&self) -> Option<&Write> {
-        self.commit.writes.get(self.applied)
-    }
-
-    /// Takes what became of [`Commitment::next`]: the outcome of the commit, if this is its end.
-    /// A failure that is not `certain` may have been carried out all the same.
-    pub fn answered(&mut self, result: Result<Written, Failure>, certain: bool) -> Option<Outcome> {
-        let nothing_yet = self.applied == 0;
-        match result {
-            Ok(Written::Done) => {
-                self.applied += 1;
-                self.next().is_none().then_some(Outcome::Done)
-            }
-            Ok(Written::NotFound) if nothing_yet => Some(Outcome::NotFound),
-            Ok(Written::NotFound) => {
-                Some(Outcome::Uncertain(Failure::temporary(format_args!("a value to increment is missing"))))
-            }
-            Err(failure) if certain && nothing_yet => Some(Outcome::Failed(failure)),
-            Err(failure) => Some(Outcome::Uncertain(failure)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn iteration(order: Order, no_values: bool, max_rows: u64) -> Iteration {
+    fn iteration(sorted: bool, no_values: bool, max_rows: u64) -> Iteration {
         let paths = vec![Path { namespace: "shared/", path: b"p/".to_vec(), user: None }];
-        Iteration::new(Iterate { paths, order, no_values, exact: false, max_rows })
+        Iteration::new(Iterate { paths, sorted, no_values, exact: false, max_rows })
     }
 
     /// Lists `list`, answers lookups by `value`, and returns the rows; asks at most `AHEAD` at once.
@@ -418,50 +291,41 @@ mod tests {
     fn rows_come_in_the_order_of_the_list_whatever_answer_comes_first() {
         let names: Vec<String> = (0..100).map(|n| format!("\"{n}\"")).collect();
         let list = format!("[{}]", names.join(","));
-        let rows = run(iteration(Order::AsListed, false, 0), &list, |key| (key != "p/7").then_some("v"));
+        let rows = run(iteration(false, false, 0), &list, |key| (key != "p/7").then_some("v"));
         let expected: Vec<String> = (0..100).filter(|n| *n != 7).map(|n| format!("shared/p/{n}=v")).collect();
         assert_eq!(rows, expected);
-        assert_eq!(run(iteration(Order::AsListed, false, 3), &list, |_| Some("v")).len(), 3);
+        assert_eq!(run(iteration(false, false, 3), &list, |_| Some("v")).len(), 3);
     }
 
     #[test]
     fn an_object_holds_the_values_and_null_is_no_row() {
         let list = r#"{"b": 2, "a": "x", "n": null, "c": {"y": [1, 2]}}"#;
-        let rows = |order, no_values| run(iteration(order, no_values, 0), list, |_| unreachable!());
-        assert_eq!(rows(Order::AsListed, false), ["shared/p/b=2", "shared/p/a=x", "shared/p/c={\"y\":[1,2]}"]);
-        assert_eq!(rows(Order::ByName, false), ["shared/p/a=x", "shared/p/b=2", "shared/p/c={\"y\":[1,2]}"]);
-        assert_eq!(rows(Order::ByValue, false), ["shared/p/b=2", "shared/p/a=x", "shared/p/c={\"y\":[1,2]}"]);
-        assert_eq!(rows(Order::AsListed, true).len(), 4);
+        let rows = |sorted, no_values| run(iteration(sorted, no_values, 0), list, |_| unreachable!());
+        assert_eq!(rows(false, false), ["shared/p/b=2", "shared/p/a=x", "shared/p/c={\"y\":[1,2]}"]);
+        assert_eq!(rows(true, false), ["shared/p/a=x", "shared/p/b=2", "shared/p/c={\"y\":[1,2]}"]);
+        assert_eq!(rows(false, true).len(), 4);
     }
 
     #[test]
-    fn names_are_sorted_by_values_that_have_to_be_asked_for() {
-        let value = |key: &str| match key {
-            "p/a" => Some("3"),
-            "p/b" => Some("1"),
-            "p/c" => Some("2"),
-            _ => None,
-        };
-        let rows = run(iteration(Order::ByValue, false, 0), r#"["a", "b", "c", "gone"]"#, value);
-        assert_eq!(rows, ["shared/p/b=1", "shared/p/c=2", "shared/p/a=3"]);
-        let names = run(iteration(Order::ByName, true, 0), r#"["b", "a", 3]"#, value);
+    fn names_are_sorted_as_text() {
+        let names = run(iteration(true, true, 0), r#"["b", "a", 3]"#, |_| None);
         assert_eq!(names, ["shared/p/3=", "shared/p/a=", "shared/p/b="]);
     }
 
     #[test]
     fn a_list_of_something_else_is_a_failure() {
         for list in ["[null]", "[[]]", "[{\"a\": 1}]"] {
-            let got = run(iteration(Order::AsListed, false, 0), list, |_| None);
+            let got = run(iteration(false, false, 0), list, |_| None);
             assert_eq!(got, ["the list holds something that is no name"], "{list}");
         }
-        let mut one = iteration(Order::AsListed, false, 0);
+        let mut one = iteration(false, false, 0);
         one.next(true);
         assert!(one.answered(0, Answer::Found(Value::Text("x".into()))).is_err());
     }
 
     #[test]
     fn without_room_nothing_is_sent_and_little_is_asked() {
-        let mut one = iteration(Order::AsListed, false, 0);
+        let mut one = iteration(false, false, 0);
         one.next(true);
         let list = format!("[{}1]", "1,".repeat(99));
         one.answered(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap();
@@ -472,29 +336,5 @@ mod tests {
         }
         assert_eq!(asked, 1, "an answer that cannot be sent holds back the next question");
         assert!(matches!(one.next(true), Step::Row { .. }));
-    }
-
-    #[test]
-    fn the_outcome_of_a_commit_is_honest() {
-        let failure = || Failure::temporary(format_args!("x"));
-        let after = |applied, result, certain| {
-            let writes = (0..3).map(|_| Write { key: vec![], change: Change::Unset }).collect();
-            let mut commitment = Commitment { commit: Commit { id: 1, writes }, applied };
-            match commitment.answered(result, certain) {
-                None => "-",
-                Some(Outcome::Done) => "O",
-                Some(Outcome::NotFound) => "N",
-                Some(Outcome::Failed(_)) => "F",
-                Some(Outcome::Uncertain(_)) => "W",
-            }
-        };
-        use crate::query::Change;
-        assert_eq!(after(0, Ok(Written::Done), true), "-");
-        assert_eq!(after(2, Ok(Written::Done), true), "O");
-        assert_eq!(after(0, Ok(Written::NotFound), true), "N");
-        assert_eq!(after(1, Ok(Written::NotFound), true), "W");
-        assert_eq!(after(0, Err(failure()), true), "F");
-        assert_eq!(after(0, Err(failure()), false), "W");
-        assert_eq!(after(2, Err(failure()), true), "W");
     }
 }

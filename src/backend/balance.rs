@@ -1,0 +1,66 @@
+//! Which of several replicas is asked. Pure.
+
+use super::breaker::Permit;
+
+/// What is known of a replica.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Candidate {
+    pub permit: Permit,
+    /// All of its addresses are ejected.
+    pub ejected: bool,
+    /// No address of it is known.
+    pub unresolved: bool,
+    /// Exchanges in flight and waiting.
+    pub load: usize,
+}
+
+/// The best of the candidates: one that has to be probed, else the one with working addresses and the fewest exchanges;
+/// `None` if all of them are down. A write goes to a probe only if it must: what may be sent again elsewhere is the
+/// better probe.
+pub(super) fn pick(safe: bool, candidates: impl Iterator<Item = (u8, Candidate)>) -> Option<u8> {
+    let rank = |permit: Permit| match permit {
+        Permit::Probe if safe => Some(0),
+        Permit::Allow => Some(1),
+        Permit::Probe => Some(2),
+        Permit::Deny => None,
+    };
+    candidates
+        .filter_map(|(route, of)| rank(of.permit).map(|rank| (route, (rank, of.ejected, of.unresolved, of.load))))
+        .min_by_key(|(_, order)| *order)
+        .map(|(route, _)| route)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Candidate = Candidate { permit: Permit::Allow, ejected: false, unresolved: false, load: 5 };
+    const IDLE: Candidate = Candidate { load: 0, ..GOOD };
+    const EJECTED: Candidate = Candidate { ejected: true, load: 0, ..GOOD };
+    const UNRESOLVED: Candidate = Candidate { unresolved: true, load: 0, ..GOOD };
+    const PROBE: Candidate = Candidate { permit: Permit::Probe, load: 9, ..GOOD };
+    const DOWN: Candidate = Candidate { permit: Permit::Deny, load: 0, ..GOOD };
+
+    #[test]
+    fn the_best_candidate_is_picked() {
+        // Candidates, the choice for a GET, the choice for a write.
+        let cases: &[(&[Candidate], Option<u8>, Option<u8>)] = &[
+            (&[], None, None),
+            (&[DOWN], None, None),
+            (&[GOOD], Some(0), Some(0)),
+            (&[GOOD, GOOD], Some(0), Some(0)),
+            (&[GOOD, IDLE], Some(1), Some(1)),
+            (&[EJECTED, GOOD], Some(1), Some(1)),
+            (&[EJECTED, DOWN], Some(0), Some(0)),
+            (&[UNRESOLVED, GOOD], Some(1), Some(1)),
+            (&[UNRESOLVED, EJECTED], Some(0), Some(0)),
+            (&[GOOD, PROBE], Some(1), Some(0)),
+            (&[DOWN, PROBE], Some(1), Some(1)),
+            (&[PROBE, EJECTED], Some(0), Some(1)),
+        ];
+        for (candidates, get, write) in cases {
+            let numbered = || candidates.iter().enumerate().map(|(at, candidate)| (at as u8, *candidate));
+            assert_eq!((pick(true, numbered()), pick(false, numbered())), (*get, *write), "{candidates:?}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A request on its way to a backend and back.
+
+use super::redirect::RedirectError;
+use super::request::{Method, Request};
+use crate::arena::Key;
+use std::time::{Duration, Instant};
+
+/// Redirects that are followed for one request.
+const MAX_HOPS: u8 = 5;
+
+/// The shortest phase that is recorded.
+const MIN_PHASE: Duration = Duration::from_millis(10);
+
+/// The request of the engine that an exchange belongs to. Backends hand it back unread.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asker {
+    /// A lookup of one client.
+    Lookup(Key),
+    /// A lookup on behalf of the cache.
+    Fetch(Key),
+    /// A question of an iteration, by its number.
+    Iteration(Key, u32),
+    Commit(Key),
+}
+
+/// One request with its key. Its owner is the queue of a pool, a connection, or the list of exchanges to be placed, never
+/// two of them: it cannot be lost, nor be sent twice at once.
+#[derive(Debug)]
+pub struct Exchange {
+    pub asker: Asker,
+    pub deadline: Instant,
+    pub request: Request,
+    pub key: Vec<u8>,
+    /// When it was submitted.
+    pub since: Instant,
+    /// The chosen one of the request's routes.
+    route: u8,
+    /// Sent again because a used connection broke.
+    resent: bool,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few exchanges need: kept apart, as exchanges are moved about a lot.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Routes that were given up, as bits.
+    given_up: u64,
+    /// The target that a redirect has led to.
+    redirected: Option<Box<[u8]>>,
+    hops: u8,
+    phases: Phases,
+}
+
+/// Where the time of an exchange went, in milliseconds since it was submitted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Phases {
+    /// Until it was put on a connection, the last time; with resolving, connecting and TLS, if they fell in.
+    sent: u32,
+    resolve: u32,
+    connect: u32,
+    handshake: u32,
+    /// Until the head of the response was complete, if the rest came later.
+    head: u32,
+}
+
+impl Exchange {
+    pub fn new(asker: Asker, deadline: Instant, request: Request, key: Vec<u8>, now: Instant) -> Self {
+        Self { asker, deadline, request, key, since: now, route: 0, resent: false, rare: None }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// The number of the pool that it is meant for.
+    pub(super) fn pool(&self) -> usize {
+        self.pool_of(self.route)
+    }
+
+    pub(super) fn pool_of(&self, route: u8) -> usize {
+        self.request.routes[usize::from(route)].pool
+    }
+
+    pub(super) fn set_route(&mut self, route: u8) {
+        self.route = route;
+    }
+
+    pub(super) fn is_safe(&self) -> bool {
+        self.request.method == Method::Get
+    }
+
+    pub(super) fn is_resent(&self) -> bool {
+        self.resent
+    }
+
+    pub(super) fn set_resent(&mut self) {
+        self.resent = true;
+    }
+
+    pub(super) fn is_redirected(&self) -> bool {
+        self.redirected().is_some()
+    }
+
+    fn redirected(&self) -> Option<&[u8]> {
+        self.rare.as_ref()?.redirected.as_deref()
+    }
+
+    /// The routes that were not given up, in their order.
+    pub(super) fn open_routes(&self) -> impl Iterator<Item = u8> {
+        let given_up = self.rare.as_ref().map_or(0, |rare| rare.given_up);
+        (0..self.request.routes.len() as u8).filter(move |route| given_up & 1 << route == 0)
+    }
+
+    /// The open routes besides the chosen one.
+    pub(super) fn other_routes(&self) -> impl Iterator<Item = u8> {
+        let chosen = self.route;
+        self.open_routes().filter(move |route| *route != chosen)
+    }
+
+    /// Gives up the chosen route. A redirect of its backend means nothing to another one.
+    pub(super) fn give_up_route(&mut self) {
+        let route = self.route;
+        let rare = self.rare();
+        rare.given_up |= 1 << route;
+        rare.redirected = None;
+    }
+
+    /// Makes this the request that a redirect asks for, if it stays with the origin.
+    pub(super) fn redirect(&mut self, location: Option<&[u8]>) -> Result<(), RedirectError> {
+        let target = self.request.redirect(self.route, &self.key, self.redirected(), location)?;
+        let rare = self.rare();
+        rare.hops += 1;
+        if rare.hops > MAX_HOPS {
+            return Err(RedirectError::TooManyHops);
+        }
+        rare.redirected = Some(target.into());
+        Ok(())
+    }
+
+    /// Appends the request as it goes on the wire.
+    pub(super) fn write_to(&self, out: &mut Vec<u8>) {
+        self.request.write_to(self.route, &self.key, self.redirected(), out);
+    }
+
+    /// Records that it is put on a connection, and which of these spans fell into its waiting: the connection was
+    /// being made, its TLS handshake, the resolution of the host's name.
+    pub(super) fn record_wait(
+        &mut self,
+        connect: (Instant, Instant),
+        handshake: Option<(Instant, Instant)>,
+        resolve: Option<(Instant, Instant)>,
+        now: Instant,
+    ) {
+        if now.saturating_duration_since(self.since) < MIN_PHASE {
+            return;
+        }
+        let since = self.since;
+        let overlap = |(start, end): (Instant, Instant)| ms(end.min(now).saturating_duration_since(start.max(since)));
+        let phases = &mut self.rare().phases;
+        phases.sent = ms(now - since);
+        phases.connect = overlap(connect);
+        phases.handshake = handshake.map_or(0, overlap);
+        phases.resolve = resolve.map_or(0, overlap);
+    }
+
+    /// Records that the head of its response was complete at `head`, and the rest at `now`.
+    pub(super) fn record_head(&mut self, head: Instant, now: Instant) {
+        if now.saturating_duration_since(head) >= MIN_PHASE {
+            let until_head = ms(head.saturating_duration_since(self.since));
+            self.rare().phases.head = until_head;
+        }
+    }
+
+    /// `queue=… resolve=… connect=… handshake=… wait=… body=…` in seconds, for a response that was complete at `now`.
+    pub fn phases(&self, now: Instant) -> String {
+        let phases = self.rare.as_ref().map(|rare| rare.phases).unwrap_or_default();
+        let Phases { sent, resolve, connect, handshake, head } = phases;
+        let end = ms(now.saturating_duration_since(self.since));
+        let head = if head > sent { head } else { end };
+        let queue = sent.saturating_sub(resolve.saturating_add(connect).saturating_add(handshake));
+        let wait = head.saturating_sub(sent);
+        let before = [("queue", queue), ("resolve", resolve), ("connect", connect), ("handshake", handshake)];
+        let all = before.into_iter().chain([("wait", wait), ("body", end.saturating_sub(head))]);
+        let seconds = |(name, ms): (&str, u32)| format!("{name}={:.3}", f64::from(ms) / 1000.0);
+        all.map(seconds).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn ms(time: Duration) -> u32 {
+    time.as_millis().try_into().unwrap_or(u32::MAX)
+}

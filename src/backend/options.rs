@@ -1,0 +1,22 @@
+//! What a backend is reached at, and how many connections it gets.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a backend is reached at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// A host name or address, and a port.
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+/// How many connections a backend gets, and how they are used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PoolOptions {
+    pub connections: usize,
+    /// How long a connection stays open that is not used.
+    pub keepalive: Duration,
+    /// GETs that one connection may owe responses to.
+    pub pipeline: usize,
+}

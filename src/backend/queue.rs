@@ -1,0 +1,205 @@
+//! Exchanges that wait for a connection.
+
+use super::exchange::Exchange;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Exchanges that may wait for one backend.
+pub const MAX_WAITING: usize = 10_000;
+
+/// The exchanges of one pool that wait, in the order in which they are sent: those that need a new connection first, then
+/// by deadline, then as they came.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// How many at the front need a new connection.
+    fresh: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    /// It needs a new connection, because a used one broke.
+    fresh: bool,
+    exchange: Exchange,
+}
+
+impl Waiting {
+    /// What the queue is sorted by.
+    fn rank(&self) -> (bool, Instant) {
+        (!self.fresh, self.exchange.deadline)
+    }
+}
+
+impl Queue {
+    /// Adds an exchange behind those with the same deadline. Gives it back if too many wait.
+    pub fn push(&mut self, exchange: Exchange, now: Instant) -> Option<Exchange> {
+        if self.waiting.len() >= MAX_WAITING {
+            return Some(exchange);
+        }
+        let waiting = Waiting { since: now, fresh: false, exchange };
+        let at = match self.waiting.back() {
+            Some(last) if waiting.rank() < last.rank() => {
+                self.waiting.partition_point(|other| other.rank() <= waiting.rank())
+            }
+            _ => self.waiting.len(),
+        };
+        self.waiting.insert(at, waiting);
+        None
+    }
+
+    /// Puts an exchange back that has waited before, in front of those with the same deadline.
+    pub fn put_back(&mut self, exchange: Exchange, now: Instant) {
+        let waiting = Waiting { since: now, fresh: false, exchange };
+        let at = self.waiting.partition_point(|other| other.rank() < waiting.rank());
+        self.waiting.insert(at, waiting);
+    }
+
+    /// Adds an exchange that needs a new connection.
+    pub fn push_fresh(&mut self, exchange: Exchange, now: Instant) {
+        let waiting = Waiting { since: now, fresh: true, exchange };
+        let at = self.waiting.partition_point(|other| other.rank() <= waiting.rank());
+        self.waiting.insert(at, waiting);
+        self.fresh += 1;
+    }
+
+    /// The next exchange for a connection, which is new or not.
+    pub fn pop(&mut self, new_connection: bool) -> Option<Exchange> {
+        if !new_connection {
+            return self.waiting.remove(self.fresh).map(|waiting| waiting.exchange);
+        }
+        let waiting = self.waiting.pop_front()?;
+        self.fresh -= usize::from(waiting.fresh);
+        Some(waiting.exchange)
+    }
+
+    /// The exchange that [`Queue::pop`] would return for a used connection.
+    pub fn peek(&self) -> Option<&Exchange> {
+        self.waiting.get(self.fresh).map(|waiting| &waiting.exchange)
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many wait for a new connection.
+    pub fn fresh(&self) -> usize {
+        self.fresh
+    }
+
+    /// How many wait for any connection.
+    pub fn any(&self) -> usize {
+        self.waiting.len() - self.fresh
+    }
+
+    /// How many of those that wait for any connection, up to `most`, have waited at least for `patience`.
+    pub fn impatient(&self, patience: Duration, most: usize, now: Instant) -> usize {
+        let waiting = self.waiting.range(self.fresh..);
+        waiting.take_while(|waiting| waiting.since + patience <= now).take(most).count()
+    }
+
+    /// Since when the exchange number `at` of those that wait for any connection has waited.
+    pub fn since(&self, at: usize) -> Option<Instant> {
+        self.waiting.get(self.fresh + at).map(|waiting| waiting.since)
+    }
+
+    /// The earliest deadline.
+    pub fn deadline(&self) -> Option<Instant> {
+        let fronts = [self.waiting.front(), self.waiting.get(self.fresh)];
+        fronts.into_iter().flatten().map(|waiting| waiting.exchange.deadline).min()
+    }
+
+    /// Takes out an exchange whose deadline has passed.
+    pub fn pop_expired(&mut self, now: Instant) -> Option<Exchange> {
+        let is_due = |at: &usize| self.waiting.get(*at).is_some_and(|waiting| waiting.exchange.deadline <= now);
+        let at = [0, self.fresh].into_iter().find(is_due)?;
+        let waiting = self.waiting.remove(at)?;
+        self.fresh -= usize::from(waiting.fresh);
+        Some(waiting.exchange)
+    }
+
+    /// Takes out all that wait for a new connection; with `all` also the others.
+    pub fn drain(&mut self, all: bool) -> Vec<Exchange> {
+        let count = if all { self.waiting.len() } else { self.fresh };
+        self.fresh = 0;
+        self.waiting.drain(..count).map(|waiting| waiting.exchange).collect()
+    }
+
+    /// Drops what `is_live` does not hold for; true if there was any.
+    pub fn retain(&mut self, mut is_live: impl FnMut(&Exchange) -> bool) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| is_live(&waiting.exchange));
+        self.fresh = self.waiting.iter().take_while(|waiting| waiting.fresh).count();
+        self.waiting.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::exchange::Asker;
+    use super::super::request::{Method, Request};
+    use super::*;
+    use crate::arena::Key;
+    use std::rc::Rc;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn exchange(name: &str, deadline: Instant, now: Instant) -> Exchange {
+        let request = Request { method: Method::Get, routes: Rc::new([]), body: None };
+        Exchange::new(Asker::Lookup(Key { index: 0, age: 0 }), deadline, request, name.into(), now)
+    }
+
+    /// Exchanges a to e: c and e need a new connection, b has the shortest deadline.
+    fn queue(now: Instant) -> Queue {
+        let mut queue = Queue::default();
+        assert!(queue.push(exchange("a", now + 2 * SECOND, now), now).is_none());
+        assert!(queue.push(exchange("b", now + SECOND, now), now).is_none());
+        queue.push_fresh(exchange("c", now + 3 * SECOND, now), now);
+        queue.put_back(exchange("d", now + 2 * SECOND, now), now);
+        queue.push_fresh(exchange("e", now + 3 * SECOND, now), now);
+        queue
+    }
+
+    fn names(exchanges: Vec<Exchange>) -> String {
+        exchanges.iter().map(|exchange| String::from_utf8_lossy(&exchange.key).into_owned()).collect()
+    }
+
+    #[test]
+    fn exchanges_leave_by_need_of_a_new_connection_then_deadline() {
+        let now = Instant::now();
+        assert_eq!(names(queue(now).drain(true)), "cebda");
+        assert_eq!(names(queue(now).drain(false)), "ce");
+        let mut used = queue(now);
+        let all: Vec<Exchange> = std::iter::from_fn(|| used.pop(false)).collect();
+        assert_eq!((&names(all)[..], used.fresh(), used.any()), ("bda", 2, 0));
+        let mut new = queue(now);
+        let all: Vec<Exchange> = std::iter::from_fn(|| new.pop(true)).collect();
+        assert_eq!((&names(all)[..], new.fresh(), new.any()), ("cebda", 0, 0));
+    }
+
+    #[test]
+    fn what_is_due_is_found_among_both_kinds() {
+        let now = Instant::now();
+        let mut queue = queue(now);
+        assert_eq!(queue.deadline(), Some(now + SECOND));
+        assert!(queue.pop_expired(now).is_none());
+        let due: Vec<Exchange> = std::iter::from_fn(|| queue.pop_expired(now + 3 * SECOND)).collect();
+        assert_eq!((names(due).len(), queue.len(), queue.fresh(), queue.deadline()), (5, 0, 0, None));
+    }
+
+    #[test]
+    fn what_is_abandoned_leaves_and_the_order_stays() {
+        let now = Instant::now();
+        let mut queue = queue(now);
+        assert!(queue.retain(|exchange| exchange.key != b"c"));
+        assert!(!queue.retain(|_| true));
+        assert_eq!((queue.fresh(), &names(queue.drain(true))[..]), (1, "ebda"));
+    }
+
+    #[test]
+    fn too_many_are_given_back() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        (0..MAX_WAITING).for_each(|_| assert!(queue.push(exchange("x", now, now), now).is_none()));
+        assert!(queue.push(exchange("y", now, now), now).is_some());
+    }
+}

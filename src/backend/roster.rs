@@ -1,0 +1,115 @@
+//! The connections of one pool by their states.
+
+use super::fault::Phase;
+use crate::arena::Key;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// The connections of one pool by their states, and when those time out that do nothing.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    /// Connections of every state.
+    open: usize,
+    /// Unused connections, and when each is closed. The last one that was used is taken first; what is left over ages at
+    /// the front.
+    idle: VecDeque<(Key, Instant)>,
+    /// Connections that are not open yet, and when each is given up.
+    connecting: VecDeque<(Key, Instant)>,
+    /// How many of those are in their TLS handshakes.
+    handshaking: usize,
+}
+
+impl Roster {
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    pub fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    pub fn connecting(&self) -> usize {
+        self.connecting.len()
+    }
+
+    pub fn handshaking(&self) -> usize {
+        self.handshaking
+    }
+
+    /// A connection is being made, which is given up at `until`.
+    pub fn add(&mut self, key: Key, until: Instant) {
+        self.open += 1;
+        self.connecting.push_back((key, until));
+    }
+
+    /// A TLS handshake has begun, which is given up at `until`.
+    pub fn begin_handshake(&mut self, key: Key, until: Instant) {
+        self.connecting.retain(|(other, _)| *other != key);
+        self.connecting.push_back((key, until));
+        self.handshaking += 1;
+    }
+
+    /// A connection is open, after a TLS handshake or without.
+    pub fn set_open(&mut self, key: Key, handshake: bool) {
+        self.connecting.retain(|(other, _)| *other != key);
+        self.handshaking -= usize::from(handshake);
+    }
+
+    /// A connection is unused, and is closed at `until`.
+    pub fn set_idle(&mut self, key: Key, until: Instant) {
+        self.idle.push_back((key, until));
+    }
+
+    /// The unused connection that was used last, and when it is to be closed.
+    pub fn pop_idle(&mut self) -> Option<(Key, Instant)> {
+        self.idle.pop_back()
+    }
+
+    /// The unused connection that has been so for longest, and when it is to be closed.
+    pub fn oldest_idle(&self) -> Option<(Key, Instant)> {
+        self.idle.front().copied()
+    }
+
+    /// The connection that has been in the making for longest, and when it is given up.
+    pub fn oldest_connecting(&self) -> Option<(Key, Instant)> {
+        self.connecting.front().copied()
+    }
+
+    pub fn idle_keys(&self) -> Vec<Key> {
+        self.idle.iter().map(|(key, _)| *key).collect()
+    }
+
+    /// Those that carry nothing: unused, or not open yet.
+    pub fn unused_keys(&self) -> Vec<Key> {
+        self.idle.iter().chain(&self.connecting).map(|(key, _)| *key).collect()
+    }
+
+    /// A connection has closed that was open, or still in its handshake.
+    pub fn remove(&mut self, key: Key, was_open: bool, was_handshaking: bool) {
+        self.open -= 1;
+        if was_open {
+            self.idle.retain(|(other, _)| *other != key);
+        } else {
+            self.connecting.retain(|(other, _)| *other != key);
+            self.handshaking -= usize::from(was_handshaking);
+        }
+    }
+
+    /// What those are waiting for that wait for a connection.
+    pub fn phase(&self) -> Phase {
+        if self.open > self.connecting.len() {
+            Phase::Queue
+        } else if self.connecting.is_empty() {
+            Phase::Resolve
+        } else if self.handshaking == self.connecting.len() {
+            Phase::Handshake
+        } else {
+            Phase::Connect
+        }
+    }
+
+    /// When the first of those times out that do nothing.
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.idle.front(), self.connecting.front()].into_iter().flatten().map(|(_, until)| *until).min()
+    }
+}

@@ -1,0 +1,205 @@
+//! What stands between HTTP and the socket of a backend: nothing, or TLS in a build that has it.
+//!
+//! Everything outside of this folder is the same in both builds, and never sees what is under TLS.
+#![cfg_attr(not(feature = "tls"), allow(unused_variables))]
+
+#[cfg(feature = "tls")]
+mod credentials;
+#[cfg(feature = "tls")]
+mod session;
+
+#[cfg(feature = "tls")]
+pub use credentials::{KeyPair, Roots, TlsConfig, TlsConfigError, TlsConnector};
+#[cfg(feature = "tls")]
+pub use session::TlsSession;
+
+use crate::buffer::Output;
+
+/// Whether this build has TLS.
+pub const SUPPORTED: bool = cfg!(feature = "tls");
+
+/// How connections to one backend are secured: a build without TLS has no such value.
+#[cfg(not(feature = "tls"))]
+#[derive(Clone, Debug, PartialEq)]
+pub enum TlsConnector {}
+
+/// Memory for output that an idle connection holds: what sixteen lookups need that are sent at once.
+const KEPT: usize = 8 * 1024; // bytes
+
+/// What has ended a TLS session.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SessionEnd {
+    /// The server will send no more (`close_notify`).
+    Closed,
+    /// An alert, or bytes that are no TLS, for this reason.
+    Broken(String),
+    /// Plaintext in a record that had begun before a request had left.
+    Unsolicited,
+}
+
+/// A completed handshake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Handshake {
+    /// It was shortened, as the server remembered an older connection.
+    pub resumed: bool,
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// Whether the server has asked for a client certificate, and then whether it was shown one.
+    pub certificate: Option<bool>,
+}
+
+/// The bytes of one connection on their way between HTTP and the socket.
+#[derive(Debug)]
+pub(super) struct Transport {
+    /// Requests that have not left: for the socket, or to be encrypted.
+    requests: Output,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+}
+
+#[cfg(feature = "tls")]
+#[derive(Debug)]
+struct Tls {
+    session: TlsSession,
+    /// Plaintext that has arrived and was not read.
+    plain: Output,
+}
+
+impl Default for Transport {
+    fn default() -> Self {
+        Self {
+            requests: Output::keeping(KEPT),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+impl Transport {
+    /// Begins a TLS handshake: there is output.
+    pub fn begin_handshake(&mut self, connector: &TlsConnector) -> Result<(), String> {
+        #[cfg(feature = "tls")]
+        {
+            let session = TlsSession::new(connector)?;
+            self.tls = Some(Tls { session, plain: Output::keeping(KEPT) });
+        }
+        Ok(())
+    }
+
+    pub fn is_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// Where requests are appended.
+    pub fn requests(&mut self) -> &mut Vec<u8> {
+        self.requests.end()
+    }
+
+    /// Bytes of requests that have not left.
+    pub fn unsent(&self) -> usize {
+        self.requests.unsent().len()
+    }
+
+    /// What is to be written to the socket.
+    pub fn output(&mut self) -> &[u8] {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { session, .. }) = &mut self.tls {
+            // As late as this, so that requests that leave together share a record.
+            if !self.requests.is_empty() {
+                session.encrypt(self.requests.unsent());
+                self.requests.advance(self.requests.unsent().len());
+            }
+            return session.output();
+        }
+        self.requests.unsent()
+    }
+
+    /// Notes that the kernel took `count` bytes of the output. Returns how many bytes of requests have left with them.
+    /// `awaited` says whether a response was due before.
+    pub fn sent(&mut self, count: usize, awaited: bool) -> usize {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { session, .. }) = &mut self.tls {
+            let plain = session.sent(count);
+            // What had begun to arrive is no response to a request that was not all there.
+            if plain > 0 && !awaited {
+                session.distrust();
+            }
+            return plain;
+        }
+        self.requests.advance(count);
+        count
+    }
+
+    /// Decrypts what has arrived. There may be plaintext, output and an end afterwards.
+    pub fn decrypt(&mut self, bytes: &[u8]) {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { session, plain }) = &mut self.tls {
+            session.receive(bytes, plain.end());
+        }
+    }
+
+    /// Plaintext that has arrived; what is read of it is noted by [`Transport::advance`].
+    pub fn plaintext(&self) -> &[u8] {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { plain, .. }) = &self.tls {
+            return plain.unsent();
+        }
+        &[]
+    }
+
+    pub fn advance(&mut self, count: usize) {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { plain, .. }) = &mut self.tls {
+            plain.advance(count);
+        }
+    }
+
+    /// The handshake, once it is complete.
+    pub fn handshake(&self) -> Option<Handshake> {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { session, .. }) = &self.tls {
+            return session.handshake();
+        }
+        None
+    }
+
+    /// What has ended the session, if anything has.
+    pub fn end(&self) -> Option<&SessionEnd> {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { session, .. }) = &self.tls {
+            return session.end();
+        }
+        None
+    }
+
+    /// True if a response with this status, after which the connection is kept or not, may speak of the client
+    /// certificate and not of the request.
+    pub fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { session, .. }) = &self.tls {
+            return session.is_certificate_status(status, keep);
+        }
+        false
+    }
+
+    /// True if the keys were used so often that a new connection should follow.
+    pub fn key_limit_reached(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { session, .. }) = &self.tls {
+            return session.key_limit_reached();
+        }
+        false
+    }
+
+    /// The last bytes for the server before the connection is closed.
+    pub fn close_notify(&mut self) -> Vec<u8> {
+        #[cfg(feature = "tls")]
+        if let Some(Tls { session, .. }) = &mut self.tls {
+            return session.close_notify();
+        }
+        Vec::new()
+    }
+}

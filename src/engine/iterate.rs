@@ -1,0 +1,140 @@
+//! Iterations of a dict: drives each as far as its client and the answers let it.
+
+use super::Shared;
+use super::clients::Clients;
+use super::tables::{Planned, log_answer};
+use crate::arena::{Arena, Key};
+use crate::backend::{Asker, Exchange, Finished};
+use crate::client::{Reply, ReplyTo};
+use crate::job::iteration::{Iteration, Step};
+use crate::query::{Failure, FailureKind, Iterate};
+use crate::table::{Plan, Question};
+use crate::timers::Timers;
+use std::time::Instant;
+
+/// The iterations in progress.
+#[derive(Default)]
+pub(super) struct Iterations {
+    running: Arena<Running>,
+    timers: Timers<Key>,
+}
+
+struct Running {
+    to: ReplyTo,
+    table: usize,
+    deadline: Instant,
+    iteration: Iteration,
+}
+
+impl Iterations {
+    pub fn start(&mut self, to: ReplyTo, table: usize, iterate: Iterate, shared: &mut Shared) {
+        let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
+        let running = Running { to, table, deadline: now + timeout, iteration: Iteration::new(iterate) };
+        let key = self.running.insert(running);
+        self.timers.add(now, timeout, key);
+        shared.clients.count_iteration(to.client, true);
+        self.drive(key, shared);
+    }
+
+    /// Drives the iterations of a client that has room again.
+    pub fn resume(&mut self, client: Key, shared: &mut Shared) {
+        if self.running.is_empty() {
+            return;
+        }
+        let own = |(key, running): (Key, &Running)| (running.to.client == client).then_some(key);
+        let keys: Vec<Key> = self.running.iter().filter_map(own).collect();
+        keys.into_iter().for_each(|key| self.drive(key, shared));
+    }
+
+    /// Takes an iteration as far as it goes.
+    fn drive(&mut self, key: Key, shared: &mut Shared) {
+        while let Some(Running { to, table, deadline, iteration }) = self.running.get_mut(key) {
+            let (to, table, deadline, now) = (*to, *table, *deadline, shared.turn.now);
+            let Some(room) = shared.clients.may_stream(to) else {
+                self.running.remove(key);
+                return;
+            };
+            let (number, asked, planned) = match iteration.next(room) {
+                Step::Wait => return,
+                Step::End => return self.end(key, Reply::End, shared),
+                Step::Fail(why) => {
+                    let failure = Failure::temporary(format_args!("{}: {why}", shared.tables.name(table)));
+                    return self.end(key, Reply::Failed(failure), shared);
+                }
+                Step::Row { name, value } => {
+                    let row = Reply::Row { name: &name, value: &value };
+                    shared.clients.reply(to, shared.tables.name(table), row, &mut shared.turn);
+                    continue;
+                }
+                Step::List(path) => (0, path.key(b""), shared.tables.plan(table, Question::List(&path), now)),
+                Step::Get(number, name) => {
+                    let planned = shared.tables.plan(table, Question::Get(&name), now);
+                    (number, name, planned)
+                }
+            };
+            let Planned { plan, .. } = planned;
+            match plan {
+                Plan::Request(request) => {
+                    let exchange = Exchange::new(Asker::Iteration(key, number), deadline, request, asked, now);
+                    shared.backends.submit(exchange, &mut shared.turn);
+                }
+                Plan::Answer(answer) => {
+                    if let Err(failure) = iteration.answered(number, answer) {
+                        return self.end(key, Reply::Failed(failure), shared);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the end of the exchange for one question of an iteration.
+    pub fn complete(&mut self, key: Key, number: u32, finished: Finished<'_>, shared: &mut Shared) {
+        let Finished { exchange, result, .. } = finished;
+        let Some(Running { table, iteration, .. }) = self.running.get_mut(key) else { return };
+        let answer = shared.parse_value(*table, iteration.is_listing(), &exchange, result);
+        log_answer(shared.tables.name(*table), &exchange.key, &answer);
+        match iteration.answered(number, answer) {
+            Ok(()) => self.drive(key, shared),
+            Err(failure) => self.end(key, Reply::Failed(failure), shared),
+        }
+    }
+
+    fn end(&mut self, key: Key, reply: Reply<'_>, shared: &mut Shared) {
+        let Some(Running { to, table, .. }) = self.running.remove(key) else { return };
+        let metrics = shared.tables.metrics(table);
+        *(if matches!(reply, Reply::End) { &mut metrics.iterated } else { &mut metrics.iterations_failed }) += 1;
+        shared.clients.count_iteration(to.client, false);
+        shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
+    }
+
+    /// Ends iterations whose deadlines have passed.
+    pub fn expire(&mut self, shared: &mut Shared) {
+        while let Some(key) = self.timers.due(shared.turn.now, |key| self.running.contains(*key)) {
+            let Some(table) = self.running.get(key).map(|running| running.table) else { continue };
+            let reason = format_args!("{}: not done in time", shared.tables.name(table));
+            let failure = Failure::new(FailureKind::Timeout, reason);
+            self.end(key, Reply::Failed(failure), shared);
+        }
+    }
+
+    /// When [`Iterations::expire`] has something to do.
+    pub fn deadline(&mut self) -> Option<Instant> {
+        self.timers.next(|key| self.running.contains(*key))
+    }
+
+    /// Ends the iterations of clients that have left.
+    pub fn sweep(&mut self, clients: &Clients) {
+        let left = |(key, running): (Key, &Running)| (!clients.is_connected(running.to.client)).then_some(key);
+        let keys: Vec<Key> = self.running.iter().filter_map(left).collect();
+        keys.into_iter().for_each(|key| drop(self.running.remove(key)));
+    }
+
+    pub fn is_live(&self, key: Key) -> bool {
+        self.running.contains(key)
+    }
+
+    /// True if no connected client waits for rows.
+    pub fn is_drained(&self, clients: &Clients) -> bool {
+        !self.running.iter().any(|(_, running)| clients.is_connected(running.to.client))
+    }
+}

@@ -1,0 +1,117 @@
+//! The tables by name, with their metrics.
+
+use crate::backend::Backends;
+use crate::io::Turn;
+use crate::log::{self, Escaped};
+use crate::metrics::TableMetrics;
+use crate::query::{Answer, FailureKind, Write};
+use crate::table::{Caching, Plan, Question, ResponseError, Setup, TableEntry, Written};
+use crate::wire::http::Response;
+use std::time::{Duration, Instant};
+
+/// The tables, sorted by name.
+pub(super) struct Tables {
+    entries: Vec<TableEntry>,
+    metrics: Vec<TableMetrics>,
+    /// The life of a request to a table that has none of its own.
+    timeout: Duration,
+}
+
+/// What a table needs to answer a question, with what its answer is recorded in.
+pub(super) struct Planned<'a> {
+    pub name: &'a str,
+    pub metrics: &'a mut TableMetrics,
+    pub plan: Plan<'a>,
+}
+
+impl Tables {
+    pub fn new(mut entries: Vec<TableEntry>, timeout: Duration) -> Self {
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        Self { metrics: vec![TableMetrics::default(); entries.len()], entries, timeout }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The number of the table with a name.
+    pub fn find(&self, name: &[u8]) -> Option<usize> {
+        self.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok()
+    }
+
+    pub fn name(&self, table: usize) -> &str {
+        &self.entries[table].name
+    }
+
+    /// The life of a request to a table.
+    pub fn timeout(&self, table: usize) -> Duration {
+        self.entries[table].timeout.unwrap_or(self.timeout)
+    }
+
+    pub fn caching(&self, table: usize) -> Option<Caching> {
+        self.entries[table].caching
+    }
+
+    pub fn metrics(&mut self, table: usize) -> &mut TableMetrics {
+        &mut self.metrics[table]
+    }
+
+    pub fn plan(&mut self, table: usize, question: Question<'_>, now: Instant) -> Planned<'_> {
+        let TableEntry { name, table: of, .. } = &mut self.entries[table];
+        Planned { name, metrics: &mut self.metrics[table], plan: of.plan(question, now) }
+    }
+
+    pub fn parse_value<'a>(
+        &self,
+        table: usize,
+        list: bool,
+        response: Response<'a>,
+    ) -> Result<Answer<'a>, ResponseError> {
+        self.entries[table].table.parse_value(list, response)
+    }
+
+    pub fn parse_write(&self, table: usize, write: &Write, response: &Response<'_>) -> Result<Written, ResponseError> {
+        self.entries[table].table.parse_write(write, response)
+    }
+
+    /// Records the answer to a lookup, which took so long.
+    pub fn record(&mut self, table: usize, key: &[u8], answer: &Answer<'_>, took: Duration) {
+        log_answer(&self.entries[table].name, key, answer);
+        record(&mut self.metrics[table], answer, took);
+    }
+
+    /// Reads files again.
+    pub fn reload(&mut self, backends: &mut Backends, turn: &mut Turn) {
+        let mut setup = Setup::new(backends, turn);
+        self.entries.iter_mut().for_each(|entry| entry.table.reload(&mut setup));
+    }
+
+    /// All tables' names and metrics.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &TableMetrics)> {
+        self.entries.iter().map(|entry| &entry.name[..]).zip(&self.metrics)
+    }
+}
+
+/// Counts the answer to a lookup, which took so long.
+pub(super) fn record(metrics: &mut TableMetrics, answer: &Answer<'_>, took: Duration) {
+    match answer {
+        Answer::Found(_) => metrics.found += 1,
+        Answer::Miss => metrics.missed += 1,
+        Answer::Failed(failure) if failure.kind == FailureKind::Timeout => metrics.timed_out += 1,
+        Answer::Failed(_) => metrics.failed += 1,
+    }
+    metrics.latency.observe(took);
+}
+
+/// Logs the answer to a lookup, at debug level: the key belongs to a user.
+pub(super) fn log_answer(table: &str, key: &[u8], answer: &Answer<'_>) {
+    if !log::shows(log::Level::Debug) {
+        return;
+    }
+    let result = match answer {
+        Answer::Found(_) => "found",
+        Answer::Miss => "miss",
+        Answer::Failed(_) => "failed",
+    };
+    log::debug(format_args!("lookup table={table} key={} result={result}", Escaped(key)));
+}

@@ -1,0 +1,74 @@
+//! The writes of a transaction, one after another until the first failure.
+
+use crate::query::{Commit, Failure, Outcome, Write};
+use crate::table::Written;
+
+/// The writes of a transaction, one after another until the first failure.
+#[derive(Debug)]
+pub struct Commitment {
+    commit: Commit,
+    /// How many writes were acknowledged.
+    applied: usize,
+}
+
+impl Commitment {
+    pub fn new(commit: Commit) -> Self {
+        Self { commit, applied: 0 }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.commit.id
+    }
+
+    /// The write to carry out now; `None` when all are done.
+    pub fn next(&self) -> Option<&Write> {
+        self.commit.writes.get(self.applied)
+    }
+
+    /// Takes what became of [`Commitment::next`]: the outcome of the commit, if this is its end.
+    /// A failure that is not `certain` may have been carried out all the same.
+    pub fn answered(&mut self, result: Result<Written, Failure>, certain: bool) -> Option<Outcome> {
+        let nothing_yet = self.applied == 0;
+        match result {
+            Ok(Written::Done) => {
+                self.applied += 1;
+                self.next().is_none().then_some(Outcome::Done)
+            }
+            Ok(Written::NotFound) if nothing_yet => Some(Outcome::NotFound),
+            Ok(Written::NotFound) => {
+                Some(Outcome::Uncertain(Failure::temporary(format_args!("a value to increment is missing"))))
+            }
+            Err(failure) if certain && nothing_yet => Some(Outcome::Failed(failure)),
+            Err(failure) => Some(Outcome::Uncertain(failure)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::Change;
+
+    #[test]
+    fn the_outcome_of_a_commit_is_honest() {
+        let failure = || Failure::temporary(format_args!("x"));
+        let after = |applied, result, certain| {
+            let writes = (0..3).map(|_| Write { key: vec![], change: Change::Unset }).collect();
+            let mut commitment = Commitment { commit: Commit { id: 1, writes }, applied };
+            match commitment.answered(result, certain) {
+                None => "-",
+                Some(Outcome::Done) => "O",
+                Some(Outcome::NotFound) => "N",
+                Some(Outcome::Failed(_)) => "F",
+                Some(Outcome::Uncertain(_)) => "W",
+            }
+        };
+        assert_eq!(after(0, Ok(Written::Done), true), "-");
+        assert_eq!(after(2, Ok(Written::Done), true), "O");
+        assert_eq!(after(0, Ok(Written::NotFound), true), "N");
+        assert_eq!(after(1, Ok(Written::NotFound), true), "W");
+        assert_eq!(after(0, Err(failure()), true), "F");
+        assert_eq!(after(0, Err(failure()), false), "W");
+        assert_eq!(after(2, Err(failure()), true), "W");
+    }
+}

@@ -1,0 +1,224 @@
+//! The URL of a table, with places for the key.
+
+use crate::backend::{Piece, Target, tls};
+use crate::wire::percent::{self, Component};
+use crate::wire::{self, base64};
+use std::path::PathBuf;
+
+/// One URL of a table, taken apart. Its userinfo is in `authorization` only, and never logged.
+#[derive(Debug)]
+pub(super) struct Url {
+    /// Its name in reasons, log and metrics.
+    pub label: String,
+    /// The scheme is https.
+    pub secure: bool,
+    pub to: Target,
+    /// The value of the `Host` field.
+    pub host: String,
+    /// Path and query.
+    pub target: Vec<Piece>,
+    /// Credentials for Basic authorization, encoded.
+    pub authorization: Option<String>,
+}
+
+impl Url {
+    /// Errors do not repeat the URL: it may hold a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").ok_or("not a URL, which starts with http://")?;
+        let (unix, secure) = match scheme.to_ascii_lowercase().as_str() {
+            "http" => (false, false),
+            "http+unix" => (true, false),
+            "https" if tls::SUPPORTED => (false, true),
+            "https" => {
+                return Err(
+                    "https:// needs a podop that was built with TLS: cargo build --release --features tls".to_owned()
+                );
+            }
+            other => return Err(format!("scheme {other}:// is not supported, use http://, https:// or http+unix://")),
+        };
+        let rest = rest.split('#').next().unwrap_or_default();
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(end);
+        let (userinfo, authority) = match authority.rsplit_once('@') {
+            Some((userinfo, authority)) => (Some(userinfo), authority),
+            None => (None, authority),
+        };
+        let (to, host, label) = if unix { unix_target(authority)? } else { tcp_target(authority, secure)? };
+        let authorization = userinfo.map(|userinfo| base64::encode(&percent::decode(userinfo)));
+        Ok(Self { label, secure, to, host, target: pieces(target)?, authorization })
+    }
+
+    /// True if the key would bend the path: a segment of dots cannot be expressed in a URL, as
+    /// everybody on the way may resolve it.
+    pub fn bends(&self, key: &[u8]) -> bool {
+        // A segment with anything but dots stays harmless, whatever stands around it.
+        if key.first().is_some_and(|first| *first != b'.') && wire::all(key, |byte| byte != b'/') {
+            return false; // as nearly all keys
+        }
+        if !key.split(|byte| *byte == b'/').any(|segment| segment.iter().all(|byte| *byte == b'.')) {
+            return false;
+        }
+        let mut path = Vec::new();
+        for piece in &self.target {
+            match piece {
+                Piece::Text(text) => path.extend_from_slice(text),
+                Piece::Key(Component::Path) => percent::encode(key, Component::Path, &mut path),
+                Piece::Key(Component::Query) => break,
+            }
+        }
+        let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+        path.split(|byte| *byte == b'/').any(|segment| matches!(segment, b"." | b".."))
+    }
+}
+
+fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String), String> {
+    let (host, port) = match authority.rfind(':').filter(|at| !authority[*at..].contains(']')) {
+        Some(at) => (&authority[..at], Some(&authority[at + 1..])),
+        None => (authority, None),
+    };
+    let usual = if secure { 443 } else { 80 };
+    let port = match port {
+        None | Some("") => usual,
+        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("'{port}' is not a port"))?,
+    };
+    let host_without_brackets = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => {
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| format!("'{host}' is not an IPv6 address"))?;
+            address
+        }
+        None => host,
+    };
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if host == host_without_brackets && (host.is_empty() || !host.bytes().all(valid)) {
+        return Err(format!("'{host}' is not a host name"));
+    }
+    let shown = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
+    let label = if secure { format!("https://{shown}") } else { shown.clone() };
+    Ok((Target::Tcp(host_without_brackets.to_owned(), port), shown, label))
+}
+
+fn unix_target(authority: &str) -> Result<(Target, String, String), String> {
+    let path = String::from_utf8(percent::decode(authority)).map_err(|_| "the socket path is not UTF-8")?;
+    if !path.starts_with('/') || path.contains(|c: char| c.is_control()) {
+        return Err(
+            "http+unix:// wants an absolute socket path, percent-encoded: http+unix://%2Frun%2Fapp.sock/".to_owned()
+        );
+    }
+    Ok((Target::Unix(PathBuf::from(&path)), "localhost".to_owned(), format!("unix:{path}")))
+}
+
+/// Cuts path and query at the places of the key.
+fn pieces(target: &str) -> Result<Vec<Piece>, String> {
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    let path_end = target.find('?').unwrap_or(target.len());
+    if target[..path_end].split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err("the path of the URL has a dot segment".to_owned());
+    }
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while let Some((start, mark)) = next_mark(&target, at) {
+        pieces.push(Piece::Text(literal(&target[at..start])?));
+        pieces.push(Piece::Key(if start < path_end { Component::Path } else { Component::Query }));
+        at = start + mark.len();
+    }
+    if pieces.is_empty() {
+        return Err("the URL has no '§' or '{}' where the key belongs".to_owned());
+    }
+    pieces.push(Piece::Text(literal(&target[at..])?));
+    pieces.retain(|piece| *piece != Piece::Text(Vec::new()));
+    Ok(pieces)
+}
+
+fn next_mark(target: &str, from: usize) -> Option<(usize, &'static str)> {
+    ["§", "{}"].into_iter().filter_map(|mark| target[from..].find(mark).map(|at| (from + at, mark))).min()
+}
+
+/// A part of the URL that is the same for all keys. What a URL cannot hold is encoded.
+fn literal(text: &str) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    for byte in text.bytes() {
+        match byte {
+            0..=b' ' | 127 => return Err("the URL has a control character".to_owned()),
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | 128.. => {
+                percent::encode(&[byte], Component::Query, &mut out)
+            }
+            byte => out.push(byte),
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let tcp = |host: &str, port| Target::Tcp(host.into(), port);
+        let cases = [
+            ("http://admin/a/§", tcp("admin", 80), "admin", "/a/\0"),
+            ("http://admin:8080/{}", tcp("admin", 8080), "admin:8080", "/\0"),
+            ("HTTP://[::1]:81/x?k=§&l={}", tcp("::1", 81), "[::1]:81", "/x?k=\0&l=\0"),
+            ("http://[::1]/§", tcp("::1", 80), "[::1]", "/\0"),
+            ("http://h?q=§", tcp("h", 80), "h", "/?q=\0"),
+            ("http://h/a§b/§#f", tcp("h", 80), "h", "/a\0b/\0"),
+            ("http://h/é/{x}/§", tcp("h", 80), "h", "/%C3%A9/%7Bx%7D/\0"),
+            ("http+unix://%2Frun%2Fapp.sock/p/§", Target::Unix("/run/app.sock".into()), "localhost", "/p/\0"),
+            ("https://admin/§", tcp("admin", 443), "admin", "/\0"),
+            ("https://admin:80/§", tcp("admin", 80), "admin:80", "/\0"),
+            ("https://[::1]:443/§", tcp("::1", 443), "[::1]", "/\0"),
+        ];
+        let cases = cases.into_iter().filter(|(text, ..)| tls::SUPPORTED || !text.starts_with("https"));
+        for (text, to, host, target) in cases {
+            let url = Url::parse(text).unwrap();
+            let shown: Vec<u8> = url
+                .target
+                .iter()
+                .flat_map(|piece| match piece {
+                    Piece::Text(text) => text.clone(),
+                    Piece::Key(_) => vec![0],
+                })
+                .collect();
+            assert_eq!(
+                (url.to, url.host.as_str(), String::from_utf8(shown).unwrap().as_str()),
+                (to, host, target),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn unusable_urls_are_refused_without_telling_passwords() {
+        let cases = [
+            ("admin/§", "not a URL"),
+            ("ftp://u:secret@admin/§", "scheme ftp://"),
+            ("http://u:secret@admin/", "no '§'"),
+            ("http://u:secret@/§", "not a host name"),
+            ("http://u:secret@admin:x/§", "not a port"),
+            ("http://u:secret@admin:0/§", "not a port"),
+            ("http://u:secret@admin:99999/§", "not a port"),
+            ("http://u:secret@[::g]/§", "not an IPv6 address"),
+            ("http://u:secret@a§b/", "not a host name"),
+            ("http://u:secret@admin/#§", "no '§'"),
+            ("http://u:secret@admin/a/../§", "dot segment"),
+            ("http+unix://run%2Fapp.sock/§", "absolute socket path"),
+        ];
+        for (text, expected) in cases {
+            let error = Url::parse(text).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn keys_with_dot_segments_cannot_be_expressed() {
+        let url = Url::parse("http://h/a/§").unwrap();
+        for key in [".", "..", "../x", "a/./b", "a/..", "/../x"] {
+            assert!(url.bends(key.as_bytes()), "{key}");
+        }
+        for key in ["", "a.b", "...", ".a", "a..", "a/.b", "%2e%2e", "a@b.c", "\\.."] {
+            assert!(!url.bends(key.as_bytes()), "{key}");
+        }
+        assert!(Url::parse("http://h/.§").unwrap().bends(b"."));
+        assert!(Url::parse("http://h/a/.§.").is_ok_and(|url| url.bends(b"") && !url.bends(b"x.")));
+        assert!(!Url::parse("http://h/a?k=§").unwrap().bends(b"../x"));
+    }
+}
