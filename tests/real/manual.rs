@@ -1,6 +1,6 @@
 //! What the README shows is taken out of it and run.
 
-mod support;
+use crate::support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,6 +1,6 @@
 //! The three services that the README works out, each with what it needs: a name server, two gunicorns, PostgreSQL.
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};

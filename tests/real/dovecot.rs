@@ -1,6 +1,6 @@
 //! Dovecot 2.3 itself, answered by the program from a small web service.
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;

@@ -1,6 +1,6 @@
 //! A backend that is not given more than it can serve, in memory.
 
-mod support;
+use crate::support;
 
 use podop::io::Peer;
 use support::world::{MS, World};

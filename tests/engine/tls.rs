@@ -1,7 +1,6 @@
 //! TLS to backends, in memory: handshakes, what ends them, and what HTTP makes of a stream that somebody may cut.
-#![cfg(feature = "tls")]
 
-mod support;
+use crate::support;
 
 use podop::backend::Backends;
 use podop::config::Setting;

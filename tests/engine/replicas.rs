@@ -1,6 +1,6 @@
 //! Several replicas of one backend, in memory: who is asked, who is set aside, and what a lookup that met a bad one gets.
 
-mod support;
+use crate::support;
 
 use podop::config::Mode;
 use podop::io::{End, Peer};

@@ -1,6 +1,6 @@
 //! The dict protocol in memory: versions, order, commits and their honest outcomes, iterations and bounds.
 
-mod support;
+use crate::support;
 
 use podop::client::MAX_UNSENT;
 use podop::config::Mode;

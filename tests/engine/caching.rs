@@ -1,6 +1,6 @@
 //! Answers that are kept, in memory: for how long, for whom, and what a write does to them.
 
-mod support;
+use crate::support;
 
 use podop::config::Mode;
 use podop::io::{End, Peer};

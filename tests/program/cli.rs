@@ -1,6 +1,6 @@
 //! The program as a user starts it: exit codes, lines on stderr, socket files, signals.
 
-mod support;
+use crate::support;
 
 use support::podop::{Podop, run};
 

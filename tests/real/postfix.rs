@@ -1,6 +1,6 @@
 //! Real Postfix asks the real program: postmap, and whole SMTP sessions.
 
-mod support;
+use crate::support;
 
 use std::collections::HashSet;
 use std::fs::{self, Permissions};

@@ -1,7 +1,7 @@
 //! Clients that misbehave, on real sockets and both protocols: each gets what it deserves, and nobody else
 //! notices.
 
-mod support;
+use crate::support;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

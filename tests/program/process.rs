@@ -1,6 +1,6 @@
 //! The process and the system around it: descriptors, crowds, signals, stopped backends, a broken stderr.
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::io::{Read, Write};

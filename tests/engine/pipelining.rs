@@ -1,6 +1,6 @@
 //! Lookups sent ahead on one connection, in memory: whose answer is whose, and what a break costs.
 
-mod support;
+use crate::support;
 
 use podop::config::Mode;
 use podop::io::{End, Peer};

@@ -1,6 +1,6 @@
 //! The real program on real sockets, with a scripted backend: nobody ever gets what belongs to another.
 
-mod support;
+use crate::support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;

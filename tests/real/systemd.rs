@@ -1,6 +1,6 @@
 //! The service manager's side: inherited sockets, what systemd is told, a restart under load, and the README's units.
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};

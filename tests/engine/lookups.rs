@@ -1,6 +1,6 @@
 //! The engine in memory: deadlines, connections and retries, with a scripted backend and time as a number.
 
-mod support;
+use crate::support;
 
 use podop::backend::MAX_WAITING;
 use podop::client::{MAX_OPEN, MAX_UNSENT};
@@ -630,6 +630,30 @@ fn a_client_that_breaks_the_protocol_is_closed_and_others_are_not() {
     let client = world.client(Mode::Postfix);
     world.send(client, b"5:alias,9:none none,");
     assert_eq!(world.taken(client), "47:PERM request without a space after the map name,24:TEMP no such table: none,");
+}
+
+#[test]
+fn a_response_that_is_cut_anywhere_is_a_fault() {
+    let responses: [&[u8]; 4] = [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnull",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"v\"",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\"v\"\r\n0\r\nA: b\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ];
+    for whole in responses {
+        for end in [End::HalfClosed, End::Closed(Some(ErrorKind::ConnectionReset))] {
+            for cut in 0..whole.len() {
+                let mut world = World::with_alias(&[]);
+                let client = world.lookup("a");
+                let backend = world.accept();
+                world.send(backend, &whole[..cut]);
+                assert_eq!(world.taken(client), "", "answered too early");
+                world.end(backend, end);
+                let reply = world.taken(client);
+                assert!(reply.contains(":TEMP alias: 192.0.2.1 "), "{cut} of {}: {reply}", whole.escape_ascii());
+            }
+        }
+    }
 }
 
 /// A used connection, idle now.
