@@ -24,5 +24,12 @@ mod tls;
 /// The recorded requests of real Postfix and Dovecot clients.
 mod transcripts;
 
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../support"]
+mod support {
+    #[cfg(feature = "tls")]
+    pub mod tls;
+    #[cfg(feature = "tls")]
+    pub mod tls_server;
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub mod world;
+}

@@ -7,7 +7,8 @@ use podop::config::Setting;
 use podop::io::{End, Peer};
 use podop::table::{self, Settings, TableSpec};
 use std::sync::Arc;
-use support::tls::{Authority, BOTH, Leaf, Server, Wants, self_signed, server};
+use support::tls::{Authority, BOTH, Leaf, Wants, self_signed, server};
+use support::tls_server::Server;
 use support::world::{MS, SECOND, World, response};
 
 const HOST: &str = "192.0.2.1";

@@ -16,5 +16,10 @@ mod sockets;
 #[cfg(feature = "tls")]
 mod tls;
 
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../support"]
+#[allow(dead_code)] // shared with `tests/real`
+mod support {
+    pub mod http;
+    pub mod podop;
+    pub mod tls;
+}

@@ -18,5 +18,17 @@ mod tls;
 /// The services that the README works out.
 mod uses;
 
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../support"]
+mod support {
+    pub mod dovecot;
+    #[allow(dead_code)] // shared with `tests/program`
+    pub mod http;
+    #[allow(dead_code)] // shared with `tests/program`
+    pub mod podop;
+    pub mod postfix;
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub mod server;
+    #[cfg(feature = "tls")]
+    #[allow(dead_code)] // shared with `tests/program`
+    pub mod tls;
+}

@@ -1,5 +1,4 @@
 //! A private Dovecot 2.3 for tests: real daemons on sockets of their own, gone when dropped.
-#![allow(dead_code)] // each test file uses a part of this one
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};

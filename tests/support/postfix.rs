@@ -161,12 +161,6 @@ impl Postfix {
         self.log().matches(" status=sent ").count()
     }
 
-    /// The mail that waits, as `postqueue -p` lists it.
-    pub fn queue(&self) -> String {
-        let output = run(tool("postqueue").arg("-c").arg(self.folder.path()).arg("-p"));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
     fn launch(socket: &Path, extra: &[(&str, &str)], chroot: &str) -> Postfix {
         // One at a time: masters share a port without complaint (SO_REUSEPORT) if both chose the same.
         static STARTING: Mutex<()> = Mutex::new(());
