@@ -6,7 +6,7 @@ use podop::io::Peer;
 use support::world::{MS, World};
 
 #[test]
-fn no_more_is_sent_than_the_limit_and_who_has_the_least_time_comes_first() {
+fn no_more_lookups_are_sent_than_the_limit_allows() {
     let url = "http://192.0.2.1/a/§";
     let (long, short) =
         (["--name", "alias", "--type", "url", "--param", url], ["--name", "b", "--type", "url", "--param", url]);

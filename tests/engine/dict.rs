@@ -68,7 +68,7 @@ fn answers_are_escaped_and_json_is_compact() {
 }
 
 #[test]
-fn lookups_do_not_wait_for_each_other_where_the_version_has_async_ids() {
+fn lookups_overtake_each_other_where_ids_are_asynchronous() {
     for (hello, asynchronous) in [("H2\t0", false), ("H2\t1", true), ("H2\t2", true), ("H3\t2", true), ("H4\t0", true)]
     {
         let mut world = meta(&[]);

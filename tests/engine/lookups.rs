@@ -215,7 +215,7 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
 }
 
 #[test]
-fn bytes_that_nobody_asked_for_close_the_connection_and_answer_nothing() {
+fn unsolicited_bytes_close_the_connection_and_answer_nothing() {
     let not_found = response(404, "null");
     // On an idle connection.
     let mut world = World::with_alias(&[]);
@@ -379,7 +379,7 @@ fn a_client_with_too_much_open_or_unread_is_not_read() {
 }
 
 #[test]
-fn a_client_that_reads_in_small_pieces_gets_every_reply_also_after_it_closed_its_side() {
+fn a_client_that_reads_in_small_pieces_gets_every_reply() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.json");
     std::fs::write(&path, format!("{{\"k\": \"{}\"}}", "x".repeat(90_000))).unwrap();
@@ -405,7 +405,7 @@ fn a_client_that_reads_in_small_pieces_gets_every_reply_also_after_it_closed_its
 }
 
 #[test]
-fn bytes_on_a_new_connection_before_the_request_left_are_a_fault() {
+fn bytes_on_a_new_connection_before_the_request_are_a_fault() {
     for early in [&response(404, "null")[..], b"x"] {
         let mut world = World::with_alias(&[]);
         let client = world.lookup("a");
@@ -471,7 +471,7 @@ fn every_address_is_tried_and_a_dead_one_is_set_aside() {
 }
 
 #[test]
-fn a_black_hole_costs_three_seconds_and_the_next_address_answers() {
+fn an_address_that_does_not_answer_costs_three_seconds() {
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
     let client = world.lookup("a");
     world.resolve(Ok(&["192.0.2.1:80", "192.0.2.2:80"]));
@@ -483,7 +483,7 @@ fn a_black_hole_costs_three_seconds_and_the_next_address_answers() {
 }
 
 #[test]
-fn a_backend_that_refuses_is_a_fault_at_once_and_asked_again_by_the_next_lookup() {
+fn a_refused_connection_is_a_fault_of_that_lookup_only() {
     let mut world = World::with_alias(&[]);
     for _ in 0..3 {
         let client = world.lookup("a");
@@ -512,7 +512,7 @@ fn many_lookups_that_are_refused_at_once_end_at_once() {
 }
 
 #[test]
-fn a_name_without_an_address_is_a_fault_and_resolved_anew() {
+fn a_name_without_an_address_is_resolved_again() {
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
     let client = world.lookup("a");
     world.resolve(Err("Name or service not known"));
@@ -612,7 +612,7 @@ fn a_stop_answers_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[test]
-fn a_client_that_breaks_the_protocol_is_closed_and_others_are_not() {
+fn only_the_client_that_breaks_the_protocol_is_closed() {
     for garbage in ["x", "01:a,", "99999999:", "7:alias a;", "GET / HTTP/1.1\r\n\r\n"] {
         let mut world = World::with_alias(&[]);
         let innocent = world.lookup("a");

@@ -63,7 +63,7 @@ fn the_least_busy_replica_is_asked() {
 }
 
 #[test]
-fn a_replica_with_five_faults_in_a_row_is_set_aside_and_probed_by_one_lookup() {
+fn five_faults_in_a_row_set_a_replica_aside() {
     let mut world = three(&["--option", "alias:keepalive=60"]);
     // The first one is idle and answers 503 to whatever it gets, the others answer.
     let mut bad = 0;

@@ -97,7 +97,7 @@ fn a_socket_left_by_a_killed_process_is_replaced() {
 }
 
 #[test]
-fn query_tells_value_none_and_failure_apart() {
+fn query_distinguishes_value_none_and_failure() {
     let podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
     let socket = podop.socket().to_str().unwrap();
     let query = |args: &[&str]| {

@@ -412,12 +412,12 @@ fn cut_off() -> Vec<Case> {
 }
 
 #[test]
-fn every_case_is_answered_as_stated_and_harms_nobody_else() {
+fn every_case_is_answered_as_stated() {
     run_all(&Setting { tls: false, args: &[] });
 }
 
 #[test]
-fn nor_does_it_harm_lookups_that_were_sent_ahead_on_the_same_connection() {
+fn every_case_is_the_same_with_pipelining() {
     run_all(&Setting { tls: false, args: &["--option", "alias:pipeline=16"] });
 }
 
@@ -429,7 +429,7 @@ fn every_case_is_the_same_over_tls() {
 
 #[test]
 #[cfg(feature = "tls")]
-fn also_for_lookups_that_were_sent_ahead_over_tls() {
+fn every_case_is_the_same_with_pipelining_over_tls() {
     run_all(&Setting { tls: true, args: &["--option", "alias:pipeline=16"] });
 }
 

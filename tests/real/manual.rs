@@ -47,7 +47,7 @@ fn the_backend_of_the_readme_is_short() {
 
 #[test]
 #[ignore = "needs Debian's postfix and python3; tests/run installs them"]
-fn postfix_with_the_configuration_of_the_readme_accepts_and_rejects() {
+fn postfix_works_with_the_configuration_of_the_readme() {
     if !postfix::is_root() {
         return println!("skipped: the Postfix master needs root");
     }
@@ -109,7 +109,7 @@ fn dovecot_with_the_lua_script_of_the_readme_asks_the_same_urls() {
 #[test]
 #[cfg(feature = "tls")]
 #[ignore = "needs Debian's nginx-light and openssl; tests/run installs them"]
-fn nginx_with_the_certificates_of_the_readme_lets_in_who_has_one() {
+fn nginx_of_the_readme_admits_clients_with_a_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let here = |text: &str| text.replace("/etc/podop", dir.path().to_str().unwrap());
     let made = Command::new("sh").args(["-e", "-c", &here(&block_with("sh", "openssl req"))]).output().unwrap();

@@ -194,7 +194,7 @@ fn nginx_is_checked() {
 
 #[test]
 #[ignore = "needs Debian's nginx-light; tests/run installs it"]
-fn nginx_that_is_asked_without_tls_is_a_fault_and_no_miss() {
+fn nginx_that_is_asked_without_tls_is_a_fault() {
     let authority = Authority::new();
     let server = nginx(&authority, &authority.issue(LOOPBACK), "TLSv1.3", "");
     let url = format!("http://127.0.0.1:{}/map/§", server.port);

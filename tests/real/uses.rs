@@ -28,7 +28,7 @@ fn every_domain_whose_mx_points_here_is_a_relay_domain() {
 
 #[test]
 #[ignore = "needs Debian's python3-flask and gunicorn; tests/run installs them"]
-fn two_services_on_one_database_answer_both_mail_servers_though_one_dies() {
+fn two_services_on_one_database_survive_the_loss_of_one() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("mail.py"), program("mail.py")).unwrap();
     let schema = "CREATE TABLE domain (name); CREATE TABLE user (address, password, quota); CREATE TABLE alias (address, \
