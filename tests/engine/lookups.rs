@@ -173,14 +173,17 @@ fn a_stale_connection_costs_nothing_but_a_new_one() {
 }
 
 #[test]
-fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_the_first_byte() {
+fn a_lookup_is_not_retried_after_a_new_connection() {
     // A connection that carried no answer yet is not stale, it is broken.
     let mut world = World::with_alias(&[]);
     let client = world.lookup("a");
     let backend = world.accept();
     world.end(backend, End::HalfClosed);
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 closed the connection without an answer");
+}
 
+#[test]
+fn a_lookup_is_retried_once_on_a_new_connection() {
     // The second time it is the backend's fault.
     let mut world = World::with_alias(&[]);
     let (first, second) = two_idle(&mut world);
@@ -191,8 +194,10 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     let fresh = world.accept();
     world.end(fresh, End::Closed(Some(ErrorKind::ConnectionReset)));
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 broke the connection: connection reset");
+}
 
-    // Nor is it asked a third time when another replica has to be taken.
+#[test]
+fn a_lookup_is_not_retried_twice_with_another_replica() {
     let urls = "http://192.0.2.1/§ http://192.0.2.2/§";
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls]);
     let (one, other) = two_idle(&mut world);
@@ -204,7 +209,10 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     world.end(other, End::HalfClosed);
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.2 closed the connection without an answer");
     assert!(world.connecting.is_empty());
+}
 
+#[test]
+fn a_lookup_is_not_retried_after_the_first_byte_of_an_answer() {
     // A byte of the answer has come: whatever it meant, it is no stale connection.
     let mut world = World::with_alias(&[]);
     let stale = served(&mut world);
@@ -545,7 +553,7 @@ fn a_moved_backend_is_found_under_its_new_address() {
 }
 
 #[test]
-fn replicas_share_the_lookups_and_one_that_cannot_be_reached_is_passed_over() {
+fn replicas_share_the_lookups() {
     let urls = "http://192.0.2.1/one/§ http://u:p@192.0.2.2/two/§";
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls]);
     let clients = [world.lookup("a"), world.lookup("b")];
@@ -558,6 +566,12 @@ fn replicas_share_the_lookups_and_one_that_cannot_be_reached_is_passed_over() {
         world.end(backend, End::HalfClosed);
     }
     assert_eq!(clients.map(|client| world.taken(client)), ["4:OK v,", "4:OK v,"]);
+}
+
+#[test]
+fn a_replica_that_cannot_be_reached_is_passed_over() {
+    let urls = "http://192.0.2.1/one/§ http://192.0.2.2/two/§";
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls]);
     let client = world.lookup("c");
     assert_eq!(address(&world), "192.0.2.1:80");
     world.refuse();

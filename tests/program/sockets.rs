@@ -188,7 +188,7 @@ fn a_backend_that_is_restarted_under_load_costs_no_wrong_answer() {
 }
 
 #[test]
-fn sigterm_answers_what_is_in_flight_and_ends() {
+fn sigterm_answers_what_is_in_flight() {
     let backend = Backend::start(|request| own(request).after(Duration::from_millis(300)));
     let mut podop = alias(&backend, &[]);
     let mut stream = podop.connect();
@@ -198,8 +198,10 @@ fn sigterm_answers_what_is_in_flight_and_ends() {
     assert_eq!(reply(&mut stream), b"OK own 1");
     assert_eq!(podop.wait().code(), Some(0));
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
 
-    // The second one does not wait.
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
     let backend = Backend::start(|_| raw(vec![], Then::Hang));
     let mut podop = alias(&backend, &[]);
     let mut stream = podop.connect();
