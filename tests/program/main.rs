@@ -21,5 +21,6 @@ mod tls;
 mod support {
     pub mod http;
     pub mod podop;
+    pub mod port;
     pub mod tls;
 }

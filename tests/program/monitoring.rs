@@ -3,7 +3,6 @@
 use crate::support;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -99,7 +98,7 @@ fn a_slow_lookup_is_explained_in_one_line_and_folded() {
 
 #[test]
 fn a_backend_that_cannot_be_reached_is_told_once_a_second() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = support::port::free();
     let url = format!("http://127.0.0.1:{port}/§");
     let (podop, start) = (Podop::start(&["--name", "alias", "--type", "url", "--param", &url]), Instant::now());
     for at in 0..50 {
@@ -120,11 +119,12 @@ fn the_phases_of_a_slow_lookup_are_told_apart() {
 
 #[test]
 fn a_listener_that_others_can_reach_is_warned_of() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = support::port::free();
     let table = ["--name", "t", "--type", "file", "--param", "tests/data/test.json"];
     for (host, exposed) in [("127.0.0.1", false), ("[::1]", false), ("0.0.0.0", true)] {
         let inet = format!("inet:{host}:{port}");
         let podop = Podop::start(&[&table[..], &["--socket", &inet]].concat());
+        wait_until(|| podop.log().contains("info start ")); // it is the second socket
         let log = podop.log();
         assert_eq!(log.contains(&format!("warn exposed socket={inet}")), exposed, "{log}");
         assert!(log.contains(&format!("info listen socket={inet} mode=auto")), "{log}");

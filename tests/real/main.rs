@@ -25,6 +25,7 @@ mod support {
     pub mod http;
     #[allow(dead_code)] // shared with `tests/program`
     pub mod podop;
+    pub mod port;
     pub mod postfix;
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub mod server;

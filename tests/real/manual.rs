@@ -3,7 +3,7 @@
 use crate::support;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::dovecot::Dovecot;
@@ -217,7 +217,7 @@ impl Python {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("backend.py");
         std::fs::write(&path, text).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = support::port::free();
         let mut command = Command::new("python3");
         command.arg(&path).arg(port.to_string()).stdin(Stdio::null()).stderr(Stdio::null());
         let mut python = Python { child: command.spawn().unwrap(), port, _dir: dir };

@@ -168,6 +168,8 @@ fn bind(address: SocketAddr) -> TcpListener {
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     for (number, stream) in (0..).zip(listener.incoming()) {
         if shared.stopping.load(Ordering::SeqCst) {
+            // Also in a program that is about to start, see `bind`: what connects from now on is refused.
+            let _ = socket2::SockRef::from(listener).shutdown(Shutdown::Both);
             return;
         }
         let Ok(stream) = stream else { continue };
