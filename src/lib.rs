@@ -1,7 +1,7 @@
 //! Podop stands between a mail server and the HTTP service that knows the mailboxes: Postfix asks it
 //! through socketmap, Dovecot through the dict protocol, and it asks the service.
 //!
-//! The floors of the house; imports point strictly down (`tests/layers.rs` holds it so):
+//! The floors of the house; imports point strictly down (`tests/house.rs` holds it so):
 //!
 //! | floor | modules | what lives there |
 //! | --- | --- | --- |

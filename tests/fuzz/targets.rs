@@ -1,15 +1,12 @@
 //! What is fuzzed: each codec, and the engine with everything around it. A target panics on what must not be.
 #![allow(dead_code)] // each program runs one of them
 
-#[path = "../support/world.rs"]
-mod world;
-
+use crate::support::world::{MS, World};
 use podop::config::Mode;
 use podop::io::{End, Peer};
 use podop::value::{self, Members, Value};
 use podop::wire::{dict as lines, http as responses, netstring as frames, percent as percents};
 use std::io::ErrorKind;
-use world::{MS, World};
 
 /// The first byte says how the rest is cut: the frames must not depend on it.
 pub fn netstring(data: &[u8]) {

@@ -1,9 +1,9 @@
 //! A private Dovecot 2.3 for tests: real daemons on sockets of their own, gone when dropped.
-#![allow(dead_code)] // each test file uses a part of this one
 
+use super::port;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -208,7 +208,7 @@ impl Dovecot {
 
     fn launch(socket: &Path, extra: &str) -> Dovecot {
         let dir = tempfile::Builder::new().prefix("dovecot").tempdir().expect("temporary folder");
-        let port = free_port();
+        let port = port::free();
         configure(dir.path(), socket, port, extra);
         let log = Log(dir.path().join("log"));
         let guard = Command::new("sh")
@@ -414,12 +414,6 @@ fn id(option: &str) -> String {
     let output = Command::new("id").arg(option).output().expect("id runs");
     assert!(output.status.success(), "the user of the test has no name: {output:?}");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-/// Finds a port by letting the kernel choose; somebody else may be quicker to use it.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its number").port()
 }
 
 /// The search path with the place of daemons, which ordinary users lack.

@@ -5,7 +5,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,11 +16,7 @@ pub struct Request {
     pub method: String,
     /// Path and query, as they came.
     pub target: String,
-    /// The whole head, as it came.
-    pub head: String,
     pub body: Vec<u8>,
-    /// How many requests came on this connection before.
-    pub nth: usize,
 }
 
 /// What the backend does then.
@@ -62,7 +58,6 @@ struct Shared {
     tls: Option<Arc<ServerConfig>>,
     stopping: AtomicBool,
     requests: Mutex<Vec<Request>>,
-    accepted: AtomicU64,
     open: Mutex<HashMap<u64, TcpStream>>,
 }
 
@@ -92,7 +87,6 @@ impl Backend {
             tls,
             stopping: AtomicBool::new(false),
             requests: Mutex::default(),
-            accepted: AtomicU64::new(0),
             open: Mutex::default(),
         });
         let thread = shared.clone();
@@ -117,11 +111,6 @@ impl Backend {
     /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().expect("no panic").clone()
-    }
-
-    /// How many connections there were.
-    pub fn accepted(&self) -> u64 {
-        self.shared.accepted.load(Ordering::SeqCst)
     }
 
     /// Sends bytes that nobody asked for on every open connection.
@@ -177,11 +166,13 @@ fn bind(address: SocketAddr) -> TcpListener {
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for stream in listener.incoming() {
+    for (number, stream) in (0..).zip(listener.incoming()) {
         if shared.stopping.load(Ordering::SeqCst) {
+            // Also in a program that is about to start, see `bind`: what connects from now on is refused.
+            let _ = socket2::SockRef::from(listener).shutdown(Shutdown::Both);
             return;
         }
-        let (Ok(stream), number) = (stream, shared.accepted.fetch_add(1, Ordering::SeqCst)) else { continue };
+        let Ok(stream) = stream else { continue };
         let _ = stream.set_nodelay(true);
         shared.open.lock().expect("no panic").insert(number, stream.try_clone().expect("a descriptor"));
         let shared = shared.clone();
@@ -236,8 +227,8 @@ fn serve(stream: TcpStream, shared: &Shared) {
             Wire::Tls(Box::new(StreamOwned::new(tls, stream)))
         }
     };
-    let (mut held, mut nth) = (Vec::new(), 0);
-    while let Some(request) = read(&mut stream, &mut held, nth) {
+    let mut held = Vec::new();
+    while let Some(request) = read(&mut stream, &mut held) {
         shared.requests.lock().expect("no panic").push(request.clone());
         let script = (shared.answer)(&request);
         std::thread::sleep(script.delay);
@@ -251,7 +242,7 @@ fn serve(stream: TcpStream, shared: &Shared) {
             }
         }
         match script.then {
-            Then::Keep => nth += 1,
+            Then::Keep => {}
             Then::Close => {
                 stream.end();
                 return drop(stream.socket().shutdown(Shutdown::Both));
@@ -271,7 +262,7 @@ fn reset(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-fn read(stream: &mut Wire, held: &mut Vec<u8>, nth: usize) -> Option<Request> {
+fn read(stream: &mut Wire, held: &mut Vec<u8>) -> Option<Request> {
     let mut chunk = [0; 65_536];
     loop {
         if let Some(end) = held.windows(4).position(|end| end == b"\r\n\r\n") {
@@ -283,7 +274,7 @@ fn read(stream: &mut Wire, held: &mut Vec<u8>, nth: usize) -> Option<Request> {
                 held.drain(..end + 4 + length);
                 let mut words = head.split(' ').map(str::to_owned);
                 let (method, target) = (words.next()?, words.next()?);
-                return Some(Request { method, target, head, body, nth });
+                return Some(Request { method, target, body });
             }
         }
         match stream.read(&mut chunk) {

@@ -1,9 +1,10 @@
 //! A private, real Postfix for tests: own settings, queue, log and port, gone when dropped.
 
+use super::port;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Seek, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -161,18 +162,12 @@ impl Postfix {
         self.log().matches(" status=sent ").count()
     }
 
-    /// The mail that waits, as `postqueue -p` lists it.
-    pub fn queue(&self) -> String {
-        let output = run(tool("postqueue").arg("-c").arg(self.folder.path()).arg("-p"));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
     fn launch(socket: &Path, extra: &[(&str, &str)], chroot: &str) -> Postfix {
         // One at a time: masters share a port without complaint (SO_REUSEPORT) if both chose the same.
         static STARTING: Mutex<()> = Mutex::new(());
         let _guard = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..5 {
-            let (folder, port) = (create_folders(), free_port());
+            let (folder, port) = (create_folders(), port::free());
             write_main_cf(folder.path(), &settings(folder.path(), socket, extra));
             write_master_cf(folder.path(), port, chroot);
             let mut postfix = Postfix { master: start_master(folder.path()), port, folder };
@@ -183,7 +178,7 @@ impl Postfix {
         panic!("every port was taken by somebody else");
     }
 
-    /// Waits for the master; false if its port was taken since `free_port` looked.
+    /// Waits for the master; false if its port was taken meanwhile.
     fn starts(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -245,12 +240,6 @@ fn create_folders() -> TempDir {
     }
     run(Command::new("chown").arg("postfix").args(&owned));
     folder
-}
-
-/// A port that nobody listens on right now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
-    listener.local_addr().expect("free port").port()
 }
 
 fn settings(folder: &Path, socket: &Path, extra: &[(&str, &str)]) -> String {

@@ -1,9 +1,10 @@
 //! Real web servers, each in a folder of its own.
 
 use super::podop::{Podop, SOON, ask, reply, request};
+use super::port;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -82,7 +83,7 @@ impl Server {
 
     /// With this in its http block, made for its port.
     pub fn nginx_site(site: impl FnOnce(u16) -> String) -> Server {
-        let port = free_port();
+        let port = port::free();
         let site = site(port);
         let config = format!(
             "worker_processes 1; daemon off; pid nginx.pid; error_log stderr crit; events {{}}
@@ -110,7 +111,7 @@ impl Server {
     }
 
     fn gunicorn_on(args: &[&str], greets: bool) -> Server {
-        let port = free_port();
+        let port = port::free();
         Self::start(port, greets, "app.py", FLASK, |dir| {
             let mut command = Command::new("/usr/bin/gunicorn");
             command.args(["--bind", &format!("127.0.0.1:{port}")]).args(args).arg("app:app").current_dir(dir);
@@ -119,7 +120,7 @@ impl Server {
     }
 
     pub fn python(version: &str) -> Server {
-        let port = free_port();
+        let port = port::free();
         Self::start(port, true, "server.py", HTTP_SERVER, |dir| {
             let mut command = Command::new("/usr/bin/python3");
             command.arg(dir.join("server.py")).args([&port.to_string(), version]);
@@ -146,7 +147,7 @@ impl Server {
         }
     }
 
-    /// An answer to any request; that the port takes connections may still be due to `free_port`.
+    /// An answer to any request.
     fn greet(&self) -> io::Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -236,8 +237,4 @@ impl Drop for Server {
             self.kill();
         }
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

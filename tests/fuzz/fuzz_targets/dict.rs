@@ -1,4 +1,10 @@
 #![no_main]
+
+#[allow(dead_code)] // a part of it is used
+#[path = "../../support"]
+mod support {
+    pub mod world;
+}
 #[path = "../targets.rs"]
 mod targets;
 

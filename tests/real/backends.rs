@@ -1,6 +1,6 @@
 //! Real web servers as backends: nginx, gunicorn with both kinds of workers, Python's http.server.
 
-mod support;
+use crate::support;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};

@@ -1,14 +1,15 @@
 //! The three services that the README works out, each with what it needs: a name server, two gunicorns, PostgreSQL.
 
-mod support;
+use crate::support;
 
 use std::fs;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::podop::{Podop, wait_until};
+use support::port;
 
 #[test]
 #[ignore = "needs Debian's dnsmasq-base and python3-dnspython; tests/run installs them"]
@@ -28,7 +29,7 @@ fn every_domain_whose_mx_points_here_is_a_relay_domain() {
 
 #[test]
 #[ignore = "needs Debian's python3-flask and gunicorn; tests/run installs them"]
-fn two_services_on_one_database_answer_both_mail_servers_though_one_dies() {
+fn two_services_on_one_database_survive_the_loss_of_one() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("mail.py"), program("mail.py")).unwrap();
     let schema = "CREATE TABLE domain (name); CREATE TABLE user (address, password, quota); CREATE TABLE alias (address, \
@@ -39,7 +40,7 @@ fn two_services_on_one_database_answer_both_mail_servers_though_one_dies() {
     assert!(filled.is_ok_and(|status| status.success()));
     let mut services: Vec<(Running, u16)> = (0..2)
         .map(|_| {
-            let port = free_port();
+            let port = port::free();
             let mut gunicorn = Command::new("/usr/bin/gunicorn");
             gunicorn.args([
                 "-b",
@@ -145,7 +146,7 @@ fn program(name: &str) -> String {
 
 /// Runs one on a free port.
 fn python(dir: &Path, name: &str, args: &[&str], variables: &[(&str, &str)]) -> (Running, u16) {
-    let (path, port): (PathBuf, u16) = (dir.join(name), free_port());
+    let (path, port): (PathBuf, u16) = (dir.join(name), port::free());
     fs::write(&path, program(name)).unwrap();
     let mut command = Command::new("/usr/bin/python3");
     command.arg(path).arg(port.to_string()).args(args).envs(variables.iter().copied());
@@ -157,7 +158,7 @@ fn python(dir: &Path, name: &str, args: &[&str], variables: &[(&str, &str)]) -> 
 /// A name server that takes queries, and its port.
 fn dnsmasq() -> (Running, u16) {
     loop {
-        let port = free_port();
+        let port = port::free();
         let mut command = Command::new("/usr/sbin/dnsmasq");
         command.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
         command.args(["--listen-address=127.0.0.1", "--user=", &format!("--port={port}")]);
@@ -188,10 +189,6 @@ fn resolves(port: u16) -> bool {
 
 fn quiet(command: &mut Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a program that starts")
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A child; it is ended when this is dropped, gracefully if it can.

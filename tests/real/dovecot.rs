@@ -1,6 +1,6 @@
 //! Dovecot 2.3 itself, answered by the program from a small web service.
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -115,7 +115,7 @@ fn an_increment_of_nothing_says_that_it_does_not_exist() {
 
 #[test]
 #[ignore = "needs Debian's dovecot; tests/run installs it"]
-fn unset_is_a_delete_if_the_table_says_so_and_nothing_to_delete_is_fine() {
+fn unset_is_a_delete_if_the_table_says_so() {
     let world = World::start(&["--option", "meta:unset=delete"]);
     world.store.put("/meta/k", "1");
     for _ in 0..2 {
@@ -414,7 +414,7 @@ fn a_shared_mailbox_is_seen_by_the_other_user() {
 
 #[test]
 #[ignore = "needs Debian's dovecot; tests/run installs it"]
-fn a_fault_of_the_backend_is_told_in_time_and_never_as_a_miss() {
+fn a_fault_of_the_backend_is_never_a_miss() {
     let world = World::start(&["--timeout", "1", "--option", "*:miss=404"]);
     world.add_user(ALICE);
     for (script, reason) in read_faults() {
@@ -434,7 +434,7 @@ fn a_fault_of_the_backend_is_told_in_time_and_never_as_a_miss() {
 
 #[test]
 #[ignore = "needs Debian's dovecot; tests/run installs it"]
-fn a_backend_that_is_gone_is_a_temporary_failure_until_it_is_back() {
+fn a_backend_that_is_gone_is_a_temporary_failure() {
     let mut world = World::start(&[]);
     world.add_user(ALICE);
     let address = world.store.address();

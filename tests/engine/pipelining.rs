@@ -1,6 +1,6 @@
 //! Lookups sent ahead on one connection, in memory: whose answer is whose, and what a break costs.
 
-mod support;
+use crate::support;
 
 use podop::config::Mode;
 use podop::io::{End, Peer};
@@ -10,7 +10,7 @@ use support::world::{MS, SECOND, World, response};
 const RESET: End = End::Closed(Some(ErrorKind::ConnectionReset));
 
 #[test]
-fn the_lookups_of_one_turn_share_a_connection_and_get_their_own_answers() {
+fn lookups_that_share_a_connection_get_their_own_answers() {
     let (mut world, client, backend) = start(&["--option", "alias:pipeline=3"]);
     ask(&mut world, client, &["a", "b", "c", "d"]);
     assert_eq!(world.asked_all(backend), ["a", "b", "c"], "and the fourth waits");
@@ -64,7 +64,7 @@ fn a_write_goes_alone() {
 }
 
 #[test]
-fn what_a_break_leaves_unanswered_is_asked_once_more_each_on_a_new_connection() {
+fn requests_behind_a_broken_answer_are_retried_once() {
     let (mut world, client, backend) = start(&["--option", "alias:pipeline=16"]);
     ask(&mut world, client, &["a", "b", "c"]);
     world.asked_all(backend);
@@ -81,7 +81,7 @@ fn what_a_break_leaves_unanswered_is_asked_once_more_each_on_a_new_connection() 
 }
 
 #[test]
-fn what_follows_an_announced_end_was_not_looked_at_and_has_its_second_chance_still() {
+fn requests_behind_an_announced_close_keep_their_retry() {
     let (mut world, client, backend) = start(&["--option", "alias:pipeline=3", "--option", "alias:connections=1"]);
     // It has shown that it can pipeline, so its closing is not held against it.
     ask(&mut world, client, &["1", "2"]);
@@ -107,7 +107,7 @@ fn what_follows_an_announced_end_was_not_looked_at_and_has_its_second_chance_sti
 }
 
 #[test]
-fn a_backend_that_closes_after_the_first_of_several_is_asked_one_at_a_time() {
+fn a_backend_that_closes_early_is_asked_one_at_a_time() {
     let (mut world, client, backend) = start(&["--option", "alias:pipeline=16", "--option", "alias:connections=1"]);
     ask(&mut world, client, &["a", "b", "c"]);
     assert_eq!(world.asked_all(backend).len(), 3);
@@ -160,7 +160,7 @@ fn a_backend_that_breaks_off_twice_is_asked_one_at_a_time() {
 }
 
 #[test]
-fn an_answer_that_comes_too_late_is_dropped_and_not_taken_for_the_next() {
+fn a_late_answer_is_not_taken_for_the_next() {
     let args = ["--name", "alias", "--type", "url", "--param", "http://192.0.2.1/a/§"];
     let quick = ["--name", "quick", "--type", "url", "--param", "http://192.0.2.1/a/§", "--option", "quick:timeout=1"];
     let mut world = World::new(&[&args[..], &quick, &["--option", "*:pipeline=16"]].concat());

@@ -1,15 +1,20 @@
 //! The program as a user starts it: exit codes, lines on stderr, socket files, signals.
 
-mod support;
+use crate::support;
 
 use support::podop::{Podop, run};
 
 #[test]
-fn it_answers_from_a_file_and_ends_on_sigterm() {
-    let mut podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
+fn it_answers_from_a_file() {
+    let podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
     assert_eq!(podop.lookup("test", "alice@example.org"), "OK alice@example.org");
     assert_eq!(podop.lookup("test", "alias@example.org"), "OK alice@example.org,bob@example.net");
     assert_eq!(podop.lookup("test", "nobody@example.org"), "NOTFOUND ");
+}
+
+#[test]
+fn sigterm_ends_it_and_removes_its_socket() {
+    let mut podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
     podop.signal(libc::SIGTERM);
     assert_eq!(podop.wait().code(), Some(0));
     assert!(!podop.socket().exists());
@@ -97,7 +102,7 @@ fn a_socket_left_by_a_killed_process_is_replaced() {
 }
 
 #[test]
-fn query_tells_value_none_and_failure_apart() {
+fn query_distinguishes_value_none_and_failure() {
     let podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
     let socket = podop.socket().to_str().unwrap();
     let query = |args: &[&str]| {

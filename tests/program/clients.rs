@@ -1,7 +1,7 @@
 //! Clients that misbehave, on real sockets and both protocols: each gets what it deserves, and nobody else
 //! notices.
 
-mod support;
+use crate::support;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -82,7 +82,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn every_case_is_answered_as_stated_and_nobody_else_notices() {
+fn every_case_is_answered_as_stated() {
     let (backend, podop) = start();
     let mut innocent = podop.connect();
     for Case { name, sent, answered, closed } in cases() {
@@ -114,7 +114,7 @@ fn every_case_is_answered_as_stated_and_nobody_else_notices() {
 }
 
 #[test]
-fn a_client_that_vanishes_at_any_byte_harms_nobody() {
+fn a_client_that_vanishes_at_any_byte_disturbs_no_other() {
     let (_backend, podop) = start();
     let mut innocent = podop.connect();
     let dialogues = [request("alias", b"some key"), b"H4\t0\t0\t\talias\nLshared/a\t\nI0\t0\tshared/x/\t\n".to_vec()];
@@ -129,7 +129,7 @@ fn a_client_that_vanishes_at_any_byte_harms_nobody() {
 }
 
 #[test]
-fn a_client_that_never_reads_holds_up_nobody() {
+fn a_client_that_never_reads_delays_no_other() {
     let value = "x".repeat(90_000);
     let backend = Backend::start(move |request| match request.target.as_str() {
         "/innocent" => response(200, "\"own innocent\""),
@@ -190,7 +190,7 @@ fn many_clients_share_the_socket_without_mixing() {
 }
 
 #[test]
-fn a_commit_is_carried_out_though_its_client_left_and_an_open_transaction_is_not() {
+fn a_commit_is_carried_out_though_its_client_left() {
     let backend = Backend::start(|request| match request.method.as_str() {
         "POST" => response(200, "").after(Duration::from_millis(30)),
         _ => raw(vec![], Then::Close),

@@ -1,7 +1,7 @@
 //! A short deterministic run of the fuzz targets in `tests/fuzz`, on the seeds in `tests/data/fuzz` and on
 //! what small changes make of them. `FUZZ_SECONDS` makes each run longer.
 
-#[path = "fuzz/targets.rs"]
+#[path = "../fuzz/targets.rs"]
 mod targets;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The dict protocol in memory: versions, order, commits and their honest outcomes, iterations and bounds.
 
-mod support;
+use crate::support;
 
 use podop::client::MAX_UNSENT;
 use podop::config::Mode;
@@ -68,7 +68,7 @@ fn answers_are_escaped_and_json_is_compact() {
 }
 
 #[test]
-fn lookups_do_not_wait_for_each_other_where_the_version_has_async_ids() {
+fn lookups_overtake_each_other_where_ids_are_asynchronous() {
     for (hello, asynchronous) in [("H2\t0", false), ("H2\t1", true), ("H2\t2", true), ("H3\t2", true), ("H4\t0", true)]
     {
         let mut world = meta(&[]);
@@ -185,7 +185,7 @@ fn an_increment_of_nothing_is_not_found() {
 }
 
 #[test]
-fn a_write_goes_out_once_and_only_on_a_connection_that_is_known_to_be_open() {
+fn a_write_goes_out_on_a_connection_that_is_known_to_be_open() {
     let mut world = meta(&[]);
     let client = dovecot(&mut world);
     world.send(client, b"Lshared/a\t\n");
@@ -203,10 +203,20 @@ fn a_write_goes_out_once_and_only_on_a_connection_that_is_known_to_be_open() {
     assert!(world.taken(fresh).starts_with("POST /m/a "));
     world.send(fresh, &response(200, ""));
     assert_eq!(world.taken(client), "O1\n");
-    // Once it has left, a break means that nobody knows: it is not sent again.
+}
+
+#[test]
+fn a_write_whose_connection_breaks_is_not_sent_again() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"B1\t\nS1\tshared/a\t1\nC1\n");
+    let used = world.accept();
+    world.taken(used);
+    world.send(used, &response(200, ""));
+    assert_eq!(world.taken(client), "O1\n");
     world.send(client, b"B2\t\nS2\tshared/a\t2\nC2\n");
-    assert!(world.taken(fresh).ends_with("\r\n\r\n2"));
-    world.end(fresh, End::HalfClosed);
+    assert!(world.taken(used).ends_with("\r\n\r\n2"));
+    world.end(used, End::HalfClosed);
     assert_eq!(world.taken(client), "W2\tmeta: 192.0.2.1 closed the connection without an answer\n");
     assert!(world.connecting.is_empty());
 }

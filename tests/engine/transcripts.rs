@@ -1,7 +1,7 @@
 //! The recorded requests of real Postfix and Dovecot clients, however they are split, are answered with
 //! what those clients accepted.
 
-mod support;
+use crate::support;
 
 use podop::config::Mode;
 use std::collections::{BTreeMap, VecDeque};

@@ -1,6 +1,6 @@
 //! The engine in memory: deadlines, connections and retries, with a scripted backend and time as a number.
 
-mod support;
+use crate::support;
 
 use podop::backend::MAX_WAITING;
 use podop::client::{MAX_OPEN, MAX_UNSENT};
@@ -173,14 +173,17 @@ fn a_stale_connection_costs_nothing_but_a_new_one() {
 }
 
 #[test]
-fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_the_first_byte() {
+fn a_lookup_is_not_retried_after_a_new_connection() {
     // A connection that carried no answer yet is not stale, it is broken.
     let mut world = World::with_alias(&[]);
     let client = world.lookup("a");
     let backend = world.accept();
     world.end(backend, End::HalfClosed);
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 closed the connection without an answer");
+}
 
+#[test]
+fn a_lookup_is_retried_once_on_a_new_connection() {
     // The second time it is the backend's fault.
     let mut world = World::with_alias(&[]);
     let (first, second) = two_idle(&mut world);
@@ -191,8 +194,10 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     let fresh = world.accept();
     world.end(fresh, End::Closed(Some(ErrorKind::ConnectionReset)));
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 broke the connection: connection reset");
+}
 
-    // Nor is it asked a third time when another replica has to be taken.
+#[test]
+fn a_lookup_is_not_retried_twice_with_another_replica() {
     let urls = "http://192.0.2.1/§ http://192.0.2.2/§";
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls]);
     let (one, other) = two_idle(&mut world);
@@ -204,7 +209,10 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
     world.end(other, End::HalfClosed);
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.2 closed the connection without an answer");
     assert!(world.connecting.is_empty());
+}
 
+#[test]
+fn a_lookup_is_not_retried_after_the_first_byte_of_an_answer() {
     // A byte of the answer has come: whatever it meant, it is no stale connection.
     let mut world = World::with_alias(&[]);
     let stale = served(&mut world);
@@ -215,7 +223,7 @@ fn a_lookup_is_asked_again_only_once_only_on_a_new_connection_and_only_before_th
 }
 
 #[test]
-fn bytes_that_nobody_asked_for_close_the_connection_and_answer_nothing() {
+fn unsolicited_bytes_close_the_connection_and_answer_nothing() {
     let not_found = response(404, "null");
     // On an idle connection.
     let mut world = World::with_alias(&[]);
@@ -379,7 +387,7 @@ fn a_client_with_too_much_open_or_unread_is_not_read() {
 }
 
 #[test]
-fn a_client_that_reads_in_small_pieces_gets_every_reply_also_after_it_closed_its_side() {
+fn a_client_that_reads_in_small_pieces_gets_every_reply() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.json");
     std::fs::write(&path, format!("{{\"k\": \"{}\"}}", "x".repeat(90_000))).unwrap();
@@ -405,7 +413,7 @@ fn a_client_that_reads_in_small_pieces_gets_every_reply_also_after_it_closed_its
 }
 
 #[test]
-fn bytes_on_a_new_connection_before_the_request_left_are_a_fault() {
+fn bytes_on_a_new_connection_before_the_request_are_a_fault() {
     for early in [&response(404, "null")[..], b"x"] {
         let mut world = World::with_alias(&[]);
         let client = world.lookup("a");
@@ -471,7 +479,7 @@ fn every_address_is_tried_and_a_dead_one_is_set_aside() {
 }
 
 #[test]
-fn a_black_hole_costs_three_seconds_and_the_next_address_answers() {
+fn an_address_that_does_not_answer_costs_three_seconds() {
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
     let client = world.lookup("a");
     world.resolve(Ok(&["192.0.2.1:80", "192.0.2.2:80"]));
@@ -483,7 +491,7 @@ fn a_black_hole_costs_three_seconds_and_the_next_address_answers() {
 }
 
 #[test]
-fn a_backend_that_refuses_is_a_fault_at_once_and_asked_again_by_the_next_lookup() {
+fn a_refused_connection_is_a_fault_of_that_lookup_only() {
     let mut world = World::with_alias(&[]);
     for _ in 0..3 {
         let client = world.lookup("a");
@@ -512,7 +520,7 @@ fn many_lookups_that_are_refused_at_once_end_at_once() {
 }
 
 #[test]
-fn a_name_without_an_address_is_a_fault_and_resolved_anew() {
+fn a_name_without_an_address_is_resolved_again() {
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/§"]);
     let client = world.lookup("a");
     world.resolve(Err("Name or service not known"));
@@ -545,7 +553,7 @@ fn a_moved_backend_is_found_under_its_new_address() {
 }
 
 #[test]
-fn replicas_share_the_lookups_and_one_that_cannot_be_reached_is_passed_over() {
+fn replicas_share_the_lookups() {
     let urls = "http://192.0.2.1/one/§ http://u:p@192.0.2.2/two/§";
     let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls]);
     let clients = [world.lookup("a"), world.lookup("b")];
@@ -558,6 +566,12 @@ fn replicas_share_the_lookups_and_one_that_cannot_be_reached_is_passed_over() {
         world.end(backend, End::HalfClosed);
     }
     assert_eq!(clients.map(|client| world.taken(client)), ["4:OK v,", "4:OK v,"]);
+}
+
+#[test]
+fn a_replica_that_cannot_be_reached_is_passed_over() {
+    let urls = "http://192.0.2.1/one/§ http://192.0.2.2/two/§";
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", urls]);
     let client = world.lookup("c");
     assert_eq!(address(&world), "192.0.2.1:80");
     world.refuse();
@@ -612,7 +626,7 @@ fn a_stop_answers_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[test]
-fn a_client_that_breaks_the_protocol_is_closed_and_others_are_not() {
+fn only_the_client_that_breaks_the_protocol_is_closed() {
     for garbage in ["x", "01:a,", "99999999:", "7:alias a;", "GET / HTTP/1.1\r\n\r\n"] {
         let mut world = World::with_alias(&[]);
         let innocent = world.lookup("a");
@@ -630,6 +644,30 @@ fn a_client_that_breaks_the_protocol_is_closed_and_others_are_not() {
     let client = world.client(Mode::Postfix);
     world.send(client, b"5:alias,9:none none,");
     assert_eq!(world.taken(client), "47:PERM request without a space after the map name,24:TEMP no such table: none,");
+}
+
+#[test]
+fn a_response_that_is_cut_anywhere_is_a_fault() {
+    let responses: [&[u8]; 4] = [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnull",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"v\"",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\"v\"\r\n0\r\nA: b\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ];
+    for whole in responses {
+        for end in [End::HalfClosed, End::Closed(Some(ErrorKind::ConnectionReset))] {
+            for cut in 0..whole.len() {
+                let mut world = World::with_alias(&[]);
+                let client = world.lookup("a");
+                let backend = world.accept();
+                world.send(backend, &whole[..cut]);
+                assert_eq!(world.taken(client), "", "answered too early");
+                world.end(backend, end);
+                let reply = world.taken(client);
+                assert!(reply.contains(":TEMP alias: 192.0.2.1 "), "{cut} of {}: {reply}", whole.escape_ascii());
+            }
+        }
+    }
 }
 
 /// A used connection, idle now.

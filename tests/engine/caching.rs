@@ -1,6 +1,6 @@
 //! Answers that are kept, in memory: for how long, for whom, and what a write does to them.
 
-mod support;
+use crate::support;
 
 use podop::config::Mode;
 use podop::io::{End, Peer};
@@ -10,7 +10,7 @@ const CACHE: [&str; 2] = ["--option", "alias:cache=60"];
 const STALE: [&str; 4] = ["--option", "alias:cache=60", "--option", "alias:stale=600"];
 
 #[test]
-fn an_answer_or_a_miss_is_kept_for_its_time_and_a_fault_never() {
+fn an_answer_or_a_miss_is_kept_for_its_time() {
     for (status, body, reply) in [
         (200, "\"v\"", "4:OK v,"),
         (200, "[\"a\",\"b\"]", "6:OK a,b,"),
@@ -33,6 +33,10 @@ fn an_answer_or_a_miss_is_kept_for_its_time_and_a_fault_never() {
         let backend = world.accept();
         assert_eq!(world.asked(backend), "k");
     }
+}
+
+#[test]
+fn a_fault_is_not_kept() {
     let mut world = World::with_alias(&CACHE);
     let (client, backend) = asked(&mut world, "k");
     world.send(backend, &response(503, ""));
@@ -220,7 +224,7 @@ fn a_hot_key_is_asked_for_again_before_its_time_is_over() {
 }
 
 #[test]
-fn a_reload_empties_it_and_what_is_on_its_way_is_not_kept() {
+fn an_answer_to_a_request_before_a_reload_is_not_kept() {
     let mut world = World::with_alias(&CACHE);
     let (client, backend) = asked(&mut world, "k");
     world.engine.reload();
@@ -228,6 +232,12 @@ fn a_reload_empties_it_and_what_is_on_its_way_is_not_kept() {
     assert_eq!(world.taken(client), "6:OK old,");
     world.ask(client, "k");
     assert_eq!(world.asked(backend), "k");
+}
+
+#[test]
+fn a_reload_empties_the_cache() {
+    let mut world = World::with_alias(&CACHE);
+    let (client, backend) = asked(&mut world, "k");
     world.respond(backend, "new");
     world.taken(client);
     world.engine.reload();

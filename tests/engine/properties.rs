@@ -1,7 +1,7 @@
 //! Any sequence of events leads to exactly one reply per request, in legal order, and to no answer that
 //! belongs to another request. The checker is a plain model of what was asked and what backends said.
 
-mod support;
+use crate::support;
 
 use podop::config::Mode;
 use podop::io::{End, Peer};

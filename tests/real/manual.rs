@@ -1,9 +1,9 @@
 //! What the README shows is taken out of it and run.
 
-mod support;
+use crate::support;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::dovecot::Dovecot;
@@ -47,7 +47,7 @@ fn the_backend_of_the_readme_is_short() {
 
 #[test]
 #[ignore = "needs Debian's postfix and python3; tests/run installs them"]
-fn postfix_with_the_configuration_of_the_readme_accepts_and_rejects() {
+fn postfix_works_with_the_configuration_of_the_readme() {
     if !postfix::is_root() {
         return println!("skipped: the Postfix master needs root");
     }
@@ -109,7 +109,7 @@ fn dovecot_with_the_lua_script_of_the_readme_asks_the_same_urls() {
 #[test]
 #[cfg(feature = "tls")]
 #[ignore = "needs Debian's nginx-light and openssl; tests/run installs them"]
-fn nginx_with_the_certificates_of_the_readme_lets_in_who_has_one() {
+fn nginx_of_the_readme_admits_clients_with_a_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let here = |text: &str| text.replace("/etc/podop", dir.path().to_str().unwrap());
     let made = Command::new("sh").args(["-e", "-c", &here(&block_with("sh", "openssl req"))]).output().unwrap();
@@ -217,7 +217,7 @@ impl Python {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("backend.py");
         std::fs::write(&path, text).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = support::port::free();
         let mut command = Command::new("python3");
         command.arg(&path).arg(port.to_string()).stdin(Stdio::null()).stderr(Stdio::null());
         let mut python = Python { child: command.spawn().unwrap(), port, _dir: dir };

@@ -1,16 +1,11 @@
-//! Real web servers behind TLS, and what Podop makes of their certificates.
-#![cfg(feature = "tls")]
+//! nginx and gunicorn behind TLS, and what Podop makes of their certificates.
 
-mod support;
+use crate::support;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use support::http::{self, Backend, response};
-use support::podop::{Podop, ask, wait_until};
+use support::podop::{Podop, wait_until};
 use support::server::Server;
-use support::tls::{self, Authority, Leaf, Wants, self_signed};
+use support::tls::{Authority, Leaf, self_signed};
 
 const VERSIONS: [&str; 2] = ["TLSv1.2", "TLSv1.3"];
 const LOOPBACK: &[&str] = &["127.0.0.1"];
@@ -199,7 +194,7 @@ fn nginx_is_checked() {
 
 #[test]
 #[ignore = "needs Debian's nginx-light; tests/run installs it"]
-fn nginx_that_is_asked_without_tls_is_a_fault_and_no_miss() {
+fn nginx_that_is_asked_without_tls_is_a_fault() {
     let authority = Authority::new();
     let server = nginx(&authority, &authority.issue(LOOPBACK), "TLSv1.3", "");
     let url = format!("http://127.0.0.1:{}/map/§", server.port);
@@ -222,137 +217,4 @@ fn gunicorn_with_a_certificate() {
             assert_eq!(podop.lookup("alias", "none"), "NOTFOUND ");
         }
     }
-}
-
-#[test]
-fn a_slow_handshake_is_told_apart_in_the_log() {
-    let authority = Authority::new();
-    let config = Arc::new(tls::server(&authority.issue(LOOPBACK), &tls::BOTH, Wants::Nothing));
-    let backend = Backend::start_with(Some(config), |_| response(200, "\"v\""));
-    let front = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, address) = (front.local_addr().unwrap().port(), backend.address());
-    let relay = std::thread::spawn(move || {
-        let (mut outside, _) = front.accept().unwrap();
-        // The first words of the client are held back: they are what is slow.
-        std::thread::sleep(Duration::from_millis(300));
-        let mut inside = TcpStream::connect(address).unwrap();
-        let (mut from, mut to) = (outside.try_clone().unwrap(), inside.try_clone().unwrap());
-        let forth = std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-        let _ = std::io::copy(&mut inside, &mut outside);
-        drop((inside, outside, forth));
-    });
-    let url = format!("https://127.0.0.1:{port}/§");
-    let option = authority.option();
-    let podop =
-        Podop::start(&["--name", "alias", "--type", "url", "--param", &url, "--slow", "0.2", "--option", &option]);
-    assert_eq!(podop.lookup("alias", "a"), "OK v");
-    let log = podop.log();
-    let line = log.lines().find(|line| line.starts_with("warn slow")).unwrap_or_else(|| panic!("{log}"));
-    assert!(line.contains(" handshake=0.3") && line.contains(" connect=0.0") && line.contains(" wait=0.0"), "{line}");
-    drop(podop);
-    drop(backend);
-    relay.join().unwrap();
-}
-
-#[test]
-fn files_are_read_again_on_sighup() {
-    let (authority, other) = (Authority::new(), Authority::new());
-    let config = Arc::new(tls::server(&authority.issue(LOOPBACK), &tls::BOTH, Wants::Nothing));
-    let backend = Backend::start_with(Some(config), |_| response(200, "\"v\""));
-    let (url, option) = (backend.url("/§"), authority.option());
-    let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url, "--option", &option]);
-    assert_eq!(podop.lookup("alias", "a"), "OK v");
-    let reload = |pem: &str| {
-        authority.file("ca.pem", pem);
-        let before = podop.log().matches("reload").count();
-        podop.signal(libc::SIGHUP);
-        wait_until(|| podop.log().matches("reload").count() > before);
-    };
-    reload(&other.pem());
-    let reason = "failed the TLS handshake: its certificate is self-signed, or from a CA that is not trusted";
-    assert_eq!(podop.lookup("alias", "a"), format!("TEMP alias: {} {reason}", backend.label()));
-    reload(&authority.pem());
-    assert_eq!(podop.lookup("alias", "a"), "OK v");
-    reload("not a certificate");
-    wait_until(|| podop.log().contains("warn tls-unreadable table=alias cause=\"ca "));
-    assert_eq!(podop.lookup("alias", "a"), "OK v");
-}
-
-#[test]
-fn what_the_system_trusts_is_what_counts_without_a_setting() {
-    let authority = Authority::new();
-    let config = Arc::new(tls::server(&authority.issue(LOOPBACK), &tls::BOTH, Wants::Nothing));
-    let backend = Backend::start_with(Some(config), |_| response(200, "\"v\""));
-    let (url, ca) = (backend.url("/§"), authority.file("system.pem", &authority.pem()));
-    let args = ["--check", "--name", "alias", "--type", "url", "--param", &url];
-    for (file, expected) in [(&ca[..], Some(0)), ("/dev/null", Some(78))] {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_podop"));
-        let output = command.args(args).env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR").output().unwrap();
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert_eq!(output.status.code(), expected, "{said}");
-    }
-}
-
-#[test]
-fn garbage_in_the_middle_of_a_session_harms_nobody() {
-    let authority = Authority::new();
-    let config = Arc::new(tls::server(&authority.issue(LOOPBACK), &tls::BOTH, Wants::Nothing));
-    let backend = Backend::start_with(Some(config), |request| {
-        let key = request.target.trim_start_matches('/');
-        http::response(200, &format!("\"own {key}\""))
-    });
-    let (url, option) = (backend.url("/§"), authority.option());
-    let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url, "--option", &option]);
-    let mut stream = podop.connect();
-    for round in 0..20 {
-        let key = format!("k{round}");
-        assert_eq!(String::from_utf8(ask(&mut stream, "alias", key.as_bytes())).unwrap(), format!("OK own {key}"));
-        backend.blurt(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
-    }
-}
-
-#[test]
-fn a_check_tells_what_the_server_thinks_of_the_certificate() {
-    for version in tls::BOTH {
-        let (authority, clients) = (Authority::new(), Authority::new());
-        let leaf = authority.issue(LOOPBACK);
-        let own = clients.issue(&["podop"]);
-        let own = format!("alias:cert={}", clients.file("own.pem", &(own.cert + &own.key)));
-        let option = authority.option();
-        let check = |wants: Wants<'_>, more: &[&str]| {
-            let config = Arc::new(tls::server(&leaf, &[version], wants));
-            let backend = Backend::start_with(Some(config), |_| response(200, "\"v\""));
-            let url = backend.url("/§");
-            let args = ["--check", "--name", "alias", "--type", "url", "--param", &url, "--option", &option];
-            let output = support::podop::run(&[&args[..], more].concat());
-            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-        };
-        let (code, report) = check(Wants::Certificate(&clients), &[]);
-        assert!(code == Some(69) && report.contains("failed the TLS handshake: it sent the alert "), "{report}");
-        let (code, report) = check(Wants::Certificate(&clients), &["--option", &own]);
-        assert!(code == Some(0) && report.contains(", and gets the client certificate that it asks for\n"), "{report}");
-        let (code, report) = check(Wants::Perhaps(&clients), &[]);
-        assert!(code == Some(0) && report.contains(", but asks for a client certificate, and gets none"), "{report}");
-    }
-}
-
-#[test]
-fn a_check_waits_for_no_handshake_without_end() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://{}/§", server.local_addr().unwrap());
-    let drips = std::thread::spawn(move || {
-        let (mut stream, _) = server.accept().unwrap();
-        let _ = stream.write_all(&[22, 3, 3, 0x3f, 0xff]); // a long record, byte by byte
-        while stream.write_all(&[2]).is_ok() {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-    });
-    let (start, ca) = (Instant::now(), Authority::new());
-    let option = ca.option();
-    let output =
-        support::podop::run(&["--check", "--name", "alias", "--type", "url", "--param", &url, "--option", &option]);
-    let report = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(report.contains("did not complete the TLS handshake in time"), "{report}");
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    drips.join().unwrap();
 }

@@ -1,6 +1,6 @@
 //! The process and the system around it: descriptors, crowds, signals, stopped backends, a broken stderr.
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use support::http::{Backend, Request, Script, Then, raw, response};
 use support::podop::{Podop, SOON, ask, reply, request};
 
 #[test]
-fn without_descriptors_accepting_pauses_and_goes_on_later_without_a_busy_loop() {
+fn accepting_pauses_while_no_descriptor_is_free() {
     let backend = Backend::start(own);
     let podop = Podop::start(&alias(&backend));
     let limited = Command::new("prlimit").args(["--nofile=40:40", "--pid", &podop.pid().to_string()]).status();
@@ -138,7 +138,7 @@ fn sigterm_waits_for_lookups_and_commits_in_flight() {
 }
 
 #[test]
-fn a_stopped_backend_times_out_and_is_used_again_when_it_goes_on() {
+fn a_stopped_backend_is_used_again_when_it_goes_on() {
     let backend = Perl::start();
     let args = ["--name", "alias", "--type", "url", "--param", &backend.url, "--timeout", "0.5"];
     let podop = Podop::start(&args);
@@ -191,7 +191,7 @@ fn a_closed_pipe_or_a_full_disk_behind_stderr_changes_nothing() {
 }
 
 #[test]
-fn a_pipe_behind_stderr_that_nobody_reads_does_not_block() {
+fn a_full_pipe_behind_stderr_does_not_block() {
     let backend = Backend::start(own);
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");

@@ -1,6 +1,6 @@
 //! Several replicas of one backend, in memory: who is asked, who is set aside, and what a lookup that met a bad one gets.
 
-mod support;
+use crate::support;
 
 use podop::config::Mode;
 use podop::io::{End, Peer};
@@ -16,7 +16,7 @@ fn three(args: &[&str]) -> World {
 }
 
 #[test]
-fn a_lookup_that_a_replica_does_not_answer_is_asked_of_another_and_a_write_is_not() {
+fn a_lookup_that_a_replica_cannot_answer_is_sent_to_the_next() {
     for status in [502, 503, 504] {
         let mut world = three(&[]);
         let client = world.lookup("k");
@@ -40,7 +40,10 @@ fn a_lookup_that_a_replica_does_not_answer_is_asked_of_another_and_a_write_is_no
     assert_eq!(world.asked(last), "k");
     world.send(last, &response(503, ""));
     assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.3 answered 503", "all were asked");
+}
 
+#[test]
+fn a_write_that_a_replica_cannot_answer_is_not_sent_to_another() {
     let mut world = three(&[]);
     let dict = world.client(Mode::Dovecot);
     world.send(dict, b"H2\t0\t0\tu\talias\nB1\nS1\tshared/k\tv\nC1\n");
@@ -63,7 +66,7 @@ fn the_least_busy_replica_is_asked() {
 }
 
 #[test]
-fn a_replica_with_five_faults_in_a_row_is_set_aside_and_probed_by_one_lookup() {
+fn five_faults_in_a_row_set_a_replica_aside() {
     let mut world = three(&["--option", "alias:keepalive=60"]);
     // The first one is idle and answers 503 to whatever it gets, the others answer.
     let mut bad = 0;

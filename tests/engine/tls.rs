@@ -1,7 +1,6 @@
 //! TLS to backends, in memory: handshakes, what ends them, and what HTTP makes of a stream that somebody may cut.
-#![cfg(feature = "tls")]
 
-mod support;
+use crate::support;
 
 use podop::backend::Backends;
 use podop::config::Setting;
@@ -9,7 +8,8 @@ use podop::io::{End, Peer, Turn};
 use podop::table::{self, SettingError, Settings, Setup, TableEntry, TableSpec};
 use std::sync::Arc;
 use std::time::Instant;
-use support::tls::{Authority, BOTH, Leaf, Server, Wants, self_signed, server};
+use support::tls::{Authority, BOTH, Leaf, Wants, self_signed, server};
+use support::tls_server::Server;
 use support::world::{MS, SECOND, World, response};
 
 const HOST: &str = "192.0.2.1";
@@ -123,27 +123,36 @@ fn a_certificate_that_is_not_right_is_a_fault_with_its_reason() {
 }
 
 #[test]
-fn a_list_that_revokes_others_and_a_self_signed_certificate_that_is_trusted_do_no_harm() {
+fn a_list_that_revokes_other_certificates_is_no_obstacle() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let named = self_signed(&[HOST], |_| {});
-    let cases = [
+    for (leaf, ca) in [
         (authority.issue(&[HOST]), authority.pem() + &other.pem() + &other.revoke()),
         (
             authority.issue_with(&[HOST], |leaf| leaf.serial_number = Some(2.into())),
             authority.pem() + &authority.revoke(),
         ),
-        (Leaf { cert: named.cert.clone(), key: named.key }, named.cert),
-    ];
-    for (leaf, ca) in cases {
-        let option = format!("alias:ca={}", authority.file("ca.pem", &ca));
-        let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &option];
-        let mut world = World::new(&table);
-        let client = world.lookup("a");
-        let mut server = Server::accept(&mut world, &Arc::new(server(&leaf, &BOTH, Wants::Nothing)));
-        server.heard(&mut world);
-        server.say(&mut world, &response(404, ""));
-        assert_eq!(world.taken(client), "9:NOTFOUND ,");
+    ] {
+        assert_accepted(&leaf, &authority.file("ca.pem", &ca));
     }
+}
+
+#[test]
+fn a_self_signed_certificate_that_is_trusted_is_accepted() {
+    let (leaf, dir) = (self_signed(&[HOST], |_| {}), tempfile::tempdir().unwrap());
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &leaf.cert).unwrap();
+    assert_accepted(&leaf, ca.to_str().unwrap());
+}
+
+fn assert_accepted(leaf: &Leaf, ca: &str) {
+    let option = format!("alias:ca={ca}");
+    let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &option];
+    let mut world = World::new(&table);
+    let client = world.lookup("a");
+    let mut server = Server::accept(&mut world, &Arc::new(server(leaf, &BOTH, Wants::Nothing)));
+    server.heard(&mut world);
+    server.say(&mut world, &response(404, ""));
+    assert_eq!(world.taken(client), "9:NOTFOUND ,");
 }
 
 #[test]
@@ -242,7 +251,7 @@ fn a_refusal_of_who_wants_a_certificate_is_no_miss() {
 }
 
 #[test]
-fn a_refusal_on_its_way_is_no_miss_either_when_the_files_are_read_again() {
+fn a_refusal_that_arrives_after_a_reload_is_no_miss() {
     let (mut world, authority, _) = world(&[]);
     let clients = Authority::new();
     let config = Arc::new(server(&authority.issue(&[HOST]), &BOTH, Wants::Perhaps(&clients)));
@@ -305,7 +314,7 @@ fn nor_is_a_record_that_began_behind_the_answer_to_another() {
 
 /// What TLS says for itself in such a record harms nobody.
 #[test]
-fn a_ticket_that_began_before_a_lookup_left_is_none_of_its_business() {
+fn a_ticket_that_began_before_a_request_is_no_answer() {
     let (mut world, _authority, leaf) = world(&[]);
     let config = Arc::new(server(&leaf, &[BOTH[1]], Wants::Nothing));
     let gone = world.lookup("gone");
@@ -444,7 +453,7 @@ fn the_end_of_tls_completes_no_answer_of_known_length() {
 }
 
 #[test]
-fn a_connection_that_was_closed_meanwhile_costs_a_lookup_nothing_and_a_broken_record_is_a_fault() {
+fn a_connection_that_was_closed_meanwhile_costs_nothing() {
     let (mut world, _authority, leaf) = world(&[]);
     let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
     let first = world.lookup("a");
@@ -466,8 +475,13 @@ fn a_connection_that_was_closed_meanwhile_costs_a_lookup_nothing_and_a_broken_re
     server.seal_end();
     server.pump(&mut world);
     assert!(!world.is_open(server.peer()));
+}
+
+#[test]
+fn a_broken_record_is_a_fault() {
+    let (mut world, _authority, leaf) = world(&[]);
     let client = world.lookup("c");
-    let mut server = Server::accept(&mut world, &config);
+    let mut server = Server::accept(&mut world, &Arc::new(server(&leaf, &BOTH, Wants::Nothing)));
     server.heard(&mut world);
     server.seal(&response(200, "\"d\""));
     let mut records = server.records();
@@ -523,7 +537,7 @@ fn a_write_was_seen_by_nobody_before_its_record_was_whole() {
 }
 
 #[test]
-fn requests_that_leave_together_share_a_record_and_answers_keep_their_order() {
+fn pipelined_answers_keep_their_order() {
     let (mut world, _authority, leaf) = world(&["--option", "alias:pipeline=16"]);
     let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
     let first = world.lookup("first");
@@ -560,7 +574,7 @@ fn a_handshake_has_its_own_time_and_its_own_reason() {
 }
 
 #[test]
-fn a_lookup_whose_time_is_over_says_that_it_waited_for_a_handshake() {
+fn a_timeout_names_the_handshake_that_was_waited_for() {
     let (mut world, ..) = world(&["--timeout", "2"]);
     let client = world.lookup("a");
     world.accept();
@@ -588,7 +602,7 @@ fn the_next_address_is_tried_if_there_is_no_tls_with_one() {
 }
 
 #[test]
-fn certificates_are_read_again_and_what_was_made_before_is_asked_no_more() {
+fn a_reload_retires_connections_made_before_it() {
     let (mut world, authority, leaf) = world(&[]);
     let (old, other) = (Arc::new(server(&leaf, &BOTH, Wants::Nothing)), Authority::new());
     let new = Arc::new(server(&other.issue(&[HOST]), &BOTH, Wants::Nothing));
@@ -628,7 +642,7 @@ fn certificates_are_read_again_and_what_was_made_before_is_asked_no_more() {
 }
 
 #[test]
-fn settings_that_cannot_be_used_are_told_with_their_files_and_without_what_is_in_them() {
+fn an_unusable_setting_is_reported_with_its_file() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let (one, other) = (clients.issue(&["one"]), clients.issue(&["other"]));
     let ca = authority.file("ca.pem", &authority.pem());
@@ -696,7 +710,7 @@ fn tables_share_connections_only_in_the_same_terms() {
 }
 
 #[test]
-fn an_answer_that_was_cut_off_on_a_used_connection_is_not_asked_for_again() {
+fn a_cut_answer_on_a_used_connection_is_not_retried() {
     let (mut world, _authority, leaf) = world(&[]);
     let config = Arc::new(server(&leaf, &BOTH, Wants::Nothing));
     let first = world.lookup("first");
@@ -736,7 +750,7 @@ fn a_connection_is_replaced_before_its_keys_are_worn() {
 }
 
 #[test]
-fn a_tables_own_certificate_with_its_key_is_not_mixed_with_those_of_all() {
+fn a_tables_own_certificate_is_not_mixed_with_the_general_key() {
     let (clients, own) = (Authority::new(), Authority::new());
     let (general, both) = (clients.issue(&["all"]), own.issue(&["own"]));
     let files = [
@@ -751,7 +765,7 @@ fn a_tables_own_certificate_with_its_key_is_not_mixed_with_those_of_all() {
 }
 
 #[test]
-fn a_server_that_ends_its_handshake_with_words_and_a_farewell_is_a_fault_and_the_next_is_asked() {
+fn a_replica_that_closes_as_the_handshake_ends_is_passed_over() {
     let authority = Authority::new();
     let option = authority.option();
     let urls = "https://192.0.2.1/a/§ https://192.0.2.2/a/§";
@@ -796,7 +810,7 @@ fn a_server_that_ends_its_handshake_with_words_and_a_farewell_is_a_fault_and_the
 }
 
 #[test]
-fn the_answer_to_the_first_of_a_batch_may_begin_before_the_last_has_left() {
+fn an_answer_may_begin_before_the_whole_batch_is_sent() {
     for part in [0, 10] {
         let header = format!("alias:header=X: {}", "h".repeat(3000));
         let (mut world, _authority, leaf) =
@@ -825,7 +839,7 @@ fn the_answer_to_the_first_of_a_batch_may_begin_before_the_last_has_left() {
 }
 
 #[test]
-fn a_replica_that_wants_a_certificate_hands_its_lookups_to_the_other() {
+fn a_replica_that_wants_a_certificate_is_passed_over() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let option = authority.option();
     let urls = "https://192.0.2.1/a/§ https://192.0.2.2/a/§";
@@ -844,7 +858,7 @@ fn a_replica_that_wants_a_certificate_hands_its_lookups_to_the_other() {
 }
 
 #[test]
-fn a_server_that_asks_for_certificates_no_more_is_believed_again() {
+fn a_miss_counts_again_once_no_certificate_is_asked_for() {
     // A server that asks for certificates is about those, whatever `miss=` says.
     let ((mut world, _authority, leaf), clients) = (world(&["--option", "alias:miss=403,404"]), Authority::new());
     for (wants, expected) in

@@ -1,0 +1,34 @@
+//! The engine in memory: no sockets, no processes, and time is a number.
+
+/// Answers that are kept: for how long, for whom, and what a write does to them.
+mod caching;
+/// A backend gets no more than it can serve.
+/// The dict protocol: versions, order, commits, iterations and bounds.
+mod dict;
+/// A short run of the fuzz targets on the seeds in `tests/data/fuzz`.
+mod fuzz;
+/// Lookups over HTTP: deadlines, connections, retries and redirects.
+mod lookups;
+/// How much memory the cache takes.
+mod memory;
+/// Several lookups in flight on one connection.
+mod pipelining;
+/// Random sequences of events against a model.
+mod properties;
+/// Several replicas of one backend.
+mod replicas;
+/// TLS to backends: handshakes, certificates, and streams that are cut off.
+#[cfg(feature = "tls")]
+mod tls;
+/// The recorded requests of real Postfix and Dovecot clients.
+mod transcripts;
+
+#[path = "../support"]
+mod support {
+    #[cfg(feature = "tls")]
+    pub mod tls;
+    #[cfg(feature = "tls")]
+    pub mod tls_server;
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub mod world;
+}

@@ -1,0 +1,26 @@
+//! The program as a child process, with scripted clients and backends on real sockets.
+
+/// Exit codes, lines on stderr, socket files, `query` and `--check`.
+mod cli;
+/// Clients that misbehave.
+mod clients;
+/// Backends that misbehave, one line per case.
+mod faults;
+/// Metrics, health and log lines.
+mod monitoring;
+/// Descriptors, crowds, signals, and a broken stderr.
+mod process;
+/// Many lookups at once, restarts, and what reaches the backend.
+mod sockets;
+/// Backends behind TLS: slow handshakes, broken records, certificates that change, `--check`.
+#[cfg(feature = "tls")]
+mod tls;
+
+#[path = "../support"]
+#[allow(dead_code)] // shared with `tests/real`
+mod support {
+    pub mod http;
+    pub mod podop;
+    pub mod port;
+    pub mod tls;
+}
