@@ -144,13 +144,8 @@ fn promtool_finds_nothing_wrong_with_the_figures() {
 
 #[test]
 #[ignore = "needs Debian's prometheus; tests/run installs it"]
-fn promtool_finds_nothing_wrong_with_the_alert_rules_of_the_readme() {
-    let readme = std::fs::read_to_string("README.md").unwrap();
-    let rules = readme.split("# /etc/prometheus/podop.rules.yml\n").nth(1).expect("rules");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("rules.yml");
-    std::fs::write(&path, rules.split("```").next().unwrap()).unwrap();
-    check(&["check", "rules", path.to_str().unwrap()], b"");
+fn promtool_finds_nothing_wrong_with_the_alert_rules_of_the_package() {
+    check(&["check", "rules", "src/package/alerts.yml"], b"");
 }
 
 fn check(args: &[&str], input: &[u8]) {

@@ -4,6 +4,7 @@
 
 pub mod dovecot;
 pub mod http;
+pub mod manual;
 pub mod podop;
 pub mod postfix;
 pub mod server;
