@@ -112,7 +112,7 @@ fn dovecot_with_the_lua_script_of_the_manual_asks_the_same_urls() {
 #[test]
 #[cfg(feature = "tls")]
 #[ignore = "needs Debian's nginx-light and openssl; tests/run installs them"]
-fn nginx_with_the_certificates_of_the_manual_lets_in_who_has_one() {
+fn nginx_admits_clients_with_the_certificates_of_the_manual_only() {
     let dir = tempfile::tempdir().unwrap();
     let here = |text: &str| text.replace("/etc/podop", dir.path().to_str().unwrap());
     let made = Command::new("sh").args(["-e", "-c", &here(&sample("certificates.sh"))]).output().unwrap();
@@ -175,7 +175,7 @@ fn every_flag_and_setting_is_in_the_chapter_on_options() {
 }
 
 #[test]
-fn every_signal_and_exit_code_stands_under_its_own_heading() {
+fn signals_and_exit_codes_have_headings_of_their_own() {
     let section = |heading: &str| {
         let text = chapter("options").split(&format!("\n## {heading}\n")).nth(1).expect(heading);
         text.split("\n## ").next().unwrap()
