@@ -12,7 +12,7 @@
 //! | 3 | [`config`], [`query`] | the command line as plain data; the words of a request |
 //! | 2 | [`value`] | JSON in, Postfix's and Dovecot's text out |
 //! | 1 | [`wire`] | incremental codecs |
-//! | 0 | [`notify`], [`arena`], [`buffer`], [`timers`], [`metrics`], [`log`], [`system`] | the standard library and libc only |
+//! | 0 | [`manual`], [`notify`], [`arena`], [`buffer`], [`timers`], [`metrics`], [`log`], [`system`] | the standard library and libc only |
 //!
 //! One lookup: `reactor` reads → [`engine::Engine::received`] → [`client::Client::next`] cuts a query off →
 //! `engine` makes a [`job::Job`], its table says [`table::Plan::Request`] → [`backend::Backends::submit`] puts it
@@ -32,6 +32,7 @@ pub mod io;
 pub mod job;
 pub mod listen;
 pub mod log;
+pub mod manual;
 pub mod metrics;
 pub mod notify;
 pub mod query;

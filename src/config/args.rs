@@ -42,8 +42,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     while args.contains(["-v", "--verbose"]) {
         verbosity += 1;
     }
+    if is_command(&args, "help") {
+        return manual(args);
+    }
     let modes = all(&mut args, "--mode")?.iter().map(|mode| parse_mode(mode)).collect::<Result<Vec<_>, _>>()?;
-    if is_query(&args) {
+    if is_command(&args, "query") {
         return query(args, &modes);
     }
     let check = args.contains("--check");
@@ -123,8 +126,15 @@ fn complete(arg: &str) -> (String, bool) {
     (value.map_or(flag.to_owned(), |value| format!("{flag}={value}")), takes)
 }
 
-fn is_query(args: &Arguments) -> bool {
-    args.clone().subcommand().is_ok_and(|command| command.as_deref() == Some("query"))
+fn is_command(args: &Arguments, name: &str) -> bool {
+    args.clone().subcommand().is_ok_and(|command| command.as_deref() == Some(name))
+}
+
+fn manual(mut args: Arguments) -> Result<Command, ConfigError> {
+    let _ = args.subcommand();
+    let chapter = args.opt_free_from_str().map_err(|_| usage("help wants the name of a chapter"))?;
+    finish(args)?;
+    Ok(Command::Manual(chapter))
 }
 
 fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, ConfigError> {

@@ -7,6 +7,7 @@ Lets Postfix (socketmap) and Dovecot (dict) look things up in an HTTP service.
   podop --socket PATH [--mode MODE] --name NAME --type TYPE --param PARAM ... [options]
   podop query [--mode postfix|dovecot] [--user USER] SOCKET TABLE KEY
                          (--user asks as Dovecot does, for a key of that user)
+  podop help [CHAPTER]   the manual
 
 Listeners:
   --socket PATH          unix socket to listen on, or inet:HOST:PORT; repeatable

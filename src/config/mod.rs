@@ -26,6 +26,8 @@ pub enum Command {
     Run(Config),
     Check(Config),
     Query(QueryCommand),
+    /// A chapter of the manual, or the list of them.
+    Manual(Option<String>),
     Help,
     Version,
 }

@@ -63,6 +63,25 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
 }
 
 #[test]
+fn help_prints_the_chapters_of_the_manual() {
+    let help = |chapter: &[&str]| {
+        let args: Vec<String> = ["help"].iter().chain(chapter).map(|word| (*word).to_owned()).collect();
+        let output = run(&args);
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, list, _) = help(&[]);
+    assert_eq!(code, Some(0));
+    for chapter in podop::manual::CHAPTERS {
+        assert!(list.contains(chapter.name), "{list}");
+        assert_eq!(help(&[chapter.name]), (Some(0), chapter.text.to_owned(), String::new()));
+    }
+    let (code, _, error) = help(&["nothing"]);
+    assert!(code == Some(64) && error.contains("there is no chapter 'nothing', only: postfix, "), "{error}");
+    assert_eq!(help(&["postfix", "dovecot"]).0, Some(64));
+}
+
+#[test]
 fn https_needs_a_build_with_tls() {
     let output = run(&["--check", "--name", "t", "--type", "url", "--param", "https://u:secret@127.0.0.1:1/§"]);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -4,18 +4,18 @@
 mod backends;
 /// Dovecot: doveadm, IMAP and LMTP.
 mod dovecot;
-/// What the README shows.
+/// The README and the manual, and the files that they show.
 mod manual;
 /// Postfix: postmap and SMTP.
 mod postfix;
-/// promtool on the metrics and on the README's alert rules.
+/// promtool on the metrics and on the package's alert rules.
 mod prometheus;
-/// Socket activation, notifications, and the README's units.
+/// Socket activation, notifications, and the package's units.
 mod systemd;
 /// nginx and gunicorn behind TLS.
 #[cfg(feature = "tls")]
 mod tls;
-/// The services that the README works out.
+/// The backends of the manual's recipes.
 mod uses;
 
 #[path = "../support"]
@@ -23,6 +23,7 @@ mod support {
     pub mod dovecot;
     #[allow(dead_code)] // shared with `tests/program`
     pub mod http;
+    pub mod manual;
     #[allow(dead_code)] // shared with `tests/program`
     pub mod podop;
     pub mod port;

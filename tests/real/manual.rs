@@ -1,13 +1,17 @@
-//! What the README shows is taken out of it and run.
+//! The README and the manual: their samples are files, which are run; their links lead somewhere.
 
 use crate::support;
 
+use podop::manual::CHAPTERS;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::dovecot::Dovecot;
 use support::http::{Backend, response};
+use support::manual::{FOLDERS, sample};
 use support::podop::{Podop, SOON};
 use support::postfix::{self, Postfix};
 #[cfg(feature = "tls")]
@@ -15,8 +19,8 @@ use support::server::Server;
 
 #[test]
 #[ignore = "needs python3; tests/run installs it"]
-fn the_backend_of_the_readme_answers_postfix_and_dovecot() {
-    let backend = Python::start(&block("python", 0));
+fn the_backend_of_the_manual_answers_postfix_and_dovecot() {
+    let backend = Python::start(&sample("backend.py"));
     let podop = Podop::start(&tables(backend.port, &["auth", "meta"]));
     assert_eq!(podop.lookup("alias", "info@example.org"), "OK alice@example.org,bob@example.net");
     assert_eq!(podop.lookup("domain", "example.org"), "OK example.org");
@@ -41,19 +45,19 @@ fn the_backend_of_the_readme_answers_postfix_and_dovecot() {
 }
 
 #[test]
-fn the_backend_of_the_readme_is_short() {
-    assert!(block("python", 0).lines().count() <= 30);
+fn the_backend_of_the_manual_is_short() {
+    assert!(sample("backend.py").lines().count() <= 30);
 }
 
 #[test]
 #[ignore = "needs Debian's postfix and python3; tests/run installs them"]
-fn postfix_works_with_the_configuration_of_the_readme() {
+fn postfix_works_with_the_configuration_of_the_manual() {
     if !postfix::is_root() {
         return println!("skipped: the Postfix master needs root");
     }
-    let backend = Python::start(&block("python", 0));
+    let backend = Python::start(&sample("backend.py"));
     let podop = Podop::start(&tables(backend.port, &[]));
-    let main_cf = block("ini", 0).replace("/run/podop/podop.sock", podop.socket().to_str().unwrap());
+    let main_cf = sample("main.cf").replace("/run/podop/podop.sock", podop.socket().to_str().unwrap());
     let settings: Vec<(&str, &str)> = main_cf.lines().filter_map(|line| line.split_once(" = ")).collect();
     assert_eq!(settings.len(), 6, "{main_cf}");
     let postfix = Postfix::start(podop.socket(), &settings);
@@ -69,7 +73,7 @@ fn postfix_works_with_the_configuration_of_the_readme() {
 
 #[test]
 #[ignore = "needs Debian's dovecot with dovecot-auth-lua; tests/run installs them"]
-fn dovecot_with_the_lua_script_of_the_readme_asks_the_same_urls() {
+fn dovecot_with_the_lua_script_of_the_manual_asks_the_same_urls() {
     let backend = Backend::start(|request| match request.target.as_str() {
         "/auth/passdb/lua@x.test" => response(200, r#"{"password": "secr\u0065t", "nologin": null}"#),
         "/auth/userdb/lua@x.test" => response(200, "{}"),
@@ -84,9 +88,8 @@ fn dovecot_with_the_lua_script_of_the_readme_asks_the_same_urls() {
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let script = dir.path().join("podop.lua");
     let port = backend.address().port();
-    std::fs::write(&script, block("lua", 0).replace(":8080", &format!(":{port}"))).unwrap();
-    let settings = readme().split("# 2.3\npassdb {").nth(1).unwrap().split("# 2.4").next().unwrap().to_owned();
-    let settings = format!("passdb {{{settings}").replace("/etc/dovecot/podop.lua", script.to_str().unwrap());
+    std::fs::write(&script, sample("podop.lua").replace(":8080", &format!(":{port}"))).unwrap();
+    let settings = sample("dovecot-2.3-lua.conf").replace("/etc/dovecot/podop.lua", script.to_str().unwrap());
     let dovecot = Dovecot::start(podop.socket(), &settings);
     let test = |user: &str, password: &str| {
         let output = dovecot.doveadm(&["auth", "test", user, password]);
@@ -109,20 +112,20 @@ fn dovecot_with_the_lua_script_of_the_readme_asks_the_same_urls() {
 #[test]
 #[cfg(feature = "tls")]
 #[ignore = "needs Debian's nginx-light and openssl; tests/run installs them"]
-fn nginx_of_the_readme_admits_clients_with_a_certificate() {
+fn nginx_of_the_manual_admits_clients_with_a_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let here = |text: &str| text.replace("/etc/podop", dir.path().to_str().unwrap());
-    let made = Command::new("sh").args(["-e", "-c", &here(&block_with("sh", "openssl req"))]).output().unwrap();
+    let made = Command::new("sh").args(["-e", "-c", &here(&sample("certificates.sh"))]).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let service = Backend::start(|request| match request.target.as_str() {
         "/alias/info%40example.org" => response(200, "[\"alice@example.org\"]"),
         _ => response(404, "null"),
     });
-    let site = here(&block_with("nginx", "ssl_certificate"));
+    let site = here(&sample("nginx.conf"));
     let site = site.replace("127.0.0.1:8080", &service.address().to_string());
     let nginx = Server::nginx_site(|port| site.replace("listen 8443", &format!("listen 127.0.0.1:{port}")));
 
-    let command = here(&block_with("sh", "alias:cert="));
+    let command = here(&sample("tls.sh"));
     let words: Vec<&str> = command.split_whitespace().filter(|word| *word != "\\").collect();
     let table = words.iter().position(|word| *word == "--name").unwrap();
     let host = format!("https://127.0.0.1:{}", nginx.port);
@@ -142,8 +145,8 @@ fn nginx_of_the_readme_admits_clients_with_a_certificate() {
 }
 
 #[test]
-fn every_flag_and_setting_is_in_the_readme() {
-    let text = readme();
+fn every_flag_and_setting_is_in_the_chapter_on_options() {
+    let text = chapter("options");
     let help = podop::config::HELP;
     for flag in help.split([' ', ',', '\n']).filter(|word| word.starts_with("--")) {
         assert!(text.contains(&format!("`{flag}")) || text.contains(flag), "{flag}");
@@ -160,7 +163,6 @@ fn every_flag_and_setting_is_in_the_readme() {
         "pipeline",
         "cache",
         "stale",
-        "concurrency",
         "ca",
         "cert",
         "servername",
@@ -172,30 +174,181 @@ fn every_flag_and_setting_is_in_the_readme() {
     }
 }
 
-fn readme() -> String {
-    std::fs::read_to_string("README.md").unwrap()
+#[test]
+fn signals_and_exit_codes_have_headings_of_their_own() {
+    let section = |heading: &str| {
+        let text = chapter("options").split(&format!("\n## {heading}\n")).nth(1).expect(heading);
+        text.split("\n## ").next().unwrap()
+    };
+    for signal in ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"] {
+        assert!(section("Signals").contains(signal), "{signal}");
+    }
+    for code in [0, 1, 64, 68, 69, 71, 73, 75, 77, 78] {
+        assert!(section("Exit codes").contains(&format!("\n| {code} | ")), "{code}");
+    }
 }
 
-/// The nth block of a language.
-fn block(language: &str, nth: usize) -> String {
-    let text = readme();
-    let start = format!("```{language}\n");
-    text.split(&start).nth(nth + 1).expect("a block").split("```").next().unwrap().to_owned()
+#[test]
+fn every_named_sample_is_the_file_of_that_name() {
+    let mut shown = BTreeSet::new();
+    for (page, text) in pages() {
+        for (name, sample) in samples(&text) {
+            let files: Vec<PathBuf> =
+                FOLDERS.iter().map(|at| Path::new(at).join(&name)).filter(|at| at.exists()).collect();
+            assert_eq!(files.len(), 1, "{page}: one file has the name {name}");
+            assert!(std::fs::read_to_string(&files[0]).unwrap() == sample, "{page}: {} differs", files[0].display());
+            if page != "README.md" {
+                shown.insert(files[0].clone());
+            }
+        }
+    }
+    let listed = FOLDERS.iter().flat_map(|at| std::fs::read_dir(at).unwrap()).map(|entry| entry.unwrap().path());
+    assert_eq!(listed.collect::<BTreeSet<_>>(), shown, "every file is shown in a chapter");
 }
 
-/// The block of a language that has these words in it.
-#[cfg(feature = "tls")]
-fn block_with(language: &str, words: &str) -> String {
-    let (text, start) = (readme(), format!("```{language}\n"));
-    let mut blocks = text.split(&start).skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.find(|block| block.contains(words)).expect("a block").to_owned()
+#[test]
+fn every_fence_names_its_language() {
+    for (page, text) in pages() {
+        let fences: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("```")).collect();
+        assert_eq!(fences.len() % 2, 0, "{page}");
+        assert!(fences.chunks(2).all(|pair| !pair[0].is_empty() && pair[1].is_empty()), "{page}: {fences:?}");
+    }
 }
 
-/// The tables of the README's command line, with a backend elsewhere, and more of the same kind.
+#[test]
+fn every_chapter_is_listed_in_the_readme() {
+    let mut listed: Vec<String> = Vec::new();
+    for chapter in CHAPTERS {
+        let row = format!("| [{0}](src/manual/{0}.md) | {1} |\n", chapter.name, chapter.summary);
+        assert!(page("README.md").contains(&row), "{row}");
+        listed.push(format!("{}.md", chapter.name));
+    }
+    let names = std::fs::read_dir("src/manual").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut chapters: Vec<String> = names.filter(|name| name.ends_with(".md")).collect();
+    listed.sort();
+    chapters.sort();
+    assert_eq!(chapters, listed);
+}
+
+#[test]
+fn the_readme_is_one_page() {
+    assert!(page("README.md").lines().count() <= 200);
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    for (name, text) in pages() {
+        for target in links(&prose(&text)) {
+            let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let file = match path {
+                "" => PathBuf::from(&name),
+                path => Path::new(&name).parent().unwrap().join(path),
+            };
+            assert!(file.exists(), "{name}: {target}");
+            assert!(anchor.is_empty() || anchors(&file).contains(anchor), "{name}: {target}");
+        }
+    }
+}
+
+/// The definitions at the end of a chapter lead to files; those for the crate's documentation lead to the same modules.
+#[test]
+fn every_reference_is_defined_for_both_readers() {
+    let modules = page("src/manual/links.txt");
+    let modules: BTreeMap<&str, &str> = modules.lines().filter_map(definition).collect();
+    let mut used = BTreeSet::new();
+    for chapter in CHAPTERS {
+        let text = prose(chapter.text);
+        let defined: BTreeMap<&str, &str> = text.lines().filter_map(definition).collect();
+        let named: BTreeSet<&str> = text.split("][").skip(1).filter_map(|rest| Some(rest.split_once(']')?.0)).collect();
+        assert_eq!(named, defined.keys().copied().collect(), "{}", chapter.name);
+        for (label, target) in defined {
+            let (name, anchor) = label.find('#').map_or((label, ""), |at| label.split_at(at));
+            assert_eq!(target, format!("{name}.md{anchor}"), "{}", chapter.name);
+            assert_eq!(modules.get(label), Some(&&*format!("crate::manual::{label}")), "{}", chapter.name);
+            used.insert(label.to_owned());
+        }
+        let inline = text.split("](").skip(1).find(|rest| !rest.starts_with('#') && !rest.starts_with("https://"));
+        assert_eq!(inline, None, "{}: a link that is no reference", chapter.name);
+    }
+    assert_eq!(used, modules.keys().map(|label| (*label).to_owned()).collect());
+}
+
+#[test]
+#[ignore = "needs python3; tests/run installs it"]
+fn the_argument_file_of_the_package_serves_the_tables_of_main_cf() {
+    let backend = Python::start(&sample("backend.py"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tables");
+    std::fs::write(&path, sample("podop.tables").replace(":8080", &format!(":{}", backend.port))).unwrap();
+    let podop = Podop::start(&[format!("@{}", path.display())]);
+    let main_cf = sample("main.cf");
+    let tables: Vec<&str> =
+        main_cf.lines().filter_map(|line| line.split_once("${podop}:").map(|found| found.1)).collect();
+    assert_eq!(tables, ["alias", "domain", "mailbox", "transport"]);
+    for table in tables {
+        assert_eq!(podop.lookup(table, "none"), "NOTFOUND ");
+    }
+    assert_eq!(podop.lookup("alias", "info@example.org"), "OK alice@example.org,bob@example.net");
+}
+
+/// Every page that this file checks, by path.
+fn pages() -> Vec<(String, String)> {
+    let chapters = CHAPTERS.iter().map(|chapter| format!("src/manual/{}.md", chapter.name));
+    let others = ["README.md", "benches/README.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md"];
+    chapters.chain(others.map(str::to_owned)).map(|path| (path.clone(), page(&path))).collect()
+}
+
+fn page(path: &str) -> String {
+    std::fs::read_to_string(path).expect(path)
+}
+
+fn chapter(name: &str) -> &'static str {
+    CHAPTERS.iter().find(|chapter| chapter.name == name).expect(name).text
+}
+
+/// The fenced blocks that have a name, with their names.
+fn samples(text: &str) -> Vec<(String, String)> {
+    let blocks = text.split("\n```").skip(1).step_by(2);
+    let named = blocks.filter_map(|block| {
+        let (info, sample) = block.split_once('\n').expect("a fence has a line of its own");
+        Some((info.split_once(' ')?.1.to_owned(), format!("{sample}\n")))
+    });
+    named.collect()
+}
+
+/// A text without its fenced blocks.
+fn prose(text: &str) -> String {
+    text.split("\n```").step_by(2).collect()
+}
+
+/// The targets of links, but for those to other sites.
+fn links(prose: &str) -> Vec<String> {
+    let inline = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let defined = prose.lines().filter_map(definition).map(|(_, target)| target);
+    inline.chain(defined).filter(|target| !target.contains("://")).map(str::to_owned).collect()
+}
+
+/// The label and the target of a link reference definition.
+fn definition(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix('[')?.split_once("]: ")
+}
+
+/// The headings of a page, as GitHub and rustdoc name them in links.
+fn anchors(file: &Path) -> BTreeSet<String> {
+    let text = prose(&page(file.to_str().unwrap()));
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let name = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+    };
+    headings.map(name).collect()
+}
+
+/// The tables of the manual's command line for Postfix, with a backend elsewhere, and more of the same kind.
 fn tables(port: u16, more: &[&str]) -> Vec<String> {
-    let text = readme();
+    let text = sample("postfix.sh");
     let command = text.split("podop --socket /run/podop/podop.sock --socket-group postfix").nth(1).unwrap();
-    let command = command.split("```").next().unwrap().replace(":8080", &format!(":{port}"));
+    let command = command.replace(":8080", &format!(":{port}"));
     let mut args: Vec<String> = command.split_whitespace().filter(|word| *word != "\\").map(str::to_owned).collect();
     assert_eq!(args.len(), 24, "{command}");
     for name in more {

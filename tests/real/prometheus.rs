@@ -1,4 +1,4 @@
-//! promtool's opinion of the metrics and of the README's alert rules.
+//! promtool's opinion of the metrics and of the package's alert rules.
 
 use crate::support;
 
@@ -28,13 +28,8 @@ fn promtool_accepts_the_metrics() {
 
 #[test]
 #[ignore = "needs Debian's prometheus; tests/run installs it"]
-fn promtool_accepts_the_alert_rules_of_the_readme() {
-    let readme = std::fs::read_to_string("README.md").unwrap();
-    let rules = readme.split("# /etc/prometheus/podop.rules.yml\n").nth(1).expect("rules");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("rules.yml");
-    std::fs::write(&path, rules.split("```").next().unwrap()).unwrap();
-    check(&["check", "rules", path.to_str().unwrap()], b"");
+fn promtool_accepts_the_alert_rules_of_the_package() {
+    check(&["check", "rules", "src/package/alerts.yml"], b"");
 }
 
 fn check(args: &[&str], input: &[u8]) {

@@ -1,4 +1,4 @@
-//! The service manager's side: inherited sockets, what systemd is told, a restart under load, and the README's units.
+//! The service manager's side: inherited sockets, what systemd is told, a restart under load, and the units.
 
 use crate::support;
 
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use support::http::{Backend, response};
+use support::manual::sample;
 use support::podop::{SOON, ask, request, signal, wait_until};
 use support::postfix::postmap;
 
@@ -183,14 +184,11 @@ fn postmap_finds_its_keys_while_podop_is_restarted() {
 
 #[test]
 #[ignore = "needs Debian's systemd; tests/run installs it"]
-fn the_units_of_the_readme_are_valid_and_closed() {
+fn the_units_of_the_package_are_valid_and_closed() {
     let dir = tempfile::tempdir().unwrap();
-    let readme = fs::read_to_string("README.md").unwrap();
     for name in ["podop.service", "podop.socket"] {
-        let text = readme.split(&format!("# /etc/systemd/system/{name}\n")).nth(1).expect(name);
-        let unit = text.split("```").next().unwrap();
         // The program is not installed where the unit expects it.
-        let unit = unit.replace("/usr/local/bin/podop", env!("CARGO_BIN_EXE_podop"));
+        let unit = sample(name).replace("/usr/local/bin/podop", env!("CARGO_BIN_EXE_podop"));
         fs::write(dir.path().join(name), unit).unwrap();
     }
     let analyze = |args: &[&str]| {

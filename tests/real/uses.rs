@@ -1,4 +1,4 @@
-//! The three services that the README works out, each with what it needs: a name server, two gunicorns, PostgreSQL.
+//! The three backends of the manual's recipes, each with what it needs: a name server, two gunicorns, PostgreSQL.
 
 use crate::support;
 
@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use support::manual::sample;
 use support::podop::{Podop, wait_until};
 use support::port;
 
@@ -31,7 +32,7 @@ fn every_domain_whose_mx_points_here_is_a_relay_domain() {
 #[ignore = "needs Debian's python3-flask and gunicorn; tests/run installs them"]
 fn two_services_on_one_database_survive_the_loss_of_one() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("mail.py"), program("mail.py")).unwrap();
+    fs::write(dir.path().join("mail.py"), sample("mail.py")).unwrap();
     let schema = "CREATE TABLE domain (name); CREATE TABLE user (address, password, quota); CREATE TABLE alias (address, \
         target); INSERT INTO domain VALUES ('example.org'); INSERT INTO user VALUES ('alice@example.org', '{PLAIN}x', 1000); \
         INSERT INTO alias VALUES ('info@example.org', 'bob@example.net'), ('info@example.org', 'alice@example.org')";
@@ -137,17 +138,10 @@ fn table(name: &str, ports: &[u16], settings: &[&str]) -> Vec<String> {
     args
 }
 
-/// A program of the README, by the name in its first line.
-fn program(name: &str) -> String {
-    let readme = fs::read_to_string("README.md").unwrap();
-    let text = readme.split(&format!("```python\n# {name}")).nth(1).expect(name);
-    format!("# {}", text.split("```").next().unwrap())
-}
-
 /// Runs one on a free port.
 fn python(dir: &Path, name: &str, args: &[&str], variables: &[(&str, &str)]) -> (Running, u16) {
     let (path, port): (PathBuf, u16) = (dir.join(name), port::free());
-    fs::write(&path, program(name)).unwrap();
+    fs::write(&path, sample(name)).unwrap();
     let mut command = Command::new("/usr/bin/python3");
     command.arg(path).arg(port.to_string()).args(args).envs(variables.iter().copied());
     let running = Running(quiet(&mut command));

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::manual::sample;
 use tempfile::TempDir;
 
 /// Longest wait for a line of the log or for a reply. Dovecot itself waits 30 s for a dict.
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// How often a port that another process was quicker to take is replaced.
 const PORTS_TRIED: u32 = 10;
 
-/// dovecot.conf. Words between `@` are filled in by `configure`.
+/// dovecot.conf, without the manual's lines for Podop. Words between `@` are filled in by `configure`.
 const CONFIG: &str = "
 base_dir = @dir@/run
 state_dir = @dir@/state
@@ -34,14 +35,6 @@ auth_verbose = yes
 auth_username_chars =
 auth_failure_delay = 0
 auth_cache_size = 0
-passdb {
-  driver = dict
-  args = @dir@/auth.conf
-}
-userdb {
-  driver = dict
-  args = @dir@/auth.conf
-}
 
 first_valid_uid = 1
 mail_uid = @user@
@@ -49,8 +42,6 @@ mail_gid = @group@
 mail_home = @dir@/mail/%u
 mail_location = maildir:~/Maildir
 mail_fsync = never
-mail_attribute_dict = proxy:@socket@:meta
-mail_plugins = acl quota quota_clone
 namespace inbox {
   inbox = yes
   separator = /
@@ -64,22 +55,8 @@ namespace shared {
   subscriptions = no
 }
 plugin {
-  acl = vfile
   acl_anyone = allow
-  acl_shared_dict = proxy:@socket@:acl
-  last_login_dict = proxy:@socket@:login
-  quota = count:User quota
-  quota_vsizes = yes
-  quota_clone_dict = proxy:@socket@:quota
   sieve = file:~/sieve;active=~/active.sieve
-  sieve_before = dict:proxy:@socket@:sieve
-}
-protocol imap {
-  imap_metadata = yes
-  mail_plugins = $mail_plugins imap_acl imap_quota last_login
-}
-protocol lmtp {
-  mail_plugins = $mail_plugins sieve
 }
 
 service imap-login {
@@ -115,17 +92,6 @@ service anvil {
 service imap-login {
   chroot =
 }
-";
-
-/// auth.conf, shared by passdb and userdb.
-const AUTH_CONFIG: &str = "
-uri = proxy:@socket@:auth
-password_key = passdb/%u
-user_key = userdb/%u
-iterate_prefix = userdb/
-iterate_disable = no
-default_pass_scheme = plain
-value_format = json
 ";
 
 /// A running Dovecot that keeps all its files below one temporary folder.
@@ -394,13 +360,17 @@ fn configure(dir: &Path, socket: &Path, port: u16, extra: &str) {
             .replace("@user@", &user)
             .replace("@group@", &group)
     };
-    let mut config = fill(CONFIG);
+    let of_manual = |name: &str| {
+        let text = sample(name).replace("/run/podop/podop.sock", "@socket@");
+        fill(&text.replace("/etc/dovecot/auth.conf", "@dir@/auth.conf"))
+    };
+    let mut config = fill(CONFIG) + &of_manual("dovecot-2.3-logins.conf") + &of_manual("dovecot-2.3-dicts.conf");
     if !is_root {
         config += &fill(CONFIG_WITHOUT_ROOT);
     }
     let write = || -> io::Result<()> {
         fs::write(dir.join("dovecot.conf"), config + extra)?;
-        fs::write(dir.join("auth.conf"), fill(AUTH_CONFIG))?;
+        fs::write(dir.join("auth.conf"), of_manual("auth.conf"))?;
         fs::create_dir(dir.join("mail"))?;
         // the users that Dovecot runs as pass through, and `mail` makes its folders
         fs::set_permissions(dir, Permissions::from_mode(0o755))?;

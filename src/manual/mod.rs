@@ -1,0 +1,47 @@
+//! The manual: one chapter per file, for `podop help`, docs.rs and the repository's web pages.
+//!
+//! Every named sample in a chapter is a file too, in `src/manual/files` or `src/package`; `tests/real/manual.rs` compares
+//! them. Chapters link to each other by reference, `[Caching][availability#caching]`. Each chapter ends with definitions
+//! of its references as paths of files. `links.txt` defines them as modules; it precedes the chapters in the crate's
+//! documentation, where the first definition counts.
+
+/// One chapter.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Chapter {
+    /// The name of its file, without `.md`.
+    pub name: &'static str,
+    /// Its subject, in one line.
+    pub summary: &'static str,
+    /// Markdown.
+    pub text: &'static str,
+}
+
+macro_rules! chapters {
+    ($($name:ident $summary:literal)*) => {
+        /// All chapters, in the order in which they are listed.
+        pub const CHAPTERS: &[Chapter] = &[$(Chapter {
+            name: stringify!($name),
+            summary: $summary,
+            text: include_str!(concat!(stringify!($name), ".md")),
+        }),*];
+
+        $(
+            #[doc = include_str!("links.txt")]
+            #[doc = include_str!(concat!(stringify!($name), ".md"))]
+            pub mod $name {}
+        )*
+    };
+}
+
+chapters! {
+    postfix "setup, the keys that Postfix sends, the chroot, failures in the mail log"
+    dovecot "logins with 2.3 and 2.4, dicts for quota, ACL, METADATA, Sieve and last login"
+    backend "what the HTTP service has to do: requests, statuses, values; a complete one in Python"
+    options "flags, tables and their settings, signals, exit codes, limits"
+    availability "replicas, slow backends, caching, pipelining"
+    tls "backends behind https://, client certificates, renewal"
+    deployment "installing, systemd, containers, Mailu, several MX hosts"
+    operation "metrics, health, alert rules, the log, security"
+    recipes "three complete backends: backup MX, Flask with SQLite, PostgreSQL"
+    migrating "differences from the Python program; the changelog"
+}
