@@ -108,33 +108,6 @@ impl Joined<'_> {
     }
 }
 
-/// Memory of short byte strings that were used, for the next ones.
-#[derive(Debug, Default)]
-pub struct Spare {
-    free: Vec<Vec<u8>>,
-}
-
-impl Spare {
-    /// How many byte strings are held, and how large each may be.
-    const MAX_STRINGS: usize = 1_024;
-    const MAX_SIZE: usize = 256; // bytes
-
-    /// A copy of `bytes`, in used memory if there is any.
-    pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut memory = self.free.pop().unwrap_or_default();
-        memory.extend_from_slice(bytes);
-        memory
-    }
-
-    /// Takes memory back.
-    pub fn recycle(&mut self, mut bytes: Vec<u8>) {
-        if self.free.len() < Self::MAX_STRINGS && bytes.capacity() <= Self::MAX_SIZE {
-            bytes.clear();
-            self.free.push(bytes);
-        }
-    }
-}
-
 /// Empties a buffer, and gives its memory back if it has grown beyond `kept` bytes.
 fn recycle(bytes: &mut Vec<u8>, kept: usize) {
     if bytes.capacity() > kept {

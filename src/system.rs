@@ -1,4 +1,5 @@
 //! What the standard library does not offer of the operating system: the only file with `unsafe`.
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::fs::File;

@@ -60,7 +60,7 @@ impl AddressState {
 
 impl Addresses {
     /// The addresses of a target, whose name is resolved when a connection is needed.
-    pub fn new(target: &Target, resolver: &mut Resolver) -> Self {
+    pub(super) fn new(target: &Target, resolver: &mut Resolver) -> Self {
         let fixed = |address| Self { list: vec![AddressState::new(address)], ..Self::default() };
         match target {
             Target::Unix(path) => fixed(Address::Unix(path.clone())),
@@ -72,17 +72,17 @@ impl Addresses {
     }
 
     /// The number of the name in the resolver, unless none is needed.
-    pub fn name(&self) -> Option<usize> {
+    pub(super) fn name(&self) -> Option<usize> {
         self.name
     }
 
     /// When the name was asked for, and when the answer came that is in use.
-    pub fn resolved(&self) -> Option<(Instant, Instant)> {
+    pub(super) fn resolved(&self) -> Option<(Instant, Instant)> {
         self.resolved
     }
 
     /// The address of the next connection; `None` while the name has to be resolved.
-    pub fn next(&mut self, resolver: &mut Resolver, turn: &mut Turn) -> Result<Option<Address>, Fault> {
+    pub(super) fn next(&mut self, resolver: &mut Resolver, turn: &mut Turn) -> Result<Option<Address>, Fault> {
         if let Some(name) = self.name {
             match resolver.look_up(name, turn.now) {
                 Resolution::Addresses(addresses) => self.learn(addresses),
@@ -99,12 +99,12 @@ impl Addresses {
     }
 
     /// True until a pause after failures is over.
-    pub fn is_paused(&self, now: Instant) -> bool {
+    pub(super) fn is_paused(&self, now: Instant) -> bool {
         self.paused_until.is_some_and(|until| now < until)
     }
 
     /// The earliest time of a connection that is wanted at `at`.
-    pub fn earliest(&self, at: Instant, resolver: &Resolver) -> Instant {
+    pub(super) fn earliest(&self, at: Instant, resolver: &Resolver) -> Instant {
         let resolved = self.name.and_then(|name| resolver.patience_ends(name));
         at.max(self.paused_until.unwrap_or(at)).max(resolved.unwrap_or(at))
     }
@@ -141,18 +141,18 @@ impl Addresses {
     }
 
     /// A connection to an address is being made.
-    pub fn on_open(&mut self, address: &Address) {
+    pub(super) fn on_open(&mut self, address: &Address) {
         self.find(address).into_iter().for_each(|one| one.open += 1);
     }
 
     /// A connection to an address has closed.
-    pub fn on_close(&mut self, address: &Address) {
+    pub(super) fn on_close(&mut self, address: &Address) {
         // The list may have been learned since it was opened.
         self.find(address).into_iter().for_each(|one| one.open = one.open.saturating_sub(1));
     }
 
     /// A connection to an address was made.
-    pub fn on_reached(&mut self, address: &Address) {
+    pub(super) fn on_reached(&mut self, address: &Address) {
         self.list.iter_mut().for_each(|one| one.failed = false);
         if let Some(at) = self.list.iter().position(|one| one.address == *address) {
             self.preferred = at;
@@ -162,7 +162,13 @@ impl Addresses {
 
     /// A connection to an address could not be made, while `connecting` others are being made and `open` in all are
     /// there. True if no address is left: all have been tried, and no attempt is in progress.
-    pub fn on_connect_failed(&mut self, address: &Address, connecting: usize, open: usize, now: Instant) -> bool {
+    pub(super) fn on_connect_failed(
+        &mut self,
+        address: &Address,
+        connecting: usize,
+        open: usize,
+        now: Instant,
+    ) -> bool {
         if let Some(one) = self.find(address) {
             one.ejected = Some(now + UNREACHABLE);
             one.failed = true;
@@ -176,39 +182,39 @@ impl Addresses {
     }
 
     /// True if all addresses failed, and attempts are in progress.
-    pub fn all_failed(&self) -> bool {
+    pub(super) fn all_failed(&self) -> bool {
         !self.list.is_empty() && self.list.iter().all(|one| one.failed)
     }
 
     /// Prefers other addresses for a while, if there are any that work. True if there are.
-    pub fn eject(&mut self, address: &Address, now: Instant) -> bool {
+    pub(super) fn eject(&mut self, address: &Address, now: Instant) -> bool {
         let others = self.list.iter().any(|one| one.address != *address && !one.is_ejected(now));
         self.find(address).filter(|_| others).map(|one| one.ejected = Some(now + EJECTED)).is_some()
     }
 
     /// True if no address is known.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
     /// True if there are several.
-    pub fn has_several(&self) -> bool {
+    pub(super) fn has_several(&self) -> bool {
         self.list.len() > 1
     }
 
     /// True if all are ejected.
-    pub fn all_ejected(&self, now: Instant) -> bool {
+    pub(super) fn all_ejected(&self, now: Instant) -> bool {
         !self.list.is_empty() && self.list.iter().all(|one| one.is_ejected(now))
     }
 
     /// True if requests may be sent ahead to this address.
-    pub fn may_pipeline(&self, address: &Address) -> bool {
+    pub(super) fn may_pipeline(&self, address: &Address) -> bool {
         !self.list.iter().any(|one| one.address == *address && one.breaks >= MAX_BREAKS)
     }
 
     /// A connection to this address closed before it had answered any request that was sent ahead; `announced` if it
     /// had said so with the response before. True if pipelining to the address ends with that.
-    pub fn pipelining_failed(&mut self, address: &Address, announced: bool) -> bool {
+    pub(super) fn pipelining_failed(&mut self, address: &Address, announced: bool) -> bool {
         let Some(one) = self.find(address) else { return false };
         let before = one.breaks;
         one.breaks = if announced { MAX_BREAKS } else { MAX_BREAKS.min(before + 1) };
@@ -218,14 +224,14 @@ impl Addresses {
     }
 
     /// Requests sent ahead were answered by this address.
-    pub fn pipelining_ok(&mut self, address: &Address) {
+    pub(super) fn pipelining_ok(&mut self, address: &Address) {
         if std::mem::take(&mut self.any_breaks) {
             self.find(address).into_iter().for_each(|one| one.breaks = 0);
         }
     }
 
     /// Lets all addresses be sent requests ahead again.
-    pub fn allow_pipelining(&mut self) {
+    pub(super) fn allow_pipelining(&mut self) {
         self.list.iter_mut().for_each(|one| one.breaks = 0);
     }
 }

@@ -14,7 +14,7 @@ const MAX_ASKED: Duration = Duration::from_secs(60);
 
 /// Healthy ── [`FAULTS`] in a row ──▶ down ── pause over, one probe ──▶ healthy | down for longer
 #[derive(Debug, Default)]
-pub struct CircuitBreaker {
+pub(super) struct CircuitBreaker {
     /// Faults since the last answer.
     failures: u32,
     /// How often in a row it was set down.
@@ -29,7 +29,7 @@ pub struct CircuitBreaker {
 
 /// Whether a request may go to a backend now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Permit {
+pub(super) enum Permit {
     Allow,
     /// One may, to see how it does.
     Probe,
@@ -37,7 +37,7 @@ pub enum Permit {
 }
 
 impl CircuitBreaker {
-    pub fn permit(&self, now: Instant) -> Permit {
+    pub(super) fn permit(&self, now: Instant) -> Permit {
         match self.down {
             None => Permit::Allow,
             Some(until) if now < until || self.probe.is_some_and(|probe| now < probe) => Permit::Deny,
@@ -46,17 +46,17 @@ impl CircuitBreaker {
     }
 
     /// A probe is sent, which will have ended by `deadline`.
-    pub fn probe(&mut self, deadline: Instant) {
+    pub(super) fn probe(&mut self, deadline: Instant) {
         self.probe = Some(deadline);
     }
 
     /// A probe may have been given up before it was sent, so that another one may go.
-    pub fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         self.probe = None;
     }
 
     /// An answer has come, whatever it says. True if it had been set down.
-    pub fn answered(&mut self) -> bool {
+    pub(super) fn answered(&mut self) -> bool {
         self.failures = 0;
         if self.down.is_none() {
             return false;
@@ -66,7 +66,7 @@ impl CircuitBreaker {
     }
 
     /// A fault that speaks against the backend as a whole. True if that sets it down.
-    pub fn fault(&mut self, cause: impl ToString, now: Instant) -> bool {
+    pub(super) fn fault(&mut self, cause: impl ToString, now: Instant) -> bool {
         self.failures += 1;
         let probed = self.probe.take().is_some();
         match self.down {
@@ -83,7 +83,7 @@ impl CircuitBreaker {
     }
 
     /// The backend wants to be left alone for so long (`Retry-After`). True if that sets it down.
-    pub fn asked(&mut self, pause: Duration, cause: impl ToString, now: Instant) -> bool {
+    pub(super) fn asked(&mut self, pause: Duration, cause: impl ToString, now: Instant) -> bool {
         let news = self.down.is_none();
         self.cause = cause.to_string();
         self.probe = None;
@@ -92,16 +92,16 @@ impl CircuitBreaker {
     }
 
     /// What went wrong last.
-    pub fn cause(&self) -> &str {
+    pub(super) fn cause(&self) -> &str {
         &self.cause
     }
 
     /// True if there were faults since the last answer.
-    pub fn has_faults(&self) -> bool {
+    pub(super) fn has_faults(&self) -> bool {
         self.failures > 0 || self.down.is_some()
     }
 
-    pub fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         self.down.is_some()
     }
 }

@@ -1,10 +1,11 @@
 //! One HTTP/1.1 connection to a backend, over TLS or not.
 
+use super::arrival::{AfterResponse, Arrival, CloseReason};
 use super::exchange::Exchange;
 use super::fault::{Fault, Phase};
 use super::in_flight::InFlight;
 use super::retry::Progress;
-use super::tls::{Handshake, SessionEnd, TlsConnector, Transport};
+use super::tls::{SessionEnd, TlsConnector, Transport};
 use crate::io::Address;
 use crate::wire::http::{Decoder, Response};
 use std::io::ErrorKind;
@@ -50,56 +51,8 @@ enum History {
     Pipelined,
 }
 
-/// What has happened on a connection.
-#[derive(Debug)]
-pub(super) enum Arrival<'a> {
-    Nothing,
-    /// The TLS handshake is complete.
-    Open(Handshake),
-    /// The response to the exchange at the front, see [`Connection::complete`]. `surplus` if bytes follow that no
-    /// request asked for.
-    Response {
-        response: Response<'a>,
-        surplus: bool,
-    },
-    /// The connection could not be made.
-    ConnectFailed(Fault),
-    /// The connection is of no use any more.
-    Closed(CloseReason),
-}
-
-/// Why a connection is closed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum CloseReason {
-    /// It is not needed, or must not be used, any more. Nothing is in flight on it.
-    Unused,
-    /// The response before said that it was the last one.
-    Announced,
-    Fault(Fault),
-}
-
-impl CloseReason {
-    /// What the exchanges have failed with that were in flight.
-    pub fn into_fault(self) -> Fault {
-        match self {
-            CloseReason::Unused | CloseReason::Announced => Fault::Closed,
-            CloseReason::Fault(fault) => fault,
-        }
-    }
-}
-
-/// What an open connection does after a response.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum AfterResponse {
-    /// It owes further responses.
-    Busy,
-    /// It can carry another request.
-    Free,
-    Close(CloseReason),
-}
-
 impl Connection {
-    pub fn new(pool: usize, address: Address, pipeline: usize, now: Instant) -> Self {
+    pub(super) fn new(pool: usize, address: Address, pipeline: usize, now: Instant) -> Self {
         Self {
             pool,
             address,
@@ -116,23 +69,23 @@ impl Connection {
     }
 
     /// The number of its pool.
-    pub fn pool(&self) -> usize {
+    pub(super) fn pool(&self) -> usize {
         self.pool
     }
 
-    pub fn address(&self) -> &Address {
+    pub(super) fn address(&self) -> &Address {
         &self.address
     }
 
-    pub fn is_tls(&self) -> bool {
+    pub(super) fn is_tls(&self) -> bool {
         self.transport.is_tls()
     }
 
-    pub fn is_handshaking(&self) -> bool {
+    pub(super) fn is_handshaking(&self) -> bool {
         matches!(self.state, State::Handshaking { .. })
     }
 
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
     }
 
@@ -144,46 +97,46 @@ impl Connection {
     }
 
     /// True if it has not carried a response yet.
-    pub fn is_new(&self) -> bool {
+    pub(super) fn is_new(&self) -> bool {
         self.history().is_none_or(|history| history == History::New)
     }
 
     /// True if it has answered a request that was sent ahead.
-    pub fn has_pipelined(&self) -> bool {
+    pub(super) fn has_pipelined(&self) -> bool {
         self.history() == Some(History::Pipelined)
     }
 
-    pub fn keep_alive_timeout(&self) -> Option<Duration> {
+    pub(super) fn keep_alive_timeout(&self) -> Option<Duration> {
         self.keep_alive_timeout
     }
 
-    pub fn pipeline(&self) -> usize {
+    pub(super) fn pipeline(&self) -> usize {
         self.pipeline
     }
 
     /// Has one request at a time from now on.
-    pub fn stop_pipelining(&mut self) {
+    pub(super) fn stop_pipelining(&mut self) {
         self.pipeline = 1;
     }
 
     /// Has no further requests: its TLS configuration is out of date.
-    pub fn retire(&mut self) {
+    pub(super) fn retire(&mut self) {
         self.retired = true;
     }
 
     /// The backend has accepted it, and no TLS is wanted.
-    pub fn open(&mut self, now: Instant) {
+    pub(super) fn open(&mut self, now: Instant) {
         self.state = State::Open { accepted: now, since: now, history: History::New };
     }
 
     /// The backend has accepted it, and TLS begins: there is output.
-    pub fn begin_handshake(&mut self, connector: &TlsConnector, now: Instant) -> Result<(), String> {
+    pub(super) fn begin_handshake(&mut self, connector: &TlsConnector, now: Instant) -> Result<(), String> {
         self.state = State::Handshaking { accepted: now };
         self.transport.begin_handshake(connector)
     }
 
     /// How long the handshake took that is complete.
-    pub fn handshake_time(&self) -> Duration {
+    pub(super) fn handshake_time(&self) -> Duration {
         match self.state {
             State::Connecting | State::Handshaking { .. } => Duration::ZERO,
             State::Open { accepted, since, .. } => since.saturating_duration_since(accepted),
@@ -191,7 +144,7 @@ impl Connection {
     }
 
     /// What it is waiting for that is not open yet.
-    pub fn connect_timeout(&self) -> Fault {
+    pub(super) fn connect_timeout(&self) -> Fault {
         match self.state {
             State::Connecting => Fault::ConnectTimeout,
             State::Handshaking { .. } | State::Open { .. } => Fault::HandshakeTimeout,
@@ -199,7 +152,7 @@ impl Connection {
     }
 
     /// Puts a request on the wire. True if there was no output before.
-    pub fn push(&mut self, exchange: Exchange) -> bool {
+    pub(super) fn push(&mut self, exchange: Box<Exchange>) -> bool {
         let before = self.transport.unsent();
         exchange.write_to(self.transport.requests());
         let size = self.transport.unsent() - before;
@@ -209,7 +162,7 @@ impl Connection {
 
     /// Records in the exchange that was pushed last how long it had waited. `resolve` is the span in which the host's
     /// name was resolved.
-    pub fn record_wait(&mut self, resolve: Option<(Instant, Instant)>, now: Instant) {
+    pub(super) fn record_wait(&mut self, resolve: Option<(Instant, Instant)>, now: Instant) {
         let State::Open { accepted, since, .. } = self.state else { return };
         let connect = (self.opened, accepted);
         let handshake = self.is_tls().then_some((accepted, since));
@@ -222,7 +175,7 @@ impl Connection {
     /// added to: all that a backend reads at once it also answers in order, even one that answers what came in two
     /// pieces in two threads. A connection that has not carried a response yet takes one request (RFC 9112, 9.3.2: what
     /// is sent again must not be pipelined at once).
-    pub fn can_pipeline(&self, exchange: &Exchange) -> bool {
+    pub(super) fn can_pipeline(&self, exchange: &Exchange) -> bool {
         self.in_flight.begins_with_unsent_get(self.transport.unsent())
             && self.in_flight.len() < self.pipeline
             && !self.is_new()
@@ -235,12 +188,12 @@ impl Connection {
     }
 
     /// What is to be written to the socket.
-    pub fn output(&mut self) -> &[u8] {
+    pub(super) fn output(&mut self) -> &[u8] {
         self.transport.output()
     }
 
     /// Notes that the kernel took `count` bytes of the output.
-    pub fn sent(&mut self, count: usize) {
+    pub(super) fn sent(&mut self, count: usize) {
         let awaited = self.in_flight.awaits_response();
         let left = self.transport.sent(count, awaited);
         self.in_flight.advance(left);
@@ -248,12 +201,12 @@ impl Connection {
 
     /// True if it must be read from before it is written to: a write is never sent twice, and a connection that was
     /// idle may have been closed in the meantime.
-    pub fn needs_check(&self) -> bool {
+    pub(super) fn needs_check(&self) -> bool {
         !self.is_new() && self.in_flight.begins_with_unsent_write()
     }
 
     /// Reads what has arrived, up to the next thing that happened. To be called until that is nothing.
-    pub fn receive<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Arrival<'a> {
+    pub(super) fn receive<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Arrival<'a> {
         if self.transport.is_tls() { self.receive_tls(input, now) } else { self.decode(input, now) }
     }
 
@@ -310,7 +263,7 @@ impl Connection {
     }
 
     /// The stream has ended, with an error or not, which may complete a response.
-    pub fn end(&mut self, error: Option<ErrorKind>) -> Arrival<'static> {
+    pub(super) fn end(&mut self, error: Option<ErrorKind>) -> Arrival<'static> {
         match self.state {
             State::Connecting => {
                 return Arrival::ConnectFailed(Fault::Unreachable(error.unwrap_or(ErrorKind::ConnectionAborted)));
@@ -340,7 +293,7 @@ impl Connection {
     }
 
     /// Takes out the exchange that a response belongs to; `None` if its deadline has passed.
-    pub fn complete(&mut self, response: &Response<'_>, now: Instant) -> Option<Exchange> {
+    pub(super) fn complete(&mut self, response: &Response<'_>, now: Instant) -> Option<Box<Exchange>> {
         self.keep_alive_timeout = response.keep_alive_timeout;
         let (mut exchange, ahead) = self.in_flight.pop()?;
         if let State::Open { history, .. } = &mut self.state {
@@ -353,52 +306,52 @@ impl Connection {
     }
 
     /// What follows a response after which the backend keeps the connection or not.
-    pub fn after_response(&self, keep: bool, surplus: bool) -> AfterResponse {
+    pub(super) fn after_response(&self, keep: bool, surplus: bool) -> AfterResponse {
         match self.in_flight.is_empty() {
             false if keep => AfterResponse::Busy,
-            false => AfterResponse::Close(CloseReason::Announced),
+            false => AfterResponse::CloseAnnounced,
             true if keep && !surplus && !self.is_retired() => AfterResponse::Free,
-            true => AfterResponse::Close(CloseReason::Unused),
+            true => AfterResponse::Close,
         }
     }
 
     /// True if a response with this status may speak of the client certificate and not of the request.
-    pub fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
+    pub(super) fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
         self.transport.is_certificate_status(status, keep)
     }
 
     /// True if it owes the response to a request that was sent ahead.
-    pub fn owes_ahead(&self) -> bool {
+    pub(super) fn owes_ahead(&self) -> bool {
         self.in_flight.owes_ahead()
     }
 
     /// Takes out all exchanges in flight, in order. `invalid` means that no response can be made of what has arrived.
-    pub fn take_orphans(&mut self, invalid: bool) -> Vec<(Exchange, Progress)> {
+    pub(super) fn take_orphans(&mut self, invalid: bool) -> Vec<(Box<Exchange>, Progress)> {
         self.in_flight.take(invalid || !self.decoder.is_clean())
     }
 
-    /// Takes out the exchanges whose deadlines have passed, with whether the backend may have seen them.
-    pub fn take_expired(&mut self, now: Instant) -> Vec<(Exchange, bool)> {
+    /// Takes out an exchange whose deadline has passed, with whether the backend may have seen it.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<(Box<Exchange>, bool)> {
         self.in_flight.take_expired(now)
     }
 
     /// True if the exchange has expired whose response is the next one.
-    pub fn is_stuck(&self) -> bool {
+    pub(super) fn is_stuck(&self) -> bool {
         self.in_flight.is_stuck()
     }
 
     /// The earliest deadline of what is in flight.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.in_flight.deadline()
     }
 
     /// What the exchange at the front is waiting for.
-    pub fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         if self.decoder.in_head() { Phase::Head } else { Phase::Body }
     }
 
     /// The last bytes for the backend before the connection is closed.
-    pub fn close_notify(&mut self) -> Vec<u8> {
+    pub(super) fn close_notify(&mut self) -> Vec<u8> {
         self.transport.close_notify()
     }
 }

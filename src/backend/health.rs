@@ -5,6 +5,9 @@ use super::fault::Fault;
 use crate::log;
 use std::time::{Duration, Instant};
 
+/// Shortest time between two log lines that say that a backend is unreachable: each lookup may find it out again.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The circuit breaker of one backend, with the rules of what counts.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -12,44 +15,46 @@ pub(super) struct Health {
     breaker: CircuitBreaker,
     /// Tables may ask another backend in its place.
     replica: bool,
+    /// When it was logged last that it is unreachable.
+    logged: Option<Instant>,
 }
 
 impl Health {
-    pub fn new(label: &str) -> Self {
-        Self { label: label.to_owned(), breaker: CircuitBreaker::default(), replica: false }
+    pub(super) fn new(label: &str) -> Self {
+        Self { label: label.to_owned(), breaker: CircuitBreaker::default(), replica: false, logged: None }
     }
 
-    pub fn set_replica(&mut self) {
+    pub(super) fn set_replica(&mut self) {
         self.replica = true;
     }
 
-    pub fn permit(&self, now: Instant) -> Permit {
+    pub(super) fn permit(&self, now: Instant) -> Permit {
         self.breaker.permit(now)
     }
 
-    pub fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         self.breaker.is_down()
     }
 
     /// Why requests are denied.
-    pub fn down_cause(&self) -> Fault {
+    pub(super) fn down_cause(&self) -> Fault {
         Fault::Down(self.breaker.cause().to_owned())
     }
 
     /// A request that ends by `deadline` is sent; it is the probe if there has to be one.
-    pub fn on_submit(&mut self, deadline: Instant, now: Instant) {
+    pub(super) fn on_submit(&mut self, deadline: Instant, now: Instant) {
         if self.breaker.is_down() && self.breaker.permit(now) == Permit::Probe {
             self.breaker.probe(deadline);
         }
     }
 
     /// Requests were dropped that were not sent; a probe may have been among them.
-    pub fn release_probe(&mut self) {
+    pub(super) fn release_probe(&mut self) {
         self.breaker.release();
     }
 
     /// True if a response with this status may change the state of the breaker.
-    pub fn may_change(&self, status: u16) -> bool {
+    pub(super) fn may_change(&self, status: u16) -> bool {
         matches!(status, 429 | 502..=504) || self.breaker.has_faults()
     }
 
@@ -57,7 +62,7 @@ impl Health {
     /// replicas, and without `several` addresses, is only held responsible for what costs time (`slow`): otherwise
     /// sending a request costs as little as knowing the result, and one key that it cannot answer must not keep it from
     /// answering others.
-    pub fn record_failure(&mut self, cause: &impl ToString, slow: bool, several: bool, now: Instant) -> bool {
+    pub(super) fn record_failure(&mut self, cause: &impl ToString, slow: bool, several: bool, now: Instant) -> bool {
         // Once it is down, whatever happens to the probe decides.
         let counts = slow || self.replica || several || self.breaker.is_down();
         if !counts || !self.breaker.fault(cause.to_string(), now) {
@@ -68,7 +73,7 @@ impl Health {
     }
 
     /// The backend wants no requests for a while (`Retry-After`). True if it is down now, and was not before.
-    pub fn record_retry_after(&mut self, seconds: u32, status: u16, now: Instant) -> bool {
+    pub(super) fn record_retry_after(&mut self, seconds: u32, status: u16, now: Instant) -> bool {
         let (pause, cause) = (Duration::from_secs(seconds.into()), format!("answered {status}"));
         if !self.breaker.asked(pause, &cause, now) {
             return false;
@@ -77,8 +82,16 @@ impl Health {
         true
     }
 
+    /// Logs that it cannot be reached, unless that was logged just now.
+    pub(super) fn log_unreachable(&mut self, fault: &Fault, now: Instant) {
+        if self.logged.is_none_or(|logged| logged + LOG_INTERVAL <= now) {
+            self.logged = Some(now);
+            log::info(format_args!("unreachable backend={} cause=\"{fault}\"", self.label));
+        }
+    }
+
     /// A response that is no fault.
-    pub fn record_success(&mut self) {
+    pub(super) fn record_success(&mut self) {
         if self.breaker.answered() {
             log::warn(format_args!("backend-up backend={}", self.label));
         }

@@ -17,7 +17,7 @@ pub(super) struct InFlight {
 #[derive(Debug)]
 struct Slot {
     /// `None` if its deadline has passed: its response is dropped when it arrives.
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     /// Where its request begins and ends, counted from the first byte on the connection.
     begins: u64,
     ends: u64,
@@ -26,16 +26,16 @@ struct Slot {
 }
 
 impl InFlight {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
     /// Adds an exchange whose request has `size` bytes.
-    pub fn push(&mut self, exchange: Exchange, size: usize) {
+    pub(super) fn push(&mut self, exchange: Box<Exchange>, size: usize) {
         let begins = self.written;
         self.written += size as u64;
         let ahead = !self.slots.is_empty();
@@ -43,47 +43,47 @@ impl InFlight {
     }
 
     /// The exchange that was added last.
-    pub fn last_mut(&mut self) -> Option<&mut Exchange> {
-        self.slots.back_mut()?.exchange.as_mut()
+    pub(super) fn last_mut(&mut self) -> Option<&mut Exchange> {
+        self.slots.back_mut()?.exchange.as_deref_mut()
     }
 
     /// Notes that `count` bytes of requests have left.
-    pub fn advance(&mut self, count: usize) {
+    pub(super) fn advance(&mut self, count: usize) {
         self.left += count as u64;
     }
 
     /// True if the request at the front has left as a whole: a response to it may arrive.
-    pub fn awaits_response(&self) -> bool {
+    pub(super) fn awaits_response(&self) -> bool {
         self.slots.front().is_some_and(|first| first.ends <= self.left)
     }
 
     /// True if the request at the front may not be sent twice, and none of it has left.
-    pub fn begins_with_unsent_write(&self) -> bool {
+    pub(super) fn begins_with_unsent_write(&self) -> bool {
         let unsafe_exchange = |first: &Slot| first.exchange.as_ref().is_some_and(|exchange| !exchange.is_safe());
         self.slots.front().is_some_and(|first| self.left <= first.begins && unsafe_exchange(first))
     }
 
     /// True if nothing of the requests has left for the kernel, of which `unsent` bytes were not taken, and the first is
     /// safe to send again.
-    pub fn begins_with_unsent_get(&self, unsent: usize) -> bool {
+    pub(super) fn begins_with_unsent_get(&self, unsent: usize) -> bool {
         let taken = self.written - unsent as u64;
-        let is_safe = |first: &Slot| first.exchange.as_ref().is_some_and(Exchange::is_safe);
+        let is_safe = |first: &Slot| first.exchange.as_deref().is_some_and(Exchange::is_safe);
         self.slots.front().is_some_and(|first| taken == first.begins && is_safe(first))
     }
 
     /// Takes out the slot whose response has arrived: its exchange, unless that has expired, and whether it was sent
     /// ahead.
-    pub fn pop(&mut self) -> Option<(Option<Exchange>, bool)> {
+    pub(super) fn pop(&mut self) -> Option<(Option<Box<Exchange>>, bool)> {
         self.slots.pop_front().map(|slot| (slot.exchange, slot.ahead))
     }
 
     /// True if a response is owed to a request that was sent ahead.
-    pub fn owes_ahead(&self) -> bool {
+    pub(super) fn owes_ahead(&self) -> bool {
         self.slots.iter().any(|slot| slot.ahead)
     }
 
     /// Takes out all exchanges, in order. `begun` says that a part of the first response has arrived.
-    pub fn take(&mut self, begun: bool) -> Vec<(Exchange, Progress)> {
+    pub(super) fn take(&mut self, begun: bool) -> Vec<(Box<Exchange>, Progress)> {
         let left = self.left;
         let progress = |at: usize, begins: u64| match at {
             _ if left <= begins => Progress::Unsent,
@@ -94,24 +94,23 @@ impl InFlight {
         slots.filter_map(|(at, slot)| slot.exchange.map(|exchange| (exchange, progress(at, slot.begins)))).collect()
     }
 
-    /// Takes out the exchanges whose deadlines have passed, with whether the backend may have seen them. Their places in
-    /// the order of responses stay.
-    pub fn take_expired(&mut self, now: Instant) -> Vec<(Exchange, bool)> {
+    /// Takes out an exchange whose deadline has passed, with whether the backend may have seen it. Its place in the order
+    /// of responses stays: the response still has to be read, and dropped.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<(Box<Exchange>, bool)> {
         let left = self.left;
-        let expired = |slot: &mut Slot| {
+        self.slots.iter_mut().find_map(|slot| {
             let exchange = slot.exchange.take_if(|exchange| exchange.deadline <= now)?;
             Some((exchange, left > slot.begins))
-        };
-        self.slots.iter_mut().filter_map(expired).collect()
+        })
     }
 
     /// True if the exchange has expired whose response is the next one.
-    pub fn is_stuck(&self) -> bool {
+    pub(super) fn is_stuck(&self) -> bool {
         self.slots.front().is_some_and(|first| first.exchange.is_none())
     }
 
     /// The earliest deadline.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.slots.iter().flat_map(|slot| &slot.exchange).map(|exchange| exchange.deadline).min()
     }
 }

@@ -1,6 +1,7 @@
 //! The backends: pools of connections to each, and what becomes of the requests that are submitted to them.
 
 mod addresses;
+mod arrival;
 mod balance;
 mod breaker;
 mod connection;
@@ -9,6 +10,7 @@ mod fault;
 mod growth;
 mod health;
 mod in_flight;
+mod lent;
 mod options;
 mod pool;
 mod pools;
@@ -21,9 +23,9 @@ mod retry;
 mod roster;
 pub mod tls;
 
-pub use exchange::{Asker, Exchange};
+pub use exchange::{Asker, Exchange, SpareExchanges};
 pub use fault::{Fault, Phase};
-pub use options::{PoolOptions, Target};
+pub use options::{BackendSpec, PoolOptions, Target};
 pub use pools::Arrived;
 pub use queue::MAX_WAITING;
 pub use reach::CheckResult;
@@ -35,7 +37,8 @@ use crate::io::{Address, Turn};
 use crate::log;
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
-use connection::{AfterResponse, Arrival, CloseReason};
+use arrival::{AfterResponse, Arrival, CloseReason};
+use connection::Connection;
 use pool::Pool;
 use pools::Pools;
 use retry::{Next, Outcome};
@@ -48,7 +51,7 @@ use tls::TlsConnector;
 /// The end of an exchange.
 #[derive(Debug)]
 pub struct Finished<'a> {
-    pub exchange: Exchange,
+    pub exchange: Box<Exchange>,
     pub result: Result<Response<'a>, Fault>,
     /// Whether the backend may have seen the request.
     pub sent: bool,
@@ -59,7 +62,7 @@ pub struct Finished<'a> {
 pub struct Backends {
     pools: Pools,
     /// Exchanges that have to be placed again, as the backend that they were meant for was given up.
-    pending: VecDeque<Exchange>,
+    pending: VecDeque<Box<Exchange>>,
     /// Exchanges that have ended. One whose response is still in [`Arrived`] is not among them.
     finished: VecDeque<Finished<'static>>,
     /// No exchange expires before: a bound, so that deadlines cost nothing while none is reached.
@@ -67,9 +70,9 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Adds a backend, or finds it, and returns its number. The label names it in reasons and log lines.
-    pub fn add(&mut self, label: &str, target: Target, options: PoolOptions, connector: Option<TlsConnector>) -> usize {
-        self.pools.add(label, target, options, connector)
+    /// Adds a backend, or finds it, and returns its number.
+    pub fn add(&mut self, spec: BackendSpec) -> usize {
+        self.pools.add(spec)
     }
 
     /// Notes that a backend is one of several that a table may ask.
@@ -85,7 +88,7 @@ impl Backends {
     // --- exchanges
 
     /// Sends a request, at once or as soon as there is a connection. [`Backends::next_finished`] returns it in the end.
-    pub fn submit(&mut self, mut exchange: Exchange, turn: &mut Turn) {
+    pub fn submit(&mut self, mut exchange: Box<Exchange>, turn: &mut Turn) {
         if self.soonest.is_none_or(|soonest| exchange.deadline < soonest) {
             self.soonest = Some(exchange.deadline);
         }
@@ -112,13 +115,13 @@ impl Backends {
     }
 
     /// Has an exchange sent to another backend.
-    fn fail_over(&mut self, mut exchange: Exchange) {
+    fn fail_over(&mut self, mut exchange: Box<Exchange>) {
         self.pools.pool(exchange.pool()).count(|metrics| metrics.retried += 1);
         exchange.give_up_route();
         self.pending.push_back(exchange);
     }
 
-    fn fail(&mut self, exchange: Exchange, fault: Fault, sent: bool) {
+    fn fail(&mut self, exchange: Box<Exchange>, fault: Fault, sent: bool) {
         let timeout = matches!(fault, Fault::Timeout(_));
         let pool = self.pools.pool(exchange.pool());
         pool.count(|metrics| *(if timeout { &mut metrics.timed_out } else { &mut metrics.failed }) += 1);
@@ -131,7 +134,8 @@ impl Backends {
             if let Some(finished) = self.finished.pop_front() {
                 return Some(finished);
             }
-            let (key, arrival) = self.pools.next_arrival(arrived, turn)?;
+            let key = arrived.key()?;
+            let arrival = self.pools.next_arrival(key, arrived, turn);
             if let Some(finished) = self.on_arrival(key, arrival, turn) {
                 return Some(finished);
             }
@@ -166,7 +170,8 @@ impl Backends {
         match after {
             AfterResponse::Busy => {}
             AfterResponse::Free => self.pools.serve_next(at, key, turn),
-            AfterResponse::Close(reason) => self.on_closed(key, reason, turn),
+            AfterResponse::CloseAnnounced => self.on_closed(key, CloseReason::Announced, turn),
+            AfterResponse::Close => self.on_closed(key, CloseReason::Unused, turn),
         }
         let mut exchange = exchange?; // else its deadline has passed
         if status == 200 {
@@ -375,8 +380,8 @@ impl Backends {
     }
 
     fn expire_connection(&mut self, key: Key, turn: &mut Turn) {
-        let Some((expired, phase)) = self.pools.take_expired(key, turn.now) else { return };
-        for (exchange, sent) in expired {
+        let Some(phase) = self.pools.connection(key).map(Connection::phase) else { return };
+        while let Some((exchange, sent)) = self.pools.take_expired(key, turn.now) {
             self.fail(exchange, Fault::Timeout(phase), sent);
         }
         let Some(connection) = self.pools.connection(key).filter(|connection| connection.is_stuck()) else { return };

@@ -1,5 +1,6 @@
 //! What a backend is reached at, and how many connections it gets.
 
+use super::tls::TlsConnector;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,17 @@ pub enum Target {
     /// A host name or address, and a port.
     Tcp(String, u16),
     Unix(PathBuf),
+}
+
+/// A backend, as tables name it. Tables with the same share its connections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendSpec {
+    /// Its name in reasons, log and metrics.
+    pub label: String,
+    pub target: Target,
+    pub options: PoolOptions,
+    /// How its connections are secured, if they are.
+    pub connector: Option<TlsConnector>,
 }
 
 /// How many connections a backend gets, and how they are used.

@@ -1,22 +1,23 @@
 //! The connections of one backend, and what waits for them.
 
 use super::addresses::Addresses;
+use super::arrival::{AfterResponse, CloseReason};
 use super::balance::Candidate;
 use super::breaker::Permit;
-use super::connection::{AfterResponse, CloseReason, Connection};
+use super::connection::Connection;
 use super::exchange::Exchange;
 use super::fault::{Fault, Phase};
 use super::growth::{self, Demand, PATIENCE};
 use super::health::Health;
-use super::options::{PoolOptions, Target};
+use super::lent::{Lent, Orphans};
+use super::options::BackendSpec;
 use super::queue::Queue;
 use super::reach::Reach;
 use super::resolver::Resolver;
-use super::retry::Progress;
 use super::roster::Roster;
 use super::tls::{Handshake, TlsConnector};
-use crate::arena::{Arena, Key};
-use crate::io::{Action, Address, Peer, Turn};
+use crate::arena::Key;
+use crate::io::{Action, Address, Peer};
 use crate::log;
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
@@ -28,17 +29,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for a TLS handshake after that; the same, as both wait in one list.
 const HANDSHAKE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 
-/// Shortest time between two log lines that say that a backend is unreachable: each lookup may find it out again.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The connections of one backend, and what waits for them.
 #[derive(Debug)]
 pub(super) struct Pool {
-    label: String,
-    target: Target,
-    options: PoolOptions,
-    /// How its connections are secured, if they are.
-    connector: Option<TlsConnector>,
+    spec: BackendSpec,
     addresses: Addresses,
     queue: Queue,
     roster: Roster,
@@ -47,85 +41,57 @@ pub(super) struct Pool {
     /// The connection that was given an exchange last: others may be sent together with that.
     batch: Option<Key>,
     health: Health,
-    /// When it was logged last that it is unreachable.
-    logged: Option<Instant>,
     reach: Reach,
     metrics: BackendMetrics,
 }
 
-/// What a pool works with that belongs to others.
-pub(super) struct Lent<'a> {
-    pub connections: &'a mut Arena<Connection>,
-    pub turn: &'a mut Turn,
-}
-
-/// The exchanges of a connection that has closed.
-pub(super) struct Orphans {
-    pub exchanges: Vec<(Exchange, Progress)>,
-    /// The connection had carried a response before.
-    pub reused: bool,
-    pub address: Address,
-}
-
 impl Pool {
-    pub fn new(
-        label: &str,
-        target: Target,
-        options: PoolOptions,
-        connector: Option<TlsConnector>,
-        resolver: &mut Resolver,
-    ) -> Self {
-        let addresses = Addresses::new(&target, resolver);
+    pub(super) fn new(spec: BackendSpec, resolver: &mut Resolver) -> Self {
         Self {
-            label: label.to_owned(),
-            target,
-            options,
-            connector,
-            addresses,
+            addresses: Addresses::new(&spec.target, resolver),
             queue: Queue::default(),
             roster: Roster::default(),
             in_flight: 0,
             batch: None,
-            health: Health::new(label),
-            logged: None,
+            health: Health::new(&spec.label),
             reach: Reach::default(),
             metrics: BackendMetrics::default(),
+            spec,
         }
     }
 
-    /// True if it was made from the same.
-    pub fn is_same(&self, target: &Target, options: &PoolOptions, connector: Option<&TlsConnector>) -> bool {
-        self.target == *target && self.options == *options && self.connector.as_ref() == connector
+    pub(super) fn spec(&self) -> &BackendSpec {
+        &self.spec
     }
 
-    pub fn label(&self) -> &str {
-        &self.label
+    pub(super) fn label(&self) -> &str {
+        &self.spec.label
     }
 
     /// The number of its name in the resolver, unless it needs none.
-    pub fn name(&self) -> Option<usize> {
+    pub(super) fn name(&self) -> Option<usize> {
         self.addresses.name()
     }
 
-    pub fn reach(&mut self) -> &mut Reach {
+    pub(super) fn reach(&mut self) -> &mut Reach {
         &mut self.reach
     }
 
-    pub fn health(&mut self) -> &mut Health {
+    pub(super) fn health(&mut self) -> &mut Health {
         &mut self.health
     }
 
-    pub fn count(&mut self, count: impl FnOnce(&mut BackendMetrics)) {
+    pub(super) fn count(&mut self, count: impl FnOnce(&mut BackendMetrics)) {
         count(&mut self.metrics);
     }
 
     // --- admission
 
-    pub fn permit(&self, now: Instant) -> Permit {
+    pub(super) fn permit(&self, now: Instant) -> Permit {
         self.health.permit(now)
     }
 
-    pub fn candidate(&self, now: Instant) -> Candidate {
+    pub(super) fn candidate(&self, now: Instant) -> Candidate {
         Candidate {
             permit: self.health.permit(now),
             ejected: self.addresses.all_ejected(now),
@@ -135,33 +101,33 @@ impl Pool {
     }
 
     /// Exchanges in flight and waiting.
-    pub fn load(&self) -> usize {
+    pub(super) fn load(&self) -> usize {
         self.in_flight + self.queue.len()
     }
 
     /// Sends an exchange as soon as there is a connection. Gives it back if too many wait.
-    pub fn submit(&mut self, exchange: Exchange, lent: &mut Lent<'_>) -> Option<Exchange> {
+    pub(super) fn submit(&mut self, exchange: Box<Exchange>, lent: &mut Lent<'_>) -> Option<Box<Exchange>> {
         self.health.on_submit(exchange.deadline, lent.turn.now);
         let exchange = self.dispatch(exchange, lent)?;
         self.queue.push(exchange, lent.turn.now)
     }
 
     /// Puts an exchange back that was not sent, in front of what came later.
-    pub fn requeue(&mut self, exchange: Exchange, lent: &mut Lent<'_>) {
+    pub(super) fn requeue(&mut self, exchange: Box<Exchange>, lent: &mut Lent<'_>) {
         if let Some(exchange) = self.dispatch(exchange, lent) {
             self.queue.put_back(exchange, lent.turn.now);
         }
     }
 
     /// Sends an exchange once more, on a new connection.
-    pub fn resend(&mut self, mut exchange: Exchange, now: Instant) {
+    pub(super) fn resend(&mut self, mut exchange: Box<Exchange>, now: Instant) {
         exchange.set_resent();
         self.queue.push_fresh(exchange, now);
     }
 
     /// Puts an exchange on a connection that is free for it, or gives it back if there is none.
-    fn dispatch(&mut self, exchange: Exchange, lent: &mut Lent<'_>) -> Option<Exchange> {
-        if let Some(key) = self.batch.filter(|_| self.options.pipeline > 1)
+    fn dispatch(&mut self, exchange: Box<Exchange>, lent: &mut Lent<'_>) -> Option<Box<Exchange>> {
+        if let Some(key) = self.batch.filter(|_| self.spec.options.pipeline > 1)
             && lent.connections.get(key).is_some_and(|connection| connection.can_pipeline(&exchange))
         {
             self.send(key, exchange, lent);
@@ -177,7 +143,7 @@ impl Pool {
         Some(exchange)
     }
 
-    fn send(&mut self, key: Key, exchange: Exchange, lent: &mut Lent<'_>) {
+    fn send(&mut self, key: Key, exchange: Box<Exchange>, lent: &mut Lent<'_>) {
         let connection = lent.connections.get_mut(key).expect("connections leave the pool when they close");
         self.in_flight += 1;
         self.batch = Some(key);
@@ -191,11 +157,11 @@ impl Pool {
     }
 
     /// Gives a free connection its next exchanges, or makes it idle.
-    pub fn serve_next(&mut self, key: Key, lent: &mut Lent<'_>) {
+    pub(super) fn serve_next(&mut self, key: Key, lent: &mut Lent<'_>) {
         let Some(connection) = lent.connections.get(key) else { return };
         let Some(exchange) = self.queue.pop(connection.is_new()) else {
             // Half of what the backend grants, so that it never closes while a request is sent.
-            let keepalive = self.options.keepalive;
+            let keepalive = self.spec.options.keepalive;
             let granted = connection.keep_alive_timeout().map_or(keepalive, |granted| keepalive.min(granted / 2));
             return self.roster.set_idle(key, lent.turn.now + granted);
         };
@@ -215,9 +181,9 @@ impl Pool {
     // --- connections
 
     /// A connection was accepted. If it is to be secured, its handshake begins.
-    pub fn on_accepted(&mut self, key: Key, lent: &mut Lent<'_>) -> Result<(), Fault> {
+    pub(super) fn on_accepted(&mut self, key: Key, lent: &mut Lent<'_>) -> Result<(), Fault> {
         let Some(connection) = lent.connections.get_mut(key) else { return Ok(()) };
-        let Some(connector) = &self.connector else {
+        let Some(connector) = &self.spec.connector else {
             connection.open(lent.turn.now);
             self.on_open(key, None, lent);
             return Ok(());
@@ -229,11 +195,11 @@ impl Pool {
     }
 
     /// The TLS handshake of a connection is complete.
-    pub fn on_handshake(&mut self, key: Key, handshake: Handshake, lent: &mut Lent<'_>) {
+    pub(super) fn on_handshake(&mut self, key: Key, handshake: Handshake, lent: &mut Lent<'_>) {
         let Some(connection) = lent.connections.get(key) else { return };
         let Handshake { resumed, version, .. } = handshake;
         self.metrics.handshake(resumed, connection.handshake_time());
-        let (label, resumed) = (&self.label, if resumed { "yes" } else { "no" });
+        let (label, resumed) = (&self.spec.label, if resumed { "yes" } else { "no" });
         log::debug(format_args!("tls-established backend={label} tls={version} resumed={resumed}"));
         self.on_open(key, Some(handshake), lent);
     }
@@ -247,13 +213,13 @@ impl Pool {
     }
 
     /// Takes a response to its exchange, which is `None` if its deadline has passed.
-    pub fn on_response(
+    pub(super) fn on_response(
         &mut self,
         connection: &mut Connection,
         response: &Response<'_>,
         surplus: bool,
         now: Instant,
-    ) -> (Option<Exchange>, AfterResponse) {
+    ) -> (Option<Box<Exchange>>, AfterResponse) {
         let exchange = connection.complete(response, now);
         if connection.has_pipelined() {
             self.addresses.pipelining_ok(connection.address());
@@ -263,13 +229,13 @@ impl Pool {
         (exchange, connection.after_response(response.keep, surplus))
     }
 
-    /// Notes that exchanges in flight have expired.
-    pub fn on_expired(&mut self, count: usize) {
-        self.in_flight -= count;
+    /// An exchange in flight has expired.
+    pub(super) fn on_expired(&mut self) {
+        self.in_flight -= 1;
     }
 
     /// Closes a connection of any state, and returns the exchanges that were in flight on it.
-    pub fn close(&mut self, key: Key, reason: &CloseReason, lent: &mut Lent<'_>) -> Option<Orphans> {
+    pub(super) fn close(&mut self, key: Key, reason: &CloseReason, lent: &mut Lent<'_>) -> Option<Orphans> {
         let mut connection = lent.connections.remove(key)?;
         let notify = connection.close_notify();
         if !notify.is_empty() {
@@ -296,14 +262,14 @@ impl Pool {
         if closed.has_pipelined() || !self.addresses.pipelining_failed(closed.address(), announced) {
             return;
         }
-        log::warn(format_args!("pipelining-disabled backend={} cause=\"it closes connections\"", self.label));
+        log::warn(format_args!("pipelining-disabled backend={} cause=\"it closes connections\"", self.label()));
         let same = |other: &&mut Connection| other.pool() == closed.pool() && other.address() == closed.address();
         lent.connections.iter_mut().map(|(_, other)| other).filter(same).for_each(Connection::stop_pipelining);
     }
 
     /// A connection could not be made. True if that was the last hope of those that wait: all addresses have been tried,
     /// and no attempt is in progress.
-    pub fn on_connect_failed(&mut self, key: Key, fault: &Fault, lent: &mut Lent<'_>) -> bool {
+    pub(super) fn on_connect_failed(&mut self, key: Key, fault: &Fault, lent: &mut Lent<'_>) -> bool {
         let now = lent.turn.now;
         let Some(Orphans { address, .. }) = self.close(key, &CloseReason::Unused, lent) else { return false };
         let handshake = matches!(fault, Fault::Handshake(_) | Fault::HandshakeTimeout);
@@ -312,29 +278,26 @@ impl Pool {
         if !self.addresses.on_connect_failed(&address, connecting, open, now) {
             return false;
         }
-        if self.logged.is_none_or(|logged| logged + LOG_INTERVAL <= now) {
-            self.logged = Some(now);
-            log::info(format_args!("unreachable backend={} cause=\"{fault}\"", self.label));
-        }
+        self.health.log_unreachable(fault, now);
         true
     }
 
     /// Uses another TLS configuration. Connections that were made with the old one carry no further requests.
-    pub fn set_connector(&mut self, connector: TlsConnector, at: usize, lent: &mut Lent<'_>) {
-        self.connector = Some(connector);
+    pub(super) fn set_connector(&mut self, connector: TlsConnector, at: usize, lent: &mut Lent<'_>) {
+        self.spec.connector = Some(connector);
         self.roster.unused_keys().into_iter().for_each(|key| drop(self.close(key, &CloseReason::Unused, lent)));
         let own = lent.connections.iter_mut().map(|(_, connection)| connection).filter(|one| one.pool() == at);
         own.for_each(Connection::retire);
     }
 
-    pub fn allow_pipelining(&mut self) {
+    pub(super) fn allow_pipelining(&mut self) {
         self.addresses.allow_pipelining();
     }
 
     // --- time
 
     /// Closes connections that have been idle for long enough.
-    pub fn close_idle(&mut self, lent: &mut Lent<'_>) {
+    pub(super) fn close_idle(&mut self, lent: &mut Lent<'_>) {
         while let Some((key, until)) = self.roster.oldest_idle()
             && until <= lent.turn.now
         {
@@ -343,28 +306,28 @@ impl Pool {
     }
 
     /// A connection whose time to be made has passed.
-    pub fn overdue(&self, now: Instant) -> Option<Key> {
+    pub(super) fn overdue(&self, now: Instant) -> Option<Key> {
         self.roster.oldest_connecting().filter(|(_, until)| *until <= now).map(|(key, _)| key)
     }
 
     /// Takes out an exchange whose deadline has passed before it was sent, with what it was waiting for.
-    pub fn pop_expired(&mut self, now: Instant) -> Option<(Exchange, Phase)> {
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<(Box<Exchange>, Phase)> {
         let exchange = self.queue.pop_expired(now)?;
         Some((exchange, self.roster.phase()))
     }
 
     /// Opens as many connections as are missing, if waiting for a used one would take too long. Fails if the backend has
     /// no address.
-    pub fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<(), Fault> {
+    pub(super) fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<(), Fault> {
         while self.lacks_connection(lent.turn.now) {
-            if self.roster.open() == self.options.connections {
+            if self.roster.open() == self.spec.options.connections {
                 // Only an exchange that needs a new connection gets here; an idle one makes room for it.
                 let Some((key, _)) = self.roster.oldest_idle() else { return Ok(()) };
                 self.close(key, &CloseReason::Unused, lent);
                 continue;
             }
             let Some(address) = self.addresses.next(resolver, lent.turn)? else { return Ok(()) };
-            let pipeline = if self.addresses.may_pipeline(&address) { self.options.pipeline } else { 1 };
+            let pipeline = if self.addresses.may_pipeline(&address) { self.spec.options.pipeline } else { 1 };
             let key = lent.connections.insert(Connection::new(at, address.clone(), pipeline, lent.turn.now));
             self.metrics.opened += 1;
             self.addresses.on_open(&address);
@@ -383,20 +346,20 @@ impl Pool {
             any: self.queue.any() + usize::from(self.reach.is_pending()),
             all_failed: self.addresses.all_failed(),
         };
-        let impatient = || self.queue.impatient(PATIENCE, self.options.connections, now);
-        !self.addresses.is_paused(now) && growth::lacks_connection(demand, &self.options, impatient)
+        let impatient = || self.queue.impatient(PATIENCE, self.spec.options.connections, now);
+        !self.addresses.is_paused(now) && growth::lacks_connection(demand, &self.spec.options, impatient)
     }
 
     /// The earliest deadline of what waits.
-    pub fn queue_deadline(&self) -> Option<Instant> {
+    pub(super) fn queue_deadline(&self) -> Option<Instant> {
         self.queue.deadline()
     }
 
     /// When there is something to do for its connections.
-    pub fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
         let waiting = self.queue.since(self.roster.connecting()).map(|since| since + PATIENCE);
         let waiting = if self.queue.fresh() == 0 { waiting } else { Some(now) };
-        let growth = waiting.filter(|_| self.roster.open() < self.options.connections);
+        let growth = waiting.filter(|_| self.roster.open() < self.spec.options.connections);
         let growth = growth.map(|at| self.addresses.earliest(at, resolver));
         // What could be done at once was done in this turn; what is left waits for an event.
         let growth = growth.filter(|at| *at > now);
@@ -407,7 +370,7 @@ impl Pool {
 
     /// A fault that speaks against the backend as a whole, and against its address if it has others. True if it is down
     /// now, and was not before.
-    pub fn record_failure(
+    pub(super) fn record_failure(
         &mut self,
         address: Option<&Address>,
         cause: &impl ToString,
@@ -425,23 +388,23 @@ impl Pool {
     }
 
     /// True if another address of it may be asked.
-    pub fn has_other_address(&self, now: Instant) -> bool {
+    pub(super) fn has_other_address(&self, now: Instant) -> bool {
         self.addresses.has_several() && !self.addresses.all_ejected(now)
     }
 
     /// Takes out what waits for a new connection, and with `all` the rest too.
-    pub fn drain(&mut self, all: bool) -> Vec<Exchange> {
+    pub(super) fn drain(&mut self, all: bool) -> Vec<Box<Exchange>> {
         self.queue.drain(all)
     }
 
     /// Takes out what waits for a backend that cannot be reached. What waits for any connection goes on waiting while
     /// some are open.
-    pub fn drain_unreachable(&mut self) -> Vec<Exchange> {
+    pub(super) fn drain_unreachable(&mut self) -> Vec<Box<Exchange>> {
         self.queue.drain(self.roster.open() == 0)
     }
 
     /// Drops the waiting exchanges that `is_live` does not hold for.
-    pub fn sweep(&mut self, is_live: impl FnMut(&Exchange) -> bool) {
+    pub(super) fn sweep(&mut self, is_live: impl FnMut(&Exchange) -> bool) {
         if self.queue.retain(is_live) {
             self.health.release_probe();
         }
@@ -449,14 +412,14 @@ impl Pool {
 
     // --- reports
 
-    pub fn metrics(&self) -> BackendMetrics {
+    pub(super) fn metrics(&self) -> BackendMetrics {
         let (idle, connecting, handshaking) = (self.roster.idle(), self.roster.connecting(), self.roster.handshaking());
         BackendMetrics {
             busy: (self.roster.open() - idle - connecting) as u64,
             idle: idle as u64,
             connecting: (connecting - handshaking) as u64,
             handshaking: handshaking as u64,
-            tls: self.connector.is_some(),
+            tls: self.spec.connector.is_some(),
             waiting: self.queue.len() as u64,
             down: u64::from(self.health.is_down()),
             ..self.metrics.clone()
@@ -464,7 +427,7 @@ impl Pool {
     }
 
     /// True if it cannot be reached, or is down.
-    pub fn is_unavailable(&self, now: Instant) -> bool {
+    pub(super) fn is_unavailable(&self, now: Instant) -> bool {
         self.addresses.all_ejected(now) || self.health.is_down()
     }
 }

@@ -21,7 +21,7 @@ struct Waiting {
     since: Instant,
     /// It needs a new connection, because a used one broke.
     fresh: bool,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 }
 
 impl Waiting {
@@ -33,7 +33,7 @@ impl Waiting {
 
 impl Queue {
     /// Adds an exchange behind those with the same deadline. Gives it back if too many wait.
-    pub fn push(&mut self, exchange: Exchange, now: Instant) -> Option<Exchange> {
+    pub(super) fn push(&mut self, exchange: Box<Exchange>, now: Instant) -> Option<Box<Exchange>> {
         if self.waiting.len() >= MAX_WAITING {
             return Some(exchange);
         }
@@ -49,14 +49,14 @@ impl Queue {
     }
 
     /// Puts an exchange back that has waited before, in front of those with the same deadline.
-    pub fn put_back(&mut self, exchange: Exchange, now: Instant) {
+    pub(super) fn put_back(&mut self, exchange: Box<Exchange>, now: Instant) {
         let waiting = Waiting { since: now, fresh: false, exchange };
         let at = self.waiting.partition_point(|other| other.rank() < waiting.rank());
         self.waiting.insert(at, waiting);
     }
 
     /// Adds an exchange that needs a new connection.
-    pub fn push_fresh(&mut self, exchange: Exchange, now: Instant) {
+    pub(super) fn push_fresh(&mut self, exchange: Box<Exchange>, now: Instant) {
         let waiting = Waiting { since: now, fresh: true, exchange };
         let at = self.waiting.partition_point(|other| other.rank() <= waiting.rank());
         self.waiting.insert(at, waiting);
@@ -64,7 +64,7 @@ impl Queue {
     }
 
     /// The next exchange for a connection, which is new or not.
-    pub fn pop(&mut self, new_connection: bool) -> Option<Exchange> {
+    pub(super) fn pop(&mut self, new_connection: bool) -> Option<Box<Exchange>> {
         if !new_connection {
             return self.waiting.remove(self.fresh).map(|waiting| waiting.exchange);
         }
@@ -74,43 +74,43 @@ impl Queue {
     }
 
     /// The exchange that [`Queue::pop`] would return for a used connection.
-    pub fn peek(&self) -> Option<&Exchange> {
-        self.waiting.get(self.fresh).map(|waiting| &waiting.exchange)
+    pub(super) fn peek(&self) -> Option<&Exchange> {
+        self.waiting.get(self.fresh).map(|waiting| &*waiting.exchange)
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// How many wait for a new connection.
-    pub fn fresh(&self) -> usize {
+    pub(super) fn fresh(&self) -> usize {
         self.fresh
     }
 
     /// How many wait for any connection.
-    pub fn any(&self) -> usize {
+    pub(super) fn any(&self) -> usize {
         self.waiting.len() - self.fresh
     }
 
     /// How many of those that wait for any connection, up to `most`, have waited at least for `patience`.
-    pub fn impatient(&self, patience: Duration, most: usize, now: Instant) -> usize {
+    pub(super) fn impatient(&self, patience: Duration, most: usize, now: Instant) -> usize {
         let waiting = self.waiting.range(self.fresh..);
         waiting.take_while(|waiting| waiting.since + patience <= now).take(most).count()
     }
 
     /// Since when the exchange number `at` of those that wait for any connection has waited.
-    pub fn since(&self, at: usize) -> Option<Instant> {
+    pub(super) fn since(&self, at: usize) -> Option<Instant> {
         self.waiting.get(self.fresh + at).map(|waiting| waiting.since)
     }
 
     /// The earliest deadline.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let fronts = [self.waiting.front(), self.waiting.get(self.fresh)];
         fronts.into_iter().flatten().map(|waiting| waiting.exchange.deadline).min()
     }
 
     /// Takes out an exchange whose deadline has passed.
-    pub fn pop_expired(&mut self, now: Instant) -> Option<Exchange> {
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Box<Exchange>> {
         let is_due = |at: &usize| self.waiting.get(*at).is_some_and(|waiting| waiting.exchange.deadline <= now);
         let at = [0, self.fresh].into_iter().find(is_due)?;
         let waiting = self.waiting.remove(at)?;
@@ -119,14 +119,14 @@ impl Queue {
     }
 
     /// Takes out all that wait for a new connection; with `all` also the others.
-    pub fn drain(&mut self, all: bool) -> Vec<Exchange> {
+    pub(super) fn drain(&mut self, all: bool) -> Vec<Box<Exchange>> {
         let count = if all { self.waiting.len() } else { self.fresh };
         self.fresh = 0;
         self.waiting.drain(..count).map(|waiting| waiting.exchange).collect()
     }
 
     /// Drops what `is_live` does not hold for; true if there was any.
-    pub fn retain(&mut self, mut is_live: impl FnMut(&Exchange) -> bool) -> bool {
+    pub(super) fn retain(&mut self, mut is_live: impl FnMut(&Exchange) -> bool) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|waiting| is_live(&waiting.exchange));
         self.fresh = self.waiting.iter().take_while(|waiting| waiting.fresh).count();
@@ -136,7 +136,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::exchange::Asker;
+    use super::super::exchange::{Asker, SpareExchanges};
     use super::super::request::{Method, Request};
     use super::*;
     use crate::arena::Key;
@@ -144,9 +144,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn exchange(name: &str, deadline: Instant, now: Instant) -> Exchange {
+    fn exchange(name: &str, deadline: Instant, now: Instant) -> Box<Exchange> {
         let request = Request { method: Method::Get, routes: Rc::new([]), body: None };
-        Exchange::new(Asker::Lookup(Key { index: 0, age: 0 }), deadline, request, name.into(), now)
+        let asker = Asker::Lookup(Key { index: 0, age: 0 });
+        SpareExchanges::default().take(asker, deadline, request, name.as_bytes(), now)
     }
 
     /// Exchanges a to e: c and e need a new connection, b has the shortest deadline.
@@ -160,7 +161,7 @@ mod tests {
         queue
     }
 
-    fn names(exchanges: Vec<Exchange>) -> String {
+    fn names(exchanges: Vec<Box<Exchange>>) -> String {
         exchanges.iter().map(|exchange| String::from_utf8_lossy(&exchange.key).into_owned()).collect()
     }
 
@@ -170,10 +171,10 @@ mod tests {
         assert_eq!(names(queue(now).drain(true)), "cebda");
         assert_eq!(names(queue(now).drain(false)), "ce");
         let mut used = queue(now);
-        let all: Vec<Exchange> = std::iter::from_fn(|| used.pop(false)).collect();
+        let all: Vec<Box<Exchange>> = std::iter::from_fn(|| used.pop(false)).collect();
         assert_eq!((&names(all)[..], used.fresh(), used.any()), ("bda", 2, 0));
         let mut new = queue(now);
-        let all: Vec<Exchange> = std::iter::from_fn(|| new.pop(true)).collect();
+        let all: Vec<Box<Exchange>> = std::iter::from_fn(|| new.pop(true)).collect();
         assert_eq!((&names(all)[..], new.fresh(), new.any()), ("cebda", 0, 0));
     }
 
@@ -183,7 +184,7 @@ mod tests {
         let mut queue = queue(now);
         assert_eq!(queue.deadline(), Some(now + SECOND));
         assert!(queue.pop_expired(now).is_none());
-        let due: Vec<Exchange> = std::iter::from_fn(|| queue.pop_expired(now + 3 * SECOND)).collect();
+        let due: Vec<Box<Exchange>> = std::iter::from_fn(|| queue.pop_expired(now + 3 * SECOND)).collect();
         assert_eq!((names(due).len(), queue.len(), queue.fresh(), queue.deadline()), (5, 0, 0, None));
     }
 

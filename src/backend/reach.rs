@@ -33,33 +33,33 @@ pub(super) enum Reach {
 }
 
 impl Reach {
-    pub fn is_pending(&self) -> bool {
+    pub(super) fn is_pending(&self) -> bool {
         matches!(self, Reach::Pending)
     }
 
     /// A connection is open.
-    pub fn on_open(&mut self, address: &Address, handshake: Option<Handshake>, now: Instant) {
+    pub(super) fn on_open(&mut self, address: &Address, handshake: Option<Handshake>, now: Instant) {
         if self.is_pending() {
             *self = Reach::Reached { address: address.clone(), handshake, since: now };
         }
     }
 
     /// No connection can be made.
-    pub fn on_unreachable(&mut self, fault: &Fault) {
+    pub(super) fn on_unreachable(&mut self, fault: &Fault) {
         if self.is_pending() {
             *self = Reach::Failed(fault.clone());
         }
     }
 
     /// A connection that was open has failed.
-    pub fn on_fault(&mut self, fault: &Fault) {
+    pub(super) fn on_fault(&mut self, fault: &Fault) {
         if let (Reach::Reached { .. }, Fault::Tls(error)) = (&self, fault) {
             *self = Reach::Failed(Fault::Handshake(error.clone()));
         }
     }
 
     /// What was reached, or why nothing; `None` until that is known.
-    pub fn result(&self, now: Instant) -> Option<Result<String, Fault>> {
+    pub(super) fn result(&self, now: Instant) -> Option<Result<String, Fault>> {
         match self {
             Reach::Off | Reach::Pending => None,
             Reach::Reached { .. } if self.deadline().is_some_and(|deadline| now < deadline) => None,
@@ -69,7 +69,7 @@ impl Reach {
     }
 
     /// When an open connection counts as reached.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             Reach::Reached {
                 handshake: Some(Handshake { version: "1.3", certificate: Some(_), .. }), since, ..

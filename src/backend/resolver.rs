@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// All names of all backends, each with its port.
 #[derive(Debug, Default)]
-pub struct Resolver {
+pub(super) struct Resolver {
     names: Vec<Name>,
 }
 
@@ -35,7 +35,7 @@ struct Name {
 
 /// What is known of a name.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Resolution<'a> {
+pub(super) enum Resolution<'a> {
     Addresses(&'a [SocketAddr]),
     /// Somebody has to resolve it, and tell [`Resolver::answer`].
     Ask {
@@ -49,7 +49,7 @@ pub enum Resolution<'a> {
 
 impl Resolver {
     /// Adds a name, or finds it; the number is for the calls below.
-    pub fn add(&mut self, host: &str, port: u16) -> usize {
+    pub(super) fn add(&mut self, host: &str, port: u16) -> usize {
         let known = self.names.iter().position(|name| name.host == host && name.port == port);
         known.unwrap_or_else(|| {
             let (host, error) = (host.to_owned(), String::new());
@@ -59,7 +59,7 @@ impl Resolver {
     }
 
     /// What to do to connect to a name now.
-    pub fn look_up(&mut self, name: usize, now: Instant) -> Resolution<'_> {
+    pub(super) fn look_up(&mut self, name: usize, now: Instant) -> Resolution<'_> {
         let name = &mut self.names[name];
         if name.settled.is_none_or(|until| until <= now) {
             match name.asked {
@@ -75,13 +75,13 @@ impl Resolver {
     }
 
     /// When [`Resolution::Wait`] turns into the last good addresses.
-    pub fn patience_ends(&self, name: usize) -> Option<Instant> {
+    pub(super) fn patience_ends(&self, name: usize) -> Option<Instant> {
         let name = &self.names[name];
         name.asked.filter(|_| !name.addresses.is_empty()).map(|asked| asked + PATIENCE)
     }
 
     /// Takes an answer. After a failure, or an empty list, the last good addresses stay.
-    pub fn answer(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
+    pub(super) fn answer(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
         let name = &mut self.names[name];
         name.took = name.asked.take().map(|asked| (asked, now));
         match answer {
@@ -101,12 +101,12 @@ impl Resolver {
     }
 
     /// When the last answer was asked for, and when it came.
-    pub fn took(&self, name: usize) -> Option<(Instant, Instant)> {
+    pub(super) fn took(&self, name: usize) -> Option<(Instant, Instant)> {
         self.names[name].took
     }
 
     /// All names with what is known of them now, for a start that is not slowed down by them.
-    pub fn ask_all(&mut self, now: Instant) -> Vec<(usize, String, u16)> {
+    pub(super) fn ask_all(&mut self, now: Instant) -> Vec<(usize, String, u16)> {
         let unknown = |(_, name): &(usize, &mut Name)| name.settled.is_none() && name.asked.is_none();
         let all = self.names.iter_mut().enumerate().filter(unknown);
         all.map(|(at, name)| {
@@ -117,12 +117,12 @@ impl Resolver {
     }
 
     /// The name has to be asked for again, because its addresses do not work.
-    pub fn doubt(&mut self, name: usize) {
+    pub(super) fn doubt(&mut self, name: usize) {
         self.names[name].settled = None;
     }
 
     /// All names have to be asked for again.
-    pub fn doubt_all(&mut self) {
+    pub(super) fn doubt_all(&mut self) {
         self.names.iter_mut().for_each(|name| name.settled = None);
     }
 }

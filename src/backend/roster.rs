@@ -20,72 +20,72 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    pub fn open(&self) -> usize {
+    pub(super) fn open(&self) -> usize {
         self.open
     }
 
-    pub fn idle(&self) -> usize {
+    pub(super) fn idle(&self) -> usize {
         self.idle.len()
     }
 
-    pub fn connecting(&self) -> usize {
+    pub(super) fn connecting(&self) -> usize {
         self.connecting.len()
     }
 
-    pub fn handshaking(&self) -> usize {
+    pub(super) fn handshaking(&self) -> usize {
         self.handshaking
     }
 
     /// A connection is being made, which is given up at `until`.
-    pub fn add(&mut self, key: Key, until: Instant) {
+    pub(super) fn add(&mut self, key: Key, until: Instant) {
         self.open += 1;
         self.connecting.push_back((key, until));
     }
 
     /// A TLS handshake has begun, which is given up at `until`.
-    pub fn begin_handshake(&mut self, key: Key, until: Instant) {
+    pub(super) fn begin_handshake(&mut self, key: Key, until: Instant) {
         self.connecting.retain(|(other, _)| *other != key);
         self.connecting.push_back((key, until));
         self.handshaking += 1;
     }
 
     /// A connection is open, after a TLS handshake or without.
-    pub fn set_open(&mut self, key: Key, handshake: bool) {
+    pub(super) fn set_open(&mut self, key: Key, handshake: bool) {
         self.connecting.retain(|(other, _)| *other != key);
         self.handshaking -= usize::from(handshake);
     }
 
     /// A connection is unused, and is closed at `until`.
-    pub fn set_idle(&mut self, key: Key, until: Instant) {
+    pub(super) fn set_idle(&mut self, key: Key, until: Instant) {
         self.idle.push_back((key, until));
     }
 
     /// The unused connection that was used last, and when it is to be closed.
-    pub fn pop_idle(&mut self) -> Option<(Key, Instant)> {
+    pub(super) fn pop_idle(&mut self) -> Option<(Key, Instant)> {
         self.idle.pop_back()
     }
 
     /// The unused connection that has been so for longest, and when it is to be closed.
-    pub fn oldest_idle(&self) -> Option<(Key, Instant)> {
+    pub(super) fn oldest_idle(&self) -> Option<(Key, Instant)> {
         self.idle.front().copied()
     }
 
     /// The connection that has been in the making for longest, and when it is given up.
-    pub fn oldest_connecting(&self) -> Option<(Key, Instant)> {
+    pub(super) fn oldest_connecting(&self) -> Option<(Key, Instant)> {
         self.connecting.front().copied()
     }
 
-    pub fn idle_keys(&self) -> Vec<Key> {
+    pub(super) fn idle_keys(&self) -> Vec<Key> {
         self.idle.iter().map(|(key, _)| *key).collect()
     }
 
     /// Those that carry nothing: unused, or not open yet.
-    pub fn unused_keys(&self) -> Vec<Key> {
+    pub(super) fn unused_keys(&self) -> Vec<Key> {
         self.idle.iter().chain(&self.connecting).map(|(key, _)| *key).collect()
     }
 
     /// A connection has closed that was open, or still in its handshake.
-    pub fn remove(&mut self, key: Key, was_open: bool, was_handshaking: bool) {
+    pub(super) fn remove(&mut self, key: Key, was_open: bool, was_handshaking: bool) {
         self.open -= 1;
         if was_open {
             self.idle.retain(|(other, _)| *other != key);
@@ -96,7 +96,7 @@ impl Roster {
     }
 
     /// What those are waiting for that wait for a connection.
-    pub fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         if self.open > self.connecting.len() {
             Phase::Queue
         } else if self.connecting.is_empty() {
@@ -109,7 +109,7 @@ impl Roster {
     }
 
     /// When the first of those times out that do nothing.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         [self.idle.front(), self.connecting.front()].into_iter().flatten().map(|(_, until)| *until).min()
     }
 }

@@ -3,7 +3,7 @@
 use super::{AdminPage, Event, MAX_REQUEST, ProtocolError};
 
 /// Takes one request, whose fields do not matter.
-pub fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolError> {
+pub(super) fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolError> {
     let Some(end) = input.windows(4).position(|end| end == b"\r\n\r\n") else {
         return if input.len() > MAX_REQUEST { Err(ProtocolError::Page) } else { Ok(None) };
     };
@@ -24,7 +24,7 @@ pub fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolError> {
 }
 
 /// Appends a response, after which the connection is closed.
-pub fn respond(status: &str, body: &str, out: &mut Vec<u8>) {
+pub(super) fn respond(status: &str, body: &str, out: &mut Vec<u8>) {
     let head = "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\nCache-Control: no-store\r\nConnection: close";
     let length = body.len();
     out.extend_from_slice(format!("HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());

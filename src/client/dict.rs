@@ -30,7 +30,7 @@ const EXACT_KEY: u32 = 16;
 
 /// What a client has told so far.
 #[derive(Debug, Default)]
-pub struct DictSession {
+pub(super) struct DictSession {
     hello: Option<Hello>,
     transactions: BTreeMap<u32, Transaction>,
     held: usize,
@@ -56,11 +56,11 @@ struct Transaction {
 
 impl DictSession {
     /// The name in HELLO.
-    pub fn table(&self) -> &[u8] {
+    pub(super) fn table(&self) -> &[u8] {
         self.hello.as_ref().map_or(&[], |hello| &hello.table)
     }
 
-    pub fn next<'a>(
+    pub(super) fn next<'a>(
         &mut self,
         input: &'a [u8],
         line: &mut Line,
@@ -205,7 +205,7 @@ fn ask<'a>(asked: Result<Query<'a>, Failure>, line: &mut Line, output: &mut Outp
 fn key_of<'a>(key: Cow<'a, [u8]>, user: &[u8]) -> Result<Cow<'a, [u8]>, Failure> {
     match key {
         Cow::Borrowed(key) if key.starts_with(SHARED) => Ok(Cow::Borrowed(&key[SHARED.len()..])),
-        key => locate(&key, user).map(|path| Cow::Owned(path.key(b""))),
+        Cow::Borrowed(_) | Cow::Owned(_) => locate(&key, user).map(|path| Cow::Owned(path.key(b""))),
     }
 }
 
@@ -222,7 +222,7 @@ fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
     }
 }
 
-pub fn reply(place: u64, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
+pub(super) fn reply(place: u64, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
     let part = if matches!(reply, Reply::Row { .. }) { ReplyPart::More } else { ReplyPart::Last };
     line.write(place, part, out, |out| {
         match reply {

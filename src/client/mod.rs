@@ -290,7 +290,9 @@ impl Line {
             encode(out);
             if part == ReplyPart::Last {
                 self.first += 1;
-                self.catch_up(out);
+                if !self.early.is_empty() {
+                    self.catch_up(out);
+                }
             }
         } else {
             debug_assert_eq!(part, ReplyPart::Last, "rows are streamed only when it is their turn");
@@ -302,9 +304,6 @@ impl Line {
     }
 
     fn catch_up(&mut self, out: &mut Vec<u8>) {
-        if self.early.is_empty() {
-            return; // what this costs is saved with nearly every reply
-        }
         while let Some(bytes) = self.early.remove(&self.first) {
             self.early_bytes -= bytes.len();
             out.extend_from_slice(&bytes);

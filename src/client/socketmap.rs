@@ -3,12 +3,12 @@
 use super::{Event, Line, MAX_REQUEST, ProtocolError, Reply, ReplyPart};
 use crate::buffer::Output;
 use crate::query::{Answer, Failure, FailureKind, Query};
-use crate::wire::{self, netstring};
+use crate::wire::netstring;
 
 /// The longest reply that Postfix takes, with its word (`socketmap_max_reply_size`).
 const MAX_REPLY: usize = 100_000; // bytes
 
-pub fn next<'a>(
+pub(super) fn next<'a>(
     input: &'a [u8],
     line: &mut Line,
     output: &mut Output,
@@ -32,7 +32,7 @@ pub fn next<'a>(
     Ok(Some((event, used)))
 }
 
-pub fn reply(place: u64, table: &str, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
+pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
     // Only lookups are ever asked.
     let Reply::Answer(answer) = reply else { return };
     line.write(place, ReplyPart::Last, out, |out| match &answer {
@@ -56,7 +56,7 @@ fn miss(out: &mut Vec<u8>) {
 fn unfit(text: &str) -> Option<&'static str> {
     if text.len() + "OK ".len() > MAX_REPLY {
         Some("the value is longer than Postfix takes (100000 bytes)")
-    } else if !wire::all(text.as_bytes(), |byte| byte != 0) {
+    } else if text.as_bytes().contains(&0) {
         Some("the value has a NUL, where Postfix would cut it")
     } else {
         None

@@ -19,6 +19,7 @@ pub fn print(text: &[u8]) -> u8 {
 }
 
 /// An error of the operating system as the end of the program.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of error have no exit code of their own")]
 fn failure(what: &str, error: &io::Error) -> ConfigError {
     let code = match error.kind() {
         ErrorKind::AlreadyExists | ErrorKind::AddrInUse | ErrorKind::NotFound => config::EX_CANTCREAT,

@@ -162,6 +162,7 @@ fn finish(args: Arguments) -> Result<(), ConfigError> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other errors cannot occur here")]
 fn all(args: &mut Arguments, flag: &'static str) -> Result<Vec<String>, ConfigError> {
     args.values_from_str(flag).map_err(|error| match error {
         pico_args::Error::NonUtf8Argument => usage(format!("{flag} wants UTF-8")),

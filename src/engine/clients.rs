@@ -32,25 +32,25 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub fn accept(&mut self, mode: Mode) -> Key {
+    pub(super) fn accept(&mut self, mode: Mode) -> Key {
         self.accepted += u64::from(mode != Mode::Admin);
         self.arena.insert(Client::new(mode))
     }
 
-    pub fn is_connected(&self, key: Key) -> bool {
+    pub(super) fn is_connected(&self, key: Key) -> bool {
         self.arena.contains(key)
     }
 
     // --- input
 
     /// True if bytes of a client may be read.
-    pub fn wants_input(&self, key: Key) -> bool {
+    pub(super) fn wants_input(&self, key: Key) -> bool {
         let serves = |client: &&Client| !self.stopping || client.is_admin();
         self.arena.get(key).filter(serves).is_some_and(|client| client.may_ask() && !client.ended)
     }
 
     /// What a client has sent, with what was held of it. [`Clients::end_input`] takes back what was not used.
-    pub fn begin_input<'a>(&mut self, key: Key, bytes: &'a [u8]) -> Option<Joined<'a>> {
+    pub(super) fn begin_input<'a>(&mut self, key: Key, bytes: &'a [u8]) -> Option<Joined<'a>> {
         let client = self.arena.get_mut(key)?;
         client.moved += bytes.len() as u64;
         Some(client.input.join(bytes))
@@ -58,7 +58,7 @@ impl Clients {
 
     /// Takes the next event off the front of `input`, with the bytes that it took. `None` if there is none now, or the
     /// client has too much open. A client that breaks its protocol is closed.
-    pub fn next<'a>(
+    pub(super) fn next<'a>(
         &mut self,
         key: Key,
         input: &'a [u8],
@@ -83,12 +83,12 @@ impl Clients {
     }
 
     /// The name of the table that a dict client has chosen once for all.
-    pub fn table(&self, key: Key) -> &[u8] {
+    pub(super) fn table(&self, key: Key) -> &[u8] {
         self.arena.get(key).map_or(&[], Client::table)
     }
 
     /// Holds the part of the input from `used` on.
-    pub fn end_input(&mut self, key: Key, input: Joined<'_>, used: usize, now: Instant) {
+    pub(super) fn end_input(&mut self, key: Key, input: Joined<'_>, used: usize, now: Instant) {
         let Some(client) = self.arena.get_mut(key) else { return };
         client.input.keep(input, used);
         if client.is_stuck() {
@@ -97,19 +97,19 @@ impl Clients {
     }
 
     /// A client has shut down its sending side.
-    pub fn set_ended(&mut self, key: Key) {
+    pub(super) fn set_ended(&mut self, key: Key) {
         self.arena.get_mut(key).into_iter().for_each(|client| client.ended = true);
     }
 
     /// Reads no more requests of mail servers.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.stopping = true;
     }
 
     // --- replies
 
     /// Puts a reply into the output of its client, which is flushed if it was empty. `table` is for reasons.
-    pub fn reply(&mut self, to: ReplyTo, table: &str, reply: Reply<'_>, turn: &mut Turn) {
+    pub(super) fn reply(&mut self, to: ReplyTo, table: &str, reply: Reply<'_>, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(to.client) else { return };
         let quiet = client.output.is_empty();
         client.reply(to.place, table, reply);
@@ -127,18 +127,18 @@ impl Clients {
     }
 
     /// Puts a page into the output of a metrics client.
-    pub fn respond(&mut self, key: Key, status: &str, body: &str, turn: &mut Turn) {
+    pub(super) fn respond(&mut self, key: Key, status: &str, body: &str, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(key) else { return };
         client.respond(status, body);
         turn.push(Action::Flush(Peer::Client(key)));
     }
 
-    pub fn output(&self, key: Key) -> &[u8] {
+    pub(super) fn output(&self, key: Key) -> &[u8] {
         self.arena.get(key).map_or(&[], |client| client.output.unsent())
     }
 
     /// The kernel took `count` bytes of the output. True if the client has room again.
-    pub fn sent(&mut self, key: Key, count: usize, turn: &mut Turn) -> bool {
+    pub(super) fn sent(&mut self, key: Key, count: usize, turn: &mut Turn) -> bool {
         let Some(client) = self.arena.get_mut(key) else { return false };
         client.output.advance(count);
         client.moved += count as u64;
@@ -158,23 +158,23 @@ impl Clients {
     // --- back-pressure
 
     /// An iteration of a client begins or ends.
-    pub fn count_iteration(&mut self, key: Key, begins: bool) {
+    pub(super) fn count_iteration(&mut self, key: Key, begins: bool) {
         let Some(client) = self.arena.get_mut(key) else { return };
         client.iterations = if begins { client.iterations + 1 } else { client.iterations - 1 };
     }
 
     /// True if a row would be written at once, and not held; `None` if the client has left.
-    pub fn may_stream(&self, to: ReplyTo) -> Option<bool> {
+    pub(super) fn may_stream(&self, to: ReplyTo) -> Option<bool> {
         self.arena.get(to.client).map(|client| client.may_stream(to.place))
     }
 
     /// A client that may have room again.
-    pub fn pop_resumed(&mut self) -> Option<Key> {
+    pub(super) fn pop_resumed(&mut self) -> Option<Key> {
         self.resumed.pop()
     }
 
     /// True if a client was paused and is read again from now on.
-    pub fn resume(&mut self, key: Key) -> bool {
+    pub(super) fn resume(&mut self, key: Key) -> bool {
         let Some(client) = self.arena.get_mut(key).filter(|client| client.may_ask()) else { return false };
         std::mem::take(&mut client.paused) && !self.stopping
     }
@@ -182,7 +182,7 @@ impl Clients {
     // --- the end
 
     /// Closes a client that has shut down its sending side and has got all that it is owed.
-    pub fn dismiss(&mut self, key: Key, turn: &mut Turn) {
+    pub(super) fn dismiss(&mut self, key: Key, turn: &mut Turn) {
         if self.arena.get(key).is_some_and(|client| client.ended && client.is_served()) {
             self.remove(key, turn);
         }
@@ -194,19 +194,19 @@ impl Clients {
         self.remove(key, turn);
     }
 
-    pub fn remove(&mut self, key: Key, turn: &mut Turn) {
+    pub(super) fn remove(&mut self, key: Key, turn: &mut Turn) {
         let Some(client) = self.arena.remove(key) else { return };
         turn.push(Action::Close(Peer::Client(key)));
         self.abandoned |= client.open() > 0;
     }
 
     /// True if clients have left since the last call that had requests open.
-    pub fn take_abandoned(&mut self) -> bool {
+    pub(super) fn take_abandoned(&mut self) -> bool {
         std::mem::take(&mut self.abandoned)
     }
 
     /// True if every reply was taken.
-    pub fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.arena.iter().all(|(_, client)| client.output.is_empty())
     }
 
@@ -221,7 +221,7 @@ impl Clients {
     }
 
     /// Closes clients that have made no progress for too long.
-    pub fn expire(&mut self, faults: &mut Repeats, turn: &mut Turn) {
+    pub(super) fn expire(&mut self, faults: &mut Repeats, turn: &mut Turn) {
         while let Some(key) = self.stalls.due(turn.now, |key| self.arena.contains(*key)) {
             let Some(client) = self.arena.get_mut(key) else { continue };
             let before = client.watched.take();
@@ -239,24 +239,24 @@ impl Clients {
     }
 
     /// When [`Clients::expire`] has something to do.
-    pub fn deadline(&mut self) -> Option<Instant> {
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
         self.stalls.next(|key| self.arena.contains(*key))
     }
 
     // --- reports
 
     /// Mail servers that are connected.
-    pub fn mail_servers(&self) -> usize {
+    pub(super) fn mail_servers(&self) -> usize {
         self.arena.iter().filter(|(_, client)| !client.is_admin()).count()
     }
 
     /// Mail servers accepted so far, and clients closed for their own fault.
-    pub fn totals(&self) -> (u64, u64) {
+    pub(super) fn totals(&self) -> (u64, u64) {
         (self.accepted, self.dropped)
     }
 
     /// Requests that wait for their answers.
-    pub fn open_requests(&self) -> usize {
+    pub(super) fn open_requests(&self) -> usize {
         self.arena.iter().map(|(_, client)| client.open()).sum()
     }
 }

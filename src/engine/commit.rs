@@ -1,9 +1,9 @@
 //! Transactions of a dict: their writes, one after another. They outlive the client that has committed them.
 
-use super::Shared;
 use super::lookup::Lookups;
+use super::shared::Shared;
 use crate::arena::{Arena, Key};
-use crate::backend::{Asker, Exchange, Finished};
+use crate::backend::{Asker, Finished};
 use crate::client::{Reply, ReplyTo};
 use crate::job::commit::Commitment;
 use crate::query::{Answer, Commit, Failure, FailureKind, Outcome};
@@ -24,7 +24,14 @@ struct Running {
 }
 
 impl Commits {
-    pub fn start(&mut self, to: ReplyTo, table: usize, commit: Commit, lookups: &mut Lookups, shared: &mut Shared) {
+    pub(super) fn start(
+        &mut self,
+        to: ReplyTo,
+        table: usize,
+        commit: Commit,
+        lookups: &mut Lookups,
+        shared: &mut Shared,
+    ) {
         let deadline = shared.turn.now + shared.tables.timeout(table);
         let running = Running { to, table, deadline, commitment: Commitment::new(commit) };
         let key = self.running.insert(running);
@@ -39,7 +46,7 @@ impl Commits {
         lookups.forget(table, &write.key, &shared.tables);
         match shared.tables.plan(table, Question::Write(write), now).plan {
             Plan::Request(request) => {
-                let exchange = Exchange::new(Asker::Commit(key), *deadline, request, write.key.clone(), now);
+                let exchange = shared.spare.take(Asker::Commit(key), *deadline, request, &write.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
             Plan::Answer(answer) => {
@@ -55,18 +62,19 @@ impl Commits {
     }
 
     /// Takes the end of the exchange of a write.
-    pub fn complete(&mut self, key: Key, finished: Finished<'_>, lookups: &mut Lookups, shared: &mut Shared) {
+    pub(super) fn complete(&mut self, key: Key, finished: Finished<'_>, lookups: &mut Lookups, shared: &mut Shared) {
         let Finished { exchange, result, sent } = finished;
         let Some(Running { table, commitment, .. }) = self.running.get_mut(key) else { return };
         let Some(write) = commitment.next() else { return };
-        let (result, certain) = match shared.response(*table, &exchange, result) {
+        let (result, certain) = match result {
+            Err(fault) => (Err(shared.fault(*table, &exchange, &fault)), !sent),
             Ok(response) => {
+                shared.check_slow(*table, &exchange, shared.took(&exchange));
                 // A gateway that gave up does not know whether the write was carried out.
                 let certain = !matches!(response.status, 408 | 502 | 504);
                 let written = shared.tables.parse_write(*table, write, &response);
                 (written.map_err(|error| shared.failure(*table, &exchange, FailureKind::Temporary, &error)), certain)
             }
-            Err(failure) => (Err(failure), !sent),
         };
         let outcome = commitment.answered(result, certain);
         // What was asked for in the meantime may be the old value.
@@ -91,7 +99,7 @@ impl Commits {
     }
 
     /// True if no commit is in progress.
-    pub fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.running.is_empty()
     }
 }

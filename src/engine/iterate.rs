@@ -1,10 +1,10 @@
 //! Iterations of a dict: drives each as far as its client and the answers let it.
 
-use super::Shared;
 use super::clients::Clients;
+use super::shared::Shared;
 use super::tables::{Planned, log_answer};
 use crate::arena::{Arena, Key};
-use crate::backend::{Asker, Exchange, Finished};
+use crate::backend::{Asker, Finished};
 use crate::client::{Reply, ReplyTo};
 use crate::job::iteration::{Iteration, Step};
 use crate::query::{Failure, FailureKind, Iterate};
@@ -27,7 +27,7 @@ struct Running {
 }
 
 impl Iterations {
-    pub fn start(&mut self, to: ReplyTo, table: usize, iterate: Iterate, shared: &mut Shared) {
+    pub(super) fn start(&mut self, to: ReplyTo, table: usize, iterate: Iterate, shared: &mut Shared) {
         let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
         let running = Running { to, table, deadline: now + timeout, iteration: Iteration::new(iterate) };
         let key = self.running.insert(running);
@@ -37,7 +37,7 @@ impl Iterations {
     }
 
     /// Drives the iterations of a client that has room again.
-    pub fn resume(&mut self, client: Key, shared: &mut Shared) {
+    pub(super) fn resume(&mut self, client: Key, shared: &mut Shared) {
         if self.running.is_empty() {
             return;
         }
@@ -75,7 +75,8 @@ impl Iterations {
             let Planned { plan, .. } = planned;
             match plan {
                 Plan::Request(request) => {
-                    let exchange = Exchange::new(Asker::Iteration(key, number), deadline, request, asked, now);
+                    let asker = Asker::Iteration(key, number);
+                    let exchange = shared.spare.take(asker, deadline, request, &asked, now);
                     shared.backends.submit(exchange, &mut shared.turn);
                 }
                 Plan::Answer(answer) => {
@@ -88,11 +89,12 @@ impl Iterations {
     }
 
     /// Takes the end of the exchange for one question of an iteration.
-    pub fn complete(&mut self, key: Key, number: u32, finished: Finished<'_>, shared: &mut Shared) {
+    pub(super) fn complete(&mut self, key: Key, number: u32, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
         let Some(Running { table, iteration, .. }) = self.running.get_mut(key) else { return };
-        let answer = shared.parse_value(*table, iteration.is_listing(), &exchange, result);
+        let answer = shared.parse_value(*table, iteration.is_listing(), &exchange, shared.took(&exchange), result);
         log_answer(shared.tables.name(*table), &exchange.key, &answer);
+        shared.spare.put(exchange);
         match iteration.answered(number, answer) {
             Ok(()) => self.drive(key, shared),
             Err(failure) => self.end(key, Reply::Failed(failure), shared),
@@ -108,7 +110,7 @@ impl Iterations {
     }
 
     /// Ends iterations whose deadlines have passed.
-    pub fn expire(&mut self, shared: &mut Shared) {
+    pub(super) fn expire(&mut self, shared: &mut Shared) {
         while let Some(key) = self.timers.due(shared.turn.now, |key| self.running.contains(*key)) {
             let Some(table) = self.running.get(key).map(|running| running.table) else { continue };
             let reason = format_args!("{}: not done in time", shared.tables.name(table));
@@ -118,23 +120,23 @@ impl Iterations {
     }
 
     /// When [`Iterations::expire`] has something to do.
-    pub fn deadline(&mut self) -> Option<Instant> {
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
         self.timers.next(|key| self.running.contains(*key))
     }
 
     /// Ends the iterations of clients that have left.
-    pub fn sweep(&mut self, clients: &Clients) {
+    pub(super) fn sweep(&mut self, clients: &Clients) {
         let left = |(key, running): (Key, &Running)| (!clients.is_connected(running.to.client)).then_some(key);
         let keys: Vec<Key> = self.running.iter().filter_map(left).collect();
         keys.into_iter().for_each(|key| drop(self.running.remove(key)));
     }
 
-    pub fn is_live(&self, key: Key) -> bool {
+    pub(super) fn is_live(&self, key: Key) -> bool {
         self.running.contains(key)
     }
 
     /// True if no connected client waits for rows.
-    pub fn is_drained(&self, clients: &Clients) -> bool {
+    pub(super) fn is_drained(&self, clients: &Clients) -> bool {
         !self.running.iter().any(|(_, running)| clients.is_connected(running.to.client))
     }
 }

@@ -1,10 +1,10 @@
 //! The value of one key: from the cache, or by one exchange, which all share that ask for the same key meanwhile.
 
-use super::Shared;
 use super::clients::Clients;
+use super::shared::Shared;
 use super::tables::{Planned, Tables, log_answer, record};
 use crate::arena::{Arena, Key};
-use crate::backend::{Asker, Exchange, Finished};
+use crate::backend::{Asker, Finished};
 use crate::cache::{self, Cache, CachedAnswer, Lifetime};
 use crate::client::{Reply, ReplyTo};
 use crate::metrics::CacheMetrics;
@@ -60,7 +60,7 @@ enum Timer {
 }
 
 impl Lookups {
-    pub fn new(cache_size: usize, tables: usize) -> Self {
+    pub(super) fn new(cache_size: usize, tables: usize) -> Self {
         Self {
             lookups: Arena::default(),
             fetches: Arena::default(),
@@ -71,7 +71,7 @@ impl Lookups {
     }
 
     /// Answers a lookup, now or when its exchange has ended.
-    pub fn start(&mut self, to: ReplyTo, table: usize, key: &[u8], shared: &mut Shared) {
+    pub(super) fn start(&mut self, to: ReplyTo, table: usize, key: &[u8], shared: &mut Shared) {
         if shared.tables.caching(table).is_some() {
             return self.start_cached(to, table, key, shared);
         }
@@ -82,8 +82,8 @@ impl Lookups {
             Plan::Request(request) => {
                 // Its only exchange has the same deadline, so it needs no timer of its own.
                 let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table, wait: None }));
-                let key = shared.keys.copy(key);
-                shared.backends.submit(Exchange::new(asker, deadline, request, key, now), &mut shared.turn);
+                let exchange = shared.spare.take(asker, deadline, request, key, now);
+                shared.backends.submit(exchange, &mut shared.turn);
             }
             Plan::Answer(answer) => {
                 log_answer(name, key, &answer);
@@ -94,14 +94,14 @@ impl Lookups {
     }
 
     /// Takes the end of the exchange of one lookup.
-    pub fn complete(&mut self, lookup: Key, finished: Finished<'_>, shared: &mut Shared) {
+    pub(super) fn complete(&mut self, lookup: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
         let Some(Lookup { to, table, .. }) = self.lookups.remove(lookup) else { return };
-        let answer = shared.parse_value(table, false, &exchange, result);
-        let took = shared.turn.now.saturating_duration_since(exchange.since);
+        let took = shared.took(&exchange);
+        let answer = shared.parse_value(table, false, &exchange, took, result);
         shared.tables.record(table, &exchange.key, &answer, took);
         shared.clients.reply(to, shared.tables.name(table), Reply::Answer(answer), &mut shared.turn);
-        shared.keys.recycle(exchange.key);
+        shared.spare.put(exchange);
     }
 
     // --- cached tables
@@ -150,23 +150,23 @@ impl Lookups {
         let fetch = Fetch { table, key: key.to_vec(), waiters: Vec::new(), current: true };
         let fetch = self.fetches.insert(fetch);
         self.in_flight[table].insert(key.to_vec(), fetch);
-        let exchange = Exchange::new(Asker::Fetch(fetch), deadline, request, shared.keys.copy(key), now);
+        let exchange = shared.spare.take(Asker::Fetch(fetch), deadline, request, key, now);
         shared.backends.submit(exchange, &mut shared.turn);
         Ok(fetch)
     }
 
     /// Takes the end of a fetch's exchange to all lookups that wait for it, and to the cache.
-    pub fn complete_fetch(&mut self, fetch: Key, finished: Finished<'_>, shared: &mut Shared) {
+    pub(super) fn complete_fetch(&mut self, fetch: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Some(Fetch { table, key, waiters, current }) = self.fetches.remove(fetch) else { return };
         let Finished { exchange, result, .. } = finished;
         if current {
             self.in_flight[table].remove(&key);
         }
         let control = result.as_ref().map(|response| response.cache_control()).unwrap_or_default();
-        let answer = shared.parse_value(table, false, &exchange, result);
+        let answer = shared.parse_value(table, false, &exchange, shared.took(&exchange), result);
         log_answer(shared.tables.name(table), &key, &answer);
         let answer = CachedAnswer::of(answer);
-        shared.keys.recycle(exchange.key);
+        shared.spare.put(exchange);
         match &answer {
             Ok(cached) => {
                 if current {
@@ -216,7 +216,7 @@ impl Lookups {
 
     /// Drops what is known of a key that is written: in the cache, and in flight. A lookup from now on is not answered by
     /// what was asked before.
-    pub fn forget(&mut self, table: usize, key: &[u8], tables: &Tables) {
+    pub(super) fn forget(&mut self, table: usize, key: &[u8], tables: &Tables) {
         if tables.caching(table).is_none() {
             return;
         }
@@ -226,7 +226,7 @@ impl Lookups {
     }
 
     /// Drops all that is known, also what is in flight.
-    pub fn forget_all(&mut self) {
+    pub(super) fn forget_all(&mut self) {
         self.cache.clear();
         self.in_flight.iter_mut().for_each(HashMap::clear);
         self.fetches.iter_mut().for_each(|(_, fetch)| fetch.current = false);
@@ -255,7 +255,7 @@ impl Lookups {
     // --- time
 
     /// Ends lookups that were late without waiting for a backend, and serves stale answers where they are due.
-    pub fn expire(&mut self, shared: &mut Shared) {
+    pub(super) fn expire(&mut self, shared: &mut Shared) {
         while let Some(timer) = self.timers.due(shared.turn.now, |timer| is_waiting(timer, &self.lookups)) {
             match timer {
                 Timer::Expire(waiter) => {
@@ -275,27 +275,27 @@ impl Lookups {
     }
 
     /// When [`Lookups::expire`] has something to do.
-    pub fn deadline(&mut self) -> Option<Instant> {
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
         self.timers.next(|timer| is_waiting(timer, &self.lookups))
     }
 
     // --- abandoned lookups
 
     /// True if the client of a lookup is still connected.
-    pub fn is_live(&self, lookup: Key, clients: &Clients) -> bool {
+    pub(super) fn is_live(&self, lookup: Key, clients: &Clients) -> bool {
         self.lookups.get(lookup).is_some_and(|lookup| clients.is_connected(lookup.to.client))
     }
 
-    pub fn remove(&mut self, lookup: Key) {
+    pub(super) fn remove(&mut self, lookup: Key) {
         self.lookups.remove(lookup);
     }
 
     /// True if no connected client waits for an answer.
-    pub fn is_drained(&self, clients: &Clients) -> bool {
+    pub(super) fn is_drained(&self, clients: &Clients) -> bool {
         !self.lookups.iter().any(|(_, lookup)| clients.is_connected(lookup.to.client))
     }
 
-    pub fn cache_metrics(&self) -> CacheMetrics {
+    pub(super) fn cache_metrics(&self) -> CacheMetrics {
         self.cache.metrics()
     }
 }

@@ -5,26 +5,23 @@ mod commit;
 mod iterate;
 mod lookup;
 mod report;
+mod shared;
 mod tables;
 
 use crate::arena::Key;
-use crate::backend::{Arrived, Asker, Backends, CheckResult, Exchange, Fault};
-use crate::buffer::Spare;
+use crate::backend::{Arrived, Asker, Backends, CheckResult};
 use crate::client::{AdminPage, Event, Reply, ReplyTo};
 use crate::config::Mode;
-use crate::io::{Action, End, Peer, Turn};
-use crate::log::{self, Escaped, Repeats};
-use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
+use crate::io::{Action, End, Peer};
+use crate::log::{self, Escaped};
+use crate::query::{Answer, Failure, Outcome, Query};
 use crate::table::TableEntry;
-use crate::wire::http::Response;
-use clients::Clients;
 use commit::Commits;
 use iterate::Iterations;
 use lookup::Lookups;
-use std::fmt::Display;
+use shared::Shared;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tables::Tables;
 
 /// Memory of the answer cache, where nothing else is set.
 const CACHE_SIZE: usize = 64 << 20; // bytes
@@ -41,36 +38,15 @@ pub struct Engine {
     pending: bool,
 }
 
-/// What requests of all kinds work with.
-struct Shared {
-    clients: Clients,
-    tables: Tables,
-    backends: Backends,
-    faults: Repeats,
-    /// Memory of keys: allocating one per lookup would cost 3 % of its instructions.
-    keys: Spare,
-    turn: Turn,
-    /// An exchange that takes longer is worth a warning.
-    slow: Duration,
-}
-
 impl Engine {
     /// `timeout` is the life of a request to a table that has none of its own.
     pub fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
-        let tables = Tables::new(tables, timeout);
+        let shared = Shared::new(tables, backends, timeout);
         Self {
-            lookups: Lookups::new(CACHE_SIZE, tables.len()),
+            lookups: Lookups::new(CACHE_SIZE, shared.tables.len()),
             iterations: Iterations::default(),
             commits: Commits::default(),
-            shared: Shared {
-                clients: Clients::default(),
-                tables,
-                backends,
-                faults: Repeats::default(),
-                keys: Spare::default(),
-                turn: Turn::new(Instant::now()),
-                slow: Duration::from_secs(1),
-            },
+            shared,
             unknown_table: 0,
             pending: false,
         }
@@ -371,55 +347,5 @@ impl Engine {
     /// One line for a person: tables and backends.
     pub fn summary(&self, now: Instant) -> String {
         report::summary(&self.shared, now)
-    }
-}
-
-impl Shared {
-    /// The response to an exchange, or the failure for its client. Slow exchanges and faults are logged.
-    fn response<'a>(
-        &mut self,
-        table: usize,
-        exchange: &Exchange,
-        result: Result<Response<'a>, Fault>,
-    ) -> Result<Response<'a>, Failure> {
-        let took = self.turn.now.saturating_duration_since(exchange.since);
-        match result {
-            Ok(response) if took < self.slow => Ok(response),
-            Ok(response) => {
-                self.tables.metrics(table).slow += 1;
-                let (name, label) = (self.tables.name(table), self.backends.label(exchange));
-                let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.phases(self.turn.now));
-                self.faults.warn_of(&format!("slow table={name} backend={label}"), &details, self.turn.now);
-                Ok(response)
-            }
-            Err(fault) => {
-                let timeout = matches!(fault, Fault::Timeout(_));
-                let kind = if timeout { FailureKind::Timeout } else { FailureKind::Temporary };
-                Err(self.failure(table, exchange, kind, &fault))
-            }
-        }
-    }
-
-    /// The answer that the table reads from an exchange.
-    fn parse_value<'a>(
-        &mut self,
-        table: usize,
-        list: bool,
-        exchange: &Exchange,
-        result: Result<Response<'a>, Fault>,
-    ) -> Answer<'a> {
-        let response = self.response(table, exchange, result);
-        match response.map(|response| self.tables.parse_value(table, list, response)) {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer::Failed(self.failure(table, exchange, FailureKind::Temporary, &error)),
-            Err(failure) => Answer::Failed(failure),
-        }
-    }
-
-    /// A failure, which is logged. `cause` completes a sentence that begins with the backend.
-    fn failure(&mut self, table: usize, exchange: &Exchange, kind: FailureKind, cause: &dyn Display) -> Failure {
-        let (name, label) = (self.tables.name(table), self.backends.label(exchange));
-        self.faults.warn(&format!("fault table={name} backend={label} cause=\"{cause}\""), self.turn.now);
-        Failure::new(kind, format_args!("{name}: {label} {cause}"))
     }
 }

@@ -1,6 +1,6 @@
 //! What is reported of the state: the metrics, and one line for a person.
 
-use super::Shared;
+use super::shared::Shared;
 use crate::metrics::{BackendMetrics, CacheMetrics, Exposition, TableMetrics};
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -25,43 +25,43 @@ pub(super) struct Planned<'a> {
 }
 
 impl Tables {
-    pub fn new(mut entries: Vec<TableEntry>, timeout: Duration) -> Self {
+    pub(super) fn new(mut entries: Vec<TableEntry>, timeout: Duration) -> Self {
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Self { metrics: vec![TableMetrics::default(); entries.len()], entries, timeout }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// The number of the table with a name.
-    pub fn find(&self, name: &[u8]) -> Option<usize> {
+    pub(super) fn find(&self, name: &[u8]) -> Option<usize> {
         self.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok()
     }
 
-    pub fn name(&self, table: usize) -> &str {
+    pub(super) fn name(&self, table: usize) -> &str {
         &self.entries[table].name
     }
 
     /// The life of a request to a table.
-    pub fn timeout(&self, table: usize) -> Duration {
+    pub(super) fn timeout(&self, table: usize) -> Duration {
         self.entries[table].timeout.unwrap_or(self.timeout)
     }
 
-    pub fn caching(&self, table: usize) -> Option<Caching> {
+    pub(super) fn caching(&self, table: usize) -> Option<Caching> {
         self.entries[table].caching
     }
 
-    pub fn metrics(&mut self, table: usize) -> &mut TableMetrics {
+    pub(super) fn metrics(&mut self, table: usize) -> &mut TableMetrics {
         &mut self.metrics[table]
     }
 
-    pub fn plan(&mut self, table: usize, question: Question<'_>, now: Instant) -> Planned<'_> {
+    pub(super) fn plan(&mut self, table: usize, question: Question<'_>, now: Instant) -> Planned<'_> {
         let TableEntry { name, table: of, .. } = &mut self.entries[table];
         Planned { name, metrics: &mut self.metrics[table], plan: of.plan(question, now) }
     }
 
-    pub fn parse_value<'a>(
+    pub(super) fn parse_value<'a>(
         &self,
         table: usize,
         list: bool,
@@ -70,24 +70,29 @@ impl Tables {
         self.entries[table].table.parse_value(list, response)
     }
 
-    pub fn parse_write(&self, table: usize, write: &Write, response: &Response<'_>) -> Result<Written, ResponseError> {
+    pub(super) fn parse_write(
+        &self,
+        table: usize,
+        write: &Write,
+        response: &Response<'_>,
+    ) -> Result<Written, ResponseError> {
         self.entries[table].table.parse_write(write, response)
     }
 
     /// Records the answer to a lookup, which took so long.
-    pub fn record(&mut self, table: usize, key: &[u8], answer: &Answer<'_>, took: Duration) {
+    pub(super) fn record(&mut self, table: usize, key: &[u8], answer: &Answer<'_>, took: Duration) {
         log_answer(&self.entries[table].name, key, answer);
         record(&mut self.metrics[table], answer, took);
     }
 
     /// Reads files again.
-    pub fn reload(&mut self, backends: &mut Backends, turn: &mut Turn) {
+    pub(super) fn reload(&mut self, backends: &mut Backends, turn: &mut Turn) {
         let mut setup = Setup::new(backends, turn);
         self.entries.iter_mut().for_each(|entry| entry.table.reload(&mut setup));
     }
 
     /// All tables' names and metrics.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &TableMetrics)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &TableMetrics)> {
         self.entries.iter().map(|entry| &entry.name[..]).zip(&self.metrics)
     }
 }

@@ -94,7 +94,7 @@ impl Iteration {
                         self.stage = Stage::Start;
                         self.path += 1;
                     }
-                    step => {
+                    step @ (Step::List(_) | Step::Get(..) | Step::Row { .. } | Step::Wait | Step::Fail(_)) => {
                         self.rows += u64::from(matches!(step, Step::Row { .. }));
                         return step;
                     }

@@ -65,7 +65,12 @@ impl PolledListener {
 
 impl Acceptor {
     /// Registers the listeners under tokens from `first` on.
-    pub fn new(listeners: Vec<Listener>, max_clients: u64, first: usize, registry: &Registry) -> io::Result<Self> {
+    pub(super) fn new(
+        listeners: Vec<Listener>,
+        max_clients: u64,
+        first: usize,
+        registry: &Registry,
+    ) -> io::Result<Self> {
         let mut listeners: Vec<PolledListener> = listeners.into_iter().map(PolledListener::new).collect();
         for (at, listener) in listeners.iter_mut().enumerate() {
             registry.register(listener.source(), Token(first + at), Interest::READABLE)?;
@@ -75,7 +80,7 @@ impl Acceptor {
 
     /// The next connection of a listener, while `open` clients are connected. `None` if there is none now; if there
     /// may be one later without another event, [`Acceptor::due`] names the listener then.
-    pub fn accept(&mut self, at: usize, open: u64, now: Instant) -> Option<(Stream, Mode)> {
+    pub(super) fn accept(&mut self, at: usize, open: u64, now: Instant) -> Option<(Stream, Mode)> {
         let listener = self.listeners.get(at)?;
         loop {
             let accepted = match open < self.max_clients {
@@ -102,25 +107,25 @@ impl Acceptor {
     }
 
     /// Has a listener served again, at the earliest at `from`.
-    pub fn accept_later(&mut self, at: usize, from: Instant) {
+    pub(super) fn accept_later(&mut self, at: usize, from: Instant) {
         if !self.waiting.iter().any(|(other, _)| *other == at) {
             self.waiting.push((at, from));
         }
     }
 
     /// A listener that is to be accepted from now.
-    pub fn due(&mut self, now: Instant) -> Option<usize> {
+    pub(super) fn due(&mut self, now: Instant) -> Option<usize> {
         let at = self.waiting.iter().position(|(_, from)| *from <= now)?;
         Some(self.waiting.swap_remove(at).0)
     }
 
     /// When [`Acceptor::due`] has a listener.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.waiting.iter().map(|(_, from)| *from).min()
     }
 
     /// Closes all listeners, and removes their files.
-    pub fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.listeners.clear();
         self.waiting.clear();
     }

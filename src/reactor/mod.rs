@@ -2,6 +2,7 @@
 
 mod accept;
 mod resolve;
+mod shutdown;
 mod socket;
 
 use crate::arena::Key;
@@ -18,6 +19,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use resolve::NameResolver;
+use shutdown::Shutdown;
 use socket::{ReadResult, SocketState, Sockets, Stream};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
@@ -33,27 +35,9 @@ const MAX_READS: usize = 4;
 /// most a quarter of all.
 const RESERVE: u64 = 1_100;
 
-/// How long connected clients may still send requests after a shutdown was requested: one that has just connected has
-/// not sent anything yet, and `postmap` dies of SIGPIPE if it writes to a closed connection.
-const GRACE: Duration = Duration::from_millis(100);
-
 const SIGNALS: Token = Token(usize::MAX);
 const RESOLVED: Token = Token(usize::MAX - 1);
 const LISTENERS: usize = usize::MAX - 1_000_000;
-
-/// Running ── signal ──▶ Grace ── grace over ──▶ Draining ── drained or deadline ──▶ end
-enum Shutdown {
-    Running,
-    /// Listeners are closed; connected clients may still send requests until then.
-    Grace {
-        drain_from: Instant,
-        deadline: Instant,
-    },
-    /// No more requests are read; what is in flight is answered until then.
-    Draining {
-        deadline: Instant,
-    },
-}
 
 /// The loop around an engine.
 pub struct Reactor {
@@ -86,7 +70,7 @@ impl Reactor {
         let max_clients = descriptors - RESERVE.min(descriptors / 4);
         let acceptor = Acceptor::new(listeners, max_clients, LISTENERS, poll.registry())?;
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
-        let resolver = NameResolver::start(Waker::new(poll.registry(), RESOLVED)?)?;
+        let resolver = NameResolver::new(Waker::new(poll.registry(), RESOLVED)?);
         Ok(Reactor {
             engine,
             poll,
@@ -99,7 +83,7 @@ impl Reactor {
             chunk: vec![0; CHUNK].into_boxed_slice(),
             again: Vec::new(),
             now: Instant::now(),
-            shutdown: Shutdown::Running,
+            shutdown: Shutdown::default(),
             drain_timeout,
         })
     }
@@ -148,22 +132,24 @@ impl Reactor {
         while let Some(listener) = self.acceptor.due(self.now) {
             self.accept(listener);
         }
-        let ended = self.advance_shutdown();
+        if self.shutdown.begins_to_drain(self.now) {
+            self.engine.stop();
+        }
         self.act();
         self.notifier.turn(|| self.engine.summary(self.now), self.now);
-        Ok(ended || self.is_drained())
+        Ok(self.shutdown.is_over(|| self.engine.is_drained(), self.now))
     }
 
     fn timeout(&mut self) -> Option<Duration> {
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
-        let shutdown = match self.shutdown {
-            Shutdown::Running => None,
-            Shutdown::Grace { drain_from, deadline } => Some(drain_from.min(deadline)),
-            Shutdown::Draining { deadline } => Some(deadline),
-        };
-        let next = [self.engine.deadline(self.now), shutdown, self.acceptor.deadline(), self.notifier.deadline()];
+        let next = [
+            self.engine.deadline(self.now),
+            self.shutdown.deadline(),
+            self.acceptor.deadline(),
+            self.notifier.deadline(),
+        ];
         let next = next.into_iter().flatten().min();
         // The kernel counts whole milliseconds; rounding up avoids a turn in which nothing is due yet.
         next.map(|at| at.saturating_duration_since(self.now))
@@ -304,8 +290,8 @@ impl Reactor {
             Action::Close(Peer::Client(key)) => self.clients.remove(key),
             Action::Close(Peer::Backend(key)) => self.backends.remove(key),
             Action::Resolve { name, host, port } => {
-                if !self.resolver.request(name, host, port) {
-                    self.engine.resolved(name, Err("the resolver has ended".to_owned()), self.now);
+                if let Err(error) = self.resolver.request(name, host, port) {
+                    self.engine.resolved(name, Err(error.to_string()), self.now);
                 }
             }
         }
@@ -388,36 +374,13 @@ impl Reactor {
 
     /// Begins a shutdown; a second request forces it.
     fn shut_down(&mut self) {
-        self.shutdown = match self.shutdown {
-            Shutdown::Running => {
-                log::info(format_args!("shutdown"));
-                self.notifier.stopping();
-                self.acceptor.close();
-                let grace = if self.clients.len() > 0 { GRACE } else { Duration::ZERO };
-                Shutdown::Grace { drain_from: self.now + grace, deadline: self.now + self.drain_timeout }
-            }
-            Shutdown::Grace { .. } | Shutdown::Draining { .. } => {
-                log::warn(format_args!("shutdown forced=yes"));
-                Shutdown::Draining { deadline: self.now }
-            }
-        };
-    }
-
-    /// Goes from one stage of a shutdown to the next when its time has come. True at the end of the last.
-    fn advance_shutdown(&mut self) -> bool {
-        if let Shutdown::Grace { drain_from, deadline } = self.shutdown
-            && drain_from <= self.now
-        {
-            self.shutdown = Shutdown::Draining { deadline };
-            self.engine.stop();
+        if self.shutdown.is_running() {
+            log::info(format_args!("shutdown"));
+            self.notifier.stopping();
+            self.acceptor.close();
+        } else {
+            log::warn(format_args!("shutdown forced=yes"));
         }
-        match self.shutdown {
-            Shutdown::Running => false,
-            Shutdown::Grace { deadline, .. } | Shutdown::Draining { deadline } => deadline <= self.now,
-        }
-    }
-
-    fn is_drained(&self) -> bool {
-        matches!(self.shutdown, Shutdown::Draining { .. }) && self.engine.is_drained()
+        self.shutdown.request(self.clients.len() > 0, self.now + self.drain_timeout, self.now);
     }
 }

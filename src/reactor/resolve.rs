@@ -1,49 +1,51 @@
-//! Name resolution on a thread, as getaddrinfo(3) blocks.
+//! Name resolution on threads, as getaddrinfo(3) blocks.
 
 use mio::Waker;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
-/// The memory of the thread's stack.
+/// The memory of a thread's stack.
 const STACK: usize = 256 * 1024; // bytes
-
-/// The number, host and port of a name.
-type Request = (usize, String, u16);
 
 /// The number of a name, and its addresses or the error of the resolver.
 pub(super) type Resolved = (usize, Result<Vec<SocketAddr>, String>);
 
-/// The thread that resolves names.
+/// Resolves names, each on a thread of its own that ends with the answer, so that a silent name server holds up no other
+/// name. A program whose backends have addresses starts no thread, which keeps libc's system calls and allocations free
+/// of locks.
 pub(super) struct NameResolver {
-    requests: mpsc::Sender<Request>,
+    waker: Arc<Waker>,
+    answered: mpsc::Sender<Resolved>,
     answers: mpsc::Receiver<Resolved>,
 }
 
 impl NameResolver {
-    /// Starts the thread, which wakes the poll with each answer.
-    pub fn start(waker: Waker) -> io::Result<Self> {
-        let (requests, requested) = mpsc::channel::<Request>();
+    /// `waker` wakes the poll with each answer.
+    pub(super) fn new(waker: Waker) -> Self {
         let (answered, answers) = mpsc::channel();
-        std::thread::Builder::new().name("resolver".to_owned()).stack_size(STACK).spawn(move || {
-            for (name, host, port) in requested {
-                let answer = (host.as_str(), port).to_socket_addrs();
-                let answer = answer.map(Iterator::collect).map_err(|error| error.to_string());
-                if answered.send((name, answer)).is_err() || waker.wake().is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { requests, answers })
+        Self { waker: Arc::new(waker), answered, answers }
     }
 
-    /// Has a name resolved. False if the thread has ended.
-    pub fn request(&self, name: usize, host: String, port: u16) -> bool {
-        self.requests.send((name, host, port)).is_ok()
+    /// Has a name resolved. No name is asked for again before its answer has come, so there are at most as many threads as
+    /// names.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub(super) fn request(&self, name: usize, host: String, port: u16) -> io::Result<()> {
+        let (answered, waker) = (self.answered.clone(), self.waker.clone());
+        let resolve = move || {
+            let answer = (host.as_str(), port).to_socket_addrs();
+            let answer = answer.map(Iterator::collect).map_err(|error| error.to_string());
+            if answered.send((name, answer)).is_ok() {
+                let _ = waker.wake(); // it fails only with the poll itself
+            }
+        };
+        std::thread::Builder::new().name("resolver".to_owned()).stack_size(STACK).spawn(resolve).map(drop)
     }
 
     /// An answer that has arrived.
-    pub fn next(&self) -> Option<Resolved> {
+    pub(super) fn next(&self) -> Option<Resolved> {
         self.answers.try_recv().ok()
     }
 }

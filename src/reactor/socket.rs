@@ -18,14 +18,14 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Begins to connect.
-    pub fn connect(address: &Address) -> io::Result<Self> {
+    pub(super) fn connect(address: &Address) -> io::Result<Self> {
         Ok(match address {
             Address::Tcp(address) => Self::of_tcp(TcpStream::connect(*address)?),
             Address::Unix(path) => Self::Unix(UnixStream::connect(path)?),
         })
     }
 
-    pub fn of_tcp(stream: TcpStream) -> Self {
+    pub(super) fn of_tcp(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true); // only slower without it
         Self::Tcp(stream)
     }
@@ -97,7 +97,7 @@ pub(super) enum ReadResult {
 }
 
 impl SocketState {
-    pub fn new(key: Key, stream: Stream, connecting: bool) -> Self {
+    pub(super) fn new(key: Key, stream: Stream, connecting: bool) -> Self {
         let write_interest = matches!(stream, Stream::Tcp(_));
         Self {
             age: key.age,
@@ -113,13 +113,13 @@ impl SocketState {
 
     /// Registers a socket once for all its life. A TCP socket is registered for both directions: it becomes writable
     /// only after it was full.
-    pub fn register(&mut self, peer: Peer, registry: &Registry) -> io::Result<()> {
+    pub(super) fn register(&mut self, peer: Peer, registry: &Registry) -> io::Result<()> {
         let interest = if self.write_interest { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         registry.register(self.stream.source(), token(peer), interest)
     }
 
     /// Takes an event into account. True if the socket has become writable after it was full.
-    pub fn on_event(&mut self, event: &mio::event::Event) -> bool {
+    pub(super) fn on_event(&mut self, event: &mio::event::Event) -> bool {
         let full = !self.writable;
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_error();
@@ -129,7 +129,7 @@ impl SocketState {
     }
 
     /// The result of its connection attempt; `None` while that is in progress.
-    pub fn connect_result(&mut self) -> Option<io::Result<()>> {
+    pub(super) fn connect_result(&mut self) -> Option<io::Result<()>> {
         let result = self.stream.connect_result()?;
         self.connecting = false;
         Some(result)
@@ -137,7 +137,7 @@ impl SocketState {
 
     /// Reads once. A read that returned less than there is room for is not followed by another, unless the peer has
     /// closed: that edge is not reported again.
-    pub fn read(&mut self, into: &mut [u8]) -> ReadResult {
+    pub(super) fn read(&mut self, into: &mut [u8]) -> ReadResult {
         loop {
             return match self.stream.read(into) {
                 Ok(0) => {
@@ -158,13 +158,13 @@ impl SocketState {
         }
     }
 
-    pub fn can_write(&self) -> bool {
+    pub(super) fn can_write(&self) -> bool {
         self.writable && !self.connecting
     }
 
     /// Writes once; 0 if the kernel takes nothing. Fewer bytes than all mean that it is full: an edge follows when it
     /// is not any more.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             return match self.stream.write(bytes) {
                 Ok(count) => {
@@ -182,7 +182,7 @@ impl SocketState {
     }
 
     /// Registers a unix socket for writability while it is full, and only then.
-    pub fn update_interest(&mut self, peer: Peer, registry: &Registry) -> io::Result<()> {
+    pub(super) fn update_interest(&mut self, peer: Peer, registry: &Registry) -> io::Result<()> {
         let full = !self.writable;
         if full == self.write_interest || matches!(self.stream, Stream::Tcp(_)) {
             return Ok(());
@@ -202,15 +202,15 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// How many sockets are open.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.open
     }
 
-    pub fn get(&mut self, key: Key) -> Option<&mut SocketState> {
+    pub(super) fn get(&mut self, key: Key) -> Option<&mut SocketState> {
         self.slots.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.age == key.age)
     }
 
-    pub fn insert(&mut self, key: Key, socket: SocketState) {
+    pub(super) fn insert(&mut self, key: Key, socket: SocketState) {
         let index = key.index as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
@@ -221,7 +221,7 @@ impl Sockets {
     }
 
     /// Closes a socket, which takes it out of the poll as well.
-    pub fn remove(&mut self, key: Key) {
+    pub(super) fn remove(&mut self, key: Key) {
         if self.get(key).is_some() {
             self.slots[key.index as usize] = None;
             self.open -= 1;

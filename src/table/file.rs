@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// The file is looked at so often, and only when there is a question.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
+pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     let mut settings = spec.settings;
     let timeout = settings.seconds("timeout").map_err(SettingError::option)?;
     settings.finish().map_err(SettingError::option)?;

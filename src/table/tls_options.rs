@@ -5,17 +5,17 @@ use crate::backend::tls::TlsConnector;
 use std::path::PathBuf;
 
 #[cfg(feature = "tls")]
-pub use files::TlsConfigs;
+pub(super) use files::TlsConfigs;
 
 /// In a build without TLS there are none.
 #[cfg(not(feature = "tls"))]
 #[derive(Debug, Default)]
-pub struct TlsConfigs {}
+pub(super) struct TlsConfigs {}
 
 /// The settings `ca`, `cert`, `key` and `servername`.
 #[derive(Debug, Default)]
 #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "they are checked in both builds, and read in one"))]
-pub struct TlsOptions {
+pub(super) struct TlsOptions {
     /// Trusted roots, in place of those of the system.
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
@@ -28,7 +28,7 @@ pub struct TlsOptions {
 impl TlsOptions {
     /// Takes the settings. `secure` tells whether the table has any https:// URL: without one, a setting that is given
     /// for this table alone is an error.
-    pub fn take(settings: &mut Settings<'_>, secure: bool) -> Result<Self, String> {
+    pub(super) fn take(settings: &mut Settings<'_>, secure: bool) -> Result<Self, String> {
         if !secure {
             return match ["ca", "cert", "key", "servername"].into_iter().find(|key| settings.has_own(key)) {
                 Some(key) => Err(format!("{key}= is for https:// URLs")),
@@ -49,7 +49,7 @@ impl TlsOptions {
     /// How connections to a host are secured, by what is in the files now. Errors name the setting and the file, never
     /// its content.
     #[cfg(feature = "tls")]
-    pub fn connector(&self, host: &str, configs: &mut TlsConfigs) -> Result<TlsConnector, String> {
+    pub(super) fn connector(&self, host: &str, configs: &mut TlsConfigs) -> Result<TlsConnector, String> {
         let name = self.servername.as_deref().unwrap_or(host);
         let config = configs.config(self)?;
         config.connector(name).map_err(|error| format!("{} {name}: {}", error.setting, error.why))
@@ -57,7 +57,7 @@ impl TlsOptions {
 
     /// A build without TLS refuses https:// URLs before it comes here.
     #[cfg(not(feature = "tls"))]
-    pub fn connector(&self, _: &str, _: &mut TlsConfigs) -> Result<TlsConnector, String> {
+    pub(super) fn connector(&self, _: &str, _: &mut TlsConfigs) -> Result<TlsConnector, String> {
         Err("this build has no TLS".to_owned())
     }
 }
@@ -70,11 +70,11 @@ mod files {
 
     /// TLS configurations by what they were made from.
     #[derive(Debug, Default)]
-    pub struct TlsConfigs(Vec<TlsConfig>);
+    pub(crate) struct TlsConfigs(Vec<TlsConfig>);
 
     impl TlsConfigs {
         /// The configuration that the options name, which is made from their files once.
-        pub fn config(&mut self, options: &TlsOptions) -> Result<&TlsConfig, String> {
+        pub(crate) fn config(&mut self, options: &TlsOptions) -> Result<&TlsConfig, String> {
             let source = format!("{:?} {:?} {:?}", options.ca, options.cert, options.key);
             let at = match self.0.iter().position(|config| config.source() == source) {
                 Some(at) => at,

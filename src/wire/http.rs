@@ -249,7 +249,12 @@ impl Decoder {
         match std::mem::take(&mut self.state) {
             State::Head if self.partial.is_empty() && self.interim == 0 => Ok(None),
             State::UntilEnd(head) => Ok(Some(self.whole(head))),
-            _ => Err(Error::Cut),
+            State::Head
+            | State::Length(..)
+            | State::ChunkSize(_)
+            | State::ChunkData(..)
+            | State::ChunkEnd(_)
+            | State::Trailers(_) => Err(Error::Cut),
         }
     }
 
@@ -301,17 +306,8 @@ impl Decoder {
     }
 
     fn begin(&mut self, next: State) -> Result<State, Error> {
-        match next {
-            State::Head if self.interim == MAX_INTERIM => Err(Error::Interim),
-            State::Head => {
-                self.interim += 1;
-                Ok(State::Head)
-            }
-            body => {
-                self.interim = 0;
-                Ok(body)
-            }
-        }
+        self.interim = if matches!(next, State::Head) { self.interim + 1 } else { 0 };
+        if self.interim > MAX_INTERIM { Err(Error::Interim) } else { Ok(next) }
     }
 
     /// Moves at most `most` bytes of the body out of `input` and says how many.

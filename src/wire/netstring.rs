@@ -50,19 +50,19 @@ fn payload(input: &[u8], start: usize, length: usize) -> Result<Option<(&[u8], u
 
 /// Appends the netstring of `parts` joined together.
 pub fn encode(parts: &[&[u8]], out: &mut Vec<u8>) {
-    let mut length = parts.iter().map(|part| part.len()).sum::<usize>();
-    let mut digits = [0; 20];
-    let mut at = digits.len();
+    let payload = parts.iter().map(|part| part.len()).sum::<usize>();
+    // Digits and colon, from the end of an array that no length fills.
+    let (mut head, mut at, mut length) = ([b':'; 21], 20, payload);
     loop {
         at -= 1;
-        digits[at] = b'0' + (length % 10) as u8;
+        head[at] = b'0' + (length % 10) as u8;
         length /= 10;
         if length == 0 {
             break;
         }
     }
-    out.extend_from_slice(&digits[at..]);
-    out.push(b':');
+    out.reserve(head.len() - at + payload + 1);
+    out.extend_from_slice(&head[at..]);
     parts.iter().for_each(|part| out.extend_from_slice(part));
     out.push(b',');
 }

@@ -27,9 +27,9 @@ const IN_PATH: [bool; 256] = {
 };
 
 /// Appends `key` byte by byte: letters, digits and `_.-~` stay, the rest becomes `%XX`.
-pub fn encode(key: &[u8], part: Component, out: &mut Vec<u8>) {
+pub fn encode(key: &[u8], component: Component, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let stays = if part == Component::Path { &IN_PATH } else { &IN_QUERY };
+    let stays = if component == Component::Path { &IN_PATH } else { &IN_QUERY };
     // Most bytes stay, and are copied together.
     for piece in key.split_inclusive(|byte| !stays[usize::from(*byte)]) {
         match piece.split_last() {

@@ -1,4 +1,5 @@
 //! The program with real servers from Debian's packages, which `tests/run` installs.
+#![allow(unsafe_code, unreachable_pub, clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 /// nginx, gunicorn and Python's http.server as backends.
 mod backends;

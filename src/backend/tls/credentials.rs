@@ -143,6 +143,7 @@ impl Roots<'_> {
 }
 
 impl KeyPair<'_> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors explain themselves")]
     fn read(&self, provider: &rustls::crypto::CryptoProvider) -> Result<Arc<CertifiedKey>, TlsConfigError> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.cert).collect();
         let chain = chain.map_err(|_| config_error("cert", BROKEN))?;
@@ -175,21 +176,21 @@ pub(super) type CertificateRequest = Option<bool>;
 
 impl Identity {
     /// Begins or goes on with a handshake that has brought `request` so far.
-    pub fn set_current(&self, request: CertificateRequest) {
+    pub(super) fn set_current(&self, request: CertificateRequest) {
         *lock(&self.current) = request;
     }
 
     /// What the handshake in progress has brought.
-    pub fn current(&self) -> CertificateRequest {
+    pub(super) fn current(&self) -> CertificateRequest {
         *lock(&self.current)
     }
 
     /// A full handshake has ended.
-    pub fn set_last_full(&self, request: CertificateRequest) {
+    pub(super) fn set_last_full(&self, request: CertificateRequest) {
         *lock(&self.last_full) = request;
     }
 
-    pub fn last_full(&self) -> CertificateRequest {
+    pub(super) fn last_full(&self) -> CertificateRequest {
         *lock(&self.last_full)
     }
 }
@@ -202,7 +203,7 @@ impl rustls::client::ResolvesClientCert for Identity {
         pair
     }
 
-    /// Without it `rustls` would not call [`Identity::resolve`].
+    /// Without it `rustls` would not call `resolve`.
     fn has_certs(&self) -> bool {
         true
     }

@@ -77,7 +77,7 @@ impl Default for Transport {
 
 impl Transport {
     /// Begins a TLS handshake: there is output.
-    pub fn begin_handshake(&mut self, connector: &TlsConnector) -> Result<(), String> {
+    pub(super) fn begin_handshake(&mut self, connector: &TlsConnector) -> Result<(), String> {
         #[cfg(feature = "tls")]
         {
             let session = TlsSession::new(connector)?;
@@ -86,7 +86,7 @@ impl Transport {
         Ok(())
     }
 
-    pub fn is_tls(&self) -> bool {
+    pub(super) fn is_tls(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();
         #[cfg(not(feature = "tls"))]
@@ -94,17 +94,17 @@ impl Transport {
     }
 
     /// Where requests are appended.
-    pub fn requests(&mut self) -> &mut Vec<u8> {
+    pub(super) fn requests(&mut self) -> &mut Vec<u8> {
         self.requests.end()
     }
 
     /// Bytes of requests that have not left.
-    pub fn unsent(&self) -> usize {
+    pub(super) fn unsent(&self) -> usize {
         self.requests.unsent().len()
     }
 
     /// What is to be written to the socket.
-    pub fn output(&mut self) -> &[u8] {
+    pub(super) fn output(&mut self) -> &[u8] {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &mut self.tls {
             // As late as this, so that requests that leave together share a record.
@@ -119,7 +119,7 @@ impl Transport {
 
     /// Notes that the kernel took `count` bytes of the output. Returns how many bytes of requests have left with them.
     /// `awaited` says whether a response was due before.
-    pub fn sent(&mut self, count: usize, awaited: bool) -> usize {
+    pub(super) fn sent(&mut self, count: usize, awaited: bool) -> usize {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &mut self.tls {
             let plain = session.sent(count);
@@ -134,7 +134,7 @@ impl Transport {
     }
 
     /// Decrypts what has arrived. There may be plaintext, output and an end afterwards.
-    pub fn decrypt(&mut self, bytes: &[u8]) {
+    pub(super) fn decrypt(&mut self, bytes: &[u8]) {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, plain }) = &mut self.tls {
             session.receive(bytes, plain.end());
@@ -142,7 +142,7 @@ impl Transport {
     }
 
     /// Plaintext that has arrived; what is read of it is noted by [`Transport::advance`].
-    pub fn plaintext(&self) -> &[u8] {
+    pub(super) fn plaintext(&self) -> &[u8] {
         #[cfg(feature = "tls")]
         if let Some(Tls { plain, .. }) = &self.tls {
             return plain.unsent();
@@ -150,7 +150,7 @@ impl Transport {
         &[]
     }
 
-    pub fn advance(&mut self, count: usize) {
+    pub(super) fn advance(&mut self, count: usize) {
         #[cfg(feature = "tls")]
         if let Some(Tls { plain, .. }) = &mut self.tls {
             plain.advance(count);
@@ -158,7 +158,7 @@ impl Transport {
     }
 
     /// The handshake, once it is complete.
-    pub fn handshake(&self) -> Option<Handshake> {
+    pub(super) fn handshake(&self) -> Option<Handshake> {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {
             return session.handshake();
@@ -167,7 +167,7 @@ impl Transport {
     }
 
     /// What has ended the session, if anything has.
-    pub fn end(&self) -> Option<&SessionEnd> {
+    pub(super) fn end(&self) -> Option<&SessionEnd> {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {
             return session.end();
@@ -177,7 +177,7 @@ impl Transport {
 
     /// True if a response with this status, after which the connection is kept or not, may speak of the client
     /// certificate and not of the request.
-    pub fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
+    pub(super) fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {
             return session.is_certificate_status(status, keep);
@@ -186,7 +186,7 @@ impl Transport {
     }
 
     /// True if the keys were used so often that a new connection should follow.
-    pub fn key_limit_reached(&self) -> bool {
+    pub(super) fn key_limit_reached(&self) -> bool {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {
             return session.key_limit_reached();
@@ -195,7 +195,7 @@ impl Transport {
     }
 
     /// The last bytes for the server before the connection is closed.
-    pub fn close_notify(&mut self) -> Vec<u8> {
+    pub(super) fn close_notify(&mut self) -> Vec<u8> {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &mut self.tls {
             return session.close_notify();

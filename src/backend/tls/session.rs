@@ -252,6 +252,7 @@ impl Inner {
 }
 
 /// What went wrong, as the end of a sentence of the mail log that begins with the backend.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most errors of rustls explain themselves")]
 fn explain(error: &Error, handshaking: bool) -> String {
     let certificate = match error {
         Error::InvalidCertificate(certificate) => certificate,

@@ -13,7 +13,7 @@ pub(super) struct Fields {
 
 impl Fields {
     /// Adds a line `Name: value`.
-    pub fn add(&mut self, line: &str) -> Result<(), String> {
+    pub(super) fn add(&mut self, line: &str) -> Result<(), String> {
         // The line itself may be a secret and is not told.
         let (name, value) = line.split_once(':').ok_or("header wants 'Name: value'")?;
         let value = value.trim();

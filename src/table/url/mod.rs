@@ -6,7 +6,7 @@ mod parse;
 
 use super::{Plan, Question, ResponseError, SettingError, Setup, Table, TableEntry, TableSpec, Written};
 use crate::backend::tls::TlsConnector;
-use crate::backend::{MAX_ROUTES, Method, Request, Route, Target};
+use crate::backend::{BackendSpec, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;
 use crate::query::{Answer, Change, Failure, Write};
 use crate::value::{self, Value};
@@ -26,7 +26,7 @@ const FIELDS: &str = concat!(
 );
 
 /// Opens a URL table; `--param` has one or more URLs.
-pub fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
+pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     let urls: Result<Vec<Url>, String> = spec.param.split_ascii_whitespace().map(Url::parse).collect();
     let urls = urls.map_err(SettingError::param)?;
     if urls.is_empty() || urls.len() > MAX_ROUTES {
@@ -36,7 +36,8 @@ pub fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, Se
     let mut backends = Vec::new();
     for url in &urls {
         let connector = connector(url, &options, setup).map_err(SettingError::option)?;
-        backends.push(setup.backends.add(&url.label, url.to.clone(), options.pool, connector));
+        let (label, target) = (url.label.clone(), url.to.clone());
+        backends.push(setup.backends.add(BackendSpec { label, target, options: options.pool, connector }));
     }
     if backends.len() > 1 {
         backends.iter().for_each(|backend| setup.backends.set_replica(*backend));

@@ -28,7 +28,7 @@ pub(super) struct UrlOptions {
 
 impl UrlOptions {
     /// `secure` tells whether there is any https:// URL.
-    pub fn take(mut settings: Settings<'_>, secure: bool) -> Result<Self, String> {
+    pub(super) fn take(mut settings: Settings<'_>, secure: bool) -> Result<Self, String> {
         let options = Self {
             timeout: settings.seconds("timeout")?,
             caching: caching(&mut settings)?,
@@ -64,7 +64,7 @@ pub(super) enum Misses {
 }
 
 impl Misses {
-    pub fn contains(&self, status: u16) -> bool {
+    pub(super) fn contains(&self, status: u16) -> bool {
         match self {
             Misses::Usual => (400..500).contains(&status) && !matches!(status, 408 | 421 | 425 | 429),
             Misses::These(list) => list.contains(&status),

@@ -23,7 +23,7 @@ pub(super) struct Url {
 
 impl Url {
     /// Errors do not repeat the URL: it may hold a password.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").ok_or("not a URL, which starts with http://")?;
         let (unix, secure) = match scheme.to_ascii_lowercase().as_str() {
             "http" => (false, false),
@@ -50,7 +50,7 @@ impl Url {
 
     /// True if the key would bend the path: a segment of dots cannot be expressed in a URL, as
     /// everybody on the way may resolve it.
-    pub fn bends(&self, key: &[u8]) -> bool {
+    pub(super) fn bends(&self, key: &[u8]) -> bool {
         // A segment with anything but dots stays harmless, whatever stands around it.
         if key.first().is_some_and(|first| *first != b'.') && wire::all(key, |byte| byte != b'/') {
             return false; // as nearly all keys

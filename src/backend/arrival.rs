@@ -1,0 +1,56 @@
+//! What happens on a connection, and what follows from it.
+
+use super::fault::Fault;
+use super::tls::Handshake;
+use crate::wire::http::Response;
+
+/// What has happened on a connection.
+#[derive(Debug)]
+pub(super) enum Arrival<'a> {
+    Nothing,
+    /// The TLS handshake is complete.
+    Open(Handshake),
+    /// The response to the exchange at the front, which `Connection::complete` takes out. `surplus` if bytes follow that no
+    /// request asked for.
+    Response {
+        response: Response<'a>,
+        surplus: bool,
+    },
+    /// The connection could not be made.
+    ConnectFailed(Fault),
+    /// The connection is of no use any more.
+    Closed(CloseReason),
+}
+
+/// Why a connection is closed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum CloseReason {
+    /// It is not needed, or must not be used, any more. Nothing is in flight on it.
+    Unused,
+    /// The response before said that it was the last one.
+    Announced,
+    Fault(Fault),
+}
+
+impl CloseReason {
+    /// What the exchanges have failed with that were in flight.
+    pub(super) fn into_fault(self) -> Fault {
+        match self {
+            CloseReason::Unused | CloseReason::Announced => Fault::Closed,
+            CloseReason::Fault(fault) => fault,
+        }
+    }
+}
+
+/// What an open connection does after a response.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum AfterResponse {
+    /// It owes further responses.
+    Busy,
+    /// It can carry another request.
+    Free,
+    /// It is to be closed, as the response said that it is the last one, though others are owed.
+    CloseAnnounced,
+    /// It is to be closed; nothing is in flight.
+    Close,
+}
