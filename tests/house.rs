@@ -1,30 +1,31 @@
-//! The house: imports point strictly down, and each outside package is used in one file.
-#![allow(unsafe_code, unreachable_pub, clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
+//! The house: imports point strictly down from file to file, a type's methods stand in the file of the type, files and
+//! functions are short, outside packages are used in few places, and each thing has one word.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Floor of each module; what is below may be imported. Within `client`, `backend`, `table` and `wire` a
-/// module may import its own.
+/// The floor of each module below `src`; what is on a lower floor may be imported. Within a folder the order of the files
+/// is what their imports make of it, as long as there is no circle.
 const FLOORS: &[(&str, u32)] = &[
     ("main", 80),
+    ("commands", 70),
     ("lib", 66),
     ("reactor", 61),
     ("listen", 60),
-    ("commands", 65),
     ("engine", 50),
     ("job", 44),
     ("client", 43),
     ("table", 42),
     ("backend", 41),
-    ("io", 1),
     ("cache", 40),
     ("query", 31),
     ("config", 30),
     ("value", 20),
     ("wire", 10),
     ("notify", 2),
+    ("io", 1),
     ("log", 1),
     ("manual", 0),
     ("arena", 0),
@@ -34,33 +35,87 @@ const FLOORS: &[(&str, u32)] = &[
     ("system", 0),
 ];
 
+/// The longest file without its tests, and the longest function.
+const MAX_FILE: usize = 400; // lines
+const MAX_FUNCTION: usize = 60; // lines
+
 /// Where each outside package is used; the last two only with the feature `tls`.
 const PACKAGES: &[(&str, &[&str])] = &[
-    ("httparse", &["wire/http.rs"]),
-    ("libc", &["system.rs"]),
-    ("mio", &["reactor/accept.rs", "reactor/mod.rs", "reactor/resolve.rs", "reactor/socket.rs"]),
-    ("pico_args", &["config/args.rs"]),
-    ("serde_json", &["value.rs"]),
-    ("socket2", &["listen.rs"]),
-    ("rustls", &["backend/tls/credentials.rs", "backend/tls/session.rs"]),
-    ("rustls_native_certs", &["table/tls_options.rs"]),
+    ("httparse", &["wire/http"]),
+    ("libc", &["system"]),
+    ("mio", &["reactor", "reactor/accept", "reactor/resolve", "reactor/socket"]),
+    ("pico_args", &["config/args"]),
+    ("serde_json", &["value"]),
+    ("socket2", &["listen"]),
+    ("rustls", &["backend/tls/credentials", "backend/tls/session"]),
+    ("rustls_native_certs", &["table/tls_options"]),
 ];
 
 #[test]
 fn imports_point_strictly_down() {
     let floors: BTreeMap<&str, u32> = FLOORS.iter().copied().collect();
-    let mut seen = BTreeSet::new();
-    for (file, text) in sources() {
-        let module = file.split(['/', '.']).next().unwrap();
-        let floor = *floors.get(module).unwrap_or_else(|| panic!("{file} has no floor"));
-        seen.insert(module.to_owned());
-        for used in imported(&text) {
-            let below = *floors.get(&used[..]).unwrap_or_else(|| panic!("{file} imports {used}, which has no floor"));
-            let same = used == module && file.contains('/');
-            assert!(below < floor || same, "{file} (floor {floor}) imports {used} (floor {below})");
+    let floor = |file: &str| *floors.get(folder(file)).unwrap_or_else(|| panic!("{file} has no floor"));
+    for (file, used) in imports() {
+        for used in used {
+            let same = folder(&used) == folder(&file);
+            assert!(same || floor(&used) < floor(&file), "{file} imports {used}");
         }
     }
-    assert_eq!(seen.len(), FLOORS.len(), "a floor without a module");
+    let folders: BTreeSet<String> = sources().keys().map(|file| folder(file).to_owned()).collect();
+    assert_eq!(folders.len(), FLOORS.len(), "a floor without a module");
+}
+
+/// Also within folders: a file that is taken out when all that it imports was taken out before is on no circle.
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let mut left = imports();
+    loop {
+        let free: Vec<String> = left
+            .iter()
+            .filter(|(_, used)| !used.iter().any(|one| left.contains_key(one)))
+            .map(|(file, _)| file.clone())
+            .collect();
+        if free.is_empty() {
+            break;
+        }
+        free.iter().for_each(|file| drop(left.remove(file)));
+    }
+    let within =
+        |used: &BTreeSet<String>| used.iter().filter(|one| left.contains_key(*one)).cloned().collect::<Vec<_>>();
+    let circles: Vec<String> = left.iter().map(|(file, used)| format!("{file} imports {:?}", within(used))).collect();
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+/// Private fields are private to a file then, and not to a folder.
+#[test]
+fn the_methods_of_a_type_stand_in_its_file() {
+    for (file, text) in sources() {
+        for line in text.lines().filter(|line| line.starts_with("impl") && !line.contains(" for ")) {
+            let rest = line.trim_start_matches("impl");
+            let rest = if rest.starts_with('<') { rest.split_once('>').unwrap().1 } else { rest };
+            let name: String = rest.trim().chars().take_while(|c| c.is_alphanumeric()).collect();
+            let defined = ["struct", "enum", "trait"].iter().any(|kind| text.contains(&format!("{kind} {name}")));
+            assert!(defined, "{file}: impl {name}");
+        }
+    }
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    for (file, text) in whole_sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() <= MAX_FILE, "{file} has {} lines", lines.len());
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            let words = ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn "];
+            if !words.iter().any(|word| code.starts_with(word)) || code.ends_with(';') || code.ends_with('}') {
+                continue;
+            }
+            let end = format!("{}}}", &line[..line.len() - code.len()]);
+            let length = lines[at..].iter().position(|line| *line == end).unwrap_or(0) + 1;
+            assert!(length <= MAX_FUNCTION, "{file}:{} has {length} lines", at + 1);
+        }
+    }
 }
 
 #[test]
@@ -73,11 +128,8 @@ fn each_outside_package_is_used_in_one_file() {
         .collect();
     assert_eq!(named, PACKAGES.iter().map(|(name, _)| (*name).to_owned()).collect());
     for (package, files) in PACKAGES {
-        let users: Vec<String> = sources()
-            .into_iter()
-            .filter(|(_, text)| text.contains(&format!("{package}::")))
-            .map(|(file, _)| file)
-            .collect();
+        let uses = |text: &String| text.contains(&format!("{package}::"));
+        let users: Vec<String> = sources().into_iter().filter(|(_, text)| uses(text)).map(|(file, _)| file).collect();
         assert_eq!(users, *files, "{package}");
     }
 }
@@ -111,54 +163,132 @@ fn the_build_without_tls_uses_eleven_packages() {
 fn only_tls_knows_of_its_feature() {
     let files: Vec<String> =
         sources().into_iter().filter(|(_, text)| text.contains("feature = ")).map(|(file, _)| file).collect();
-    assert_eq!(files, ["backend/tls/mod.rs", "table/tls_options.rs"]);
+    assert_eq!(files, ["backend/tls", "table/tls_options"]);
 }
 
 #[test]
 fn only_system_is_unsafe() {
     for (file, text) in sources() {
-        assert!(file == "system.rs" || !text.contains("unsafe "), "{file}");
+        assert!(file == "system" || !text.contains("unsafe "), "{file}");
     }
 }
 
-/// Every Rust file below `src`, without its tests, which may import what they like.
-fn sources() -> Vec<(String, String)> {
-    let mut files = Vec::new();
+/// The files that each file imports. A file is named by its path without `.rs`, and `mod.rs` by its folder.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let sources = sources();
+    let used = |file: &String, text: &String| {
+        let paths = paths(text).into_iter().filter_map(|path| resolve(file, &path, &sources));
+        paths.filter(|used| used != file).collect()
+    };
+    sources.iter().map(|(file, text)| (file.clone(), used(file, text))).collect()
+}
+
+/// The file that a path of `file` leads to, if it is one of ours.
+fn resolve(file: &str, path: &str, sources: &BTreeMap<String, String>) -> Option<String> {
+    let mut words = path.split("::").peekable();
+    let mut module: Vec<&str> = if file == "lib" || file == "main" { Vec::new() } else { file.split('/').collect() };
+    match words.next()? {
+        "crate" | "podop" => module.clear(),
+        "super" => {
+            module.pop();
+            while words.next_if_eq(&"super").is_some() {
+                module.pop();
+            }
+        }
+        "self" => {}
+        child => {
+            module.push(child);
+            if !sources.contains_key(&module.join("/")) {
+                return None; // of the standard library, or of another package
+            }
+        }
+    }
+    for word in words {
+        module.push(word);
+        if !sources.contains_key(&module.join("/")) {
+            module.pop();
+            break;
+        }
+    }
+    Some(if module.is_empty() { "lib".to_owned() } else { module.join("/") })
+}
+
+/// The paths that a text names: in `use`, with braces taken apart, and in the code.
+fn paths(text: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for statement in text.split(';').map(str::trim_start) {
+        let code =
+            statement.lines().skip_while(|line| line.trim_start().starts_with("#[")).collect::<Vec<_>>().join(" ");
+        let code = code.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+        if let Some(tree) = code.strip_prefix("use ") {
+            expand("", tree, &mut paths);
+        }
+    }
+    for start in ["crate::", "super::", "podop::"] {
+        let whole = |at: &usize| !text[..*at].ends_with("::"); // and not the second of two `super`
+        for at in text.match_indices(start).map(|(at, _)| at).filter(whole) {
+            let path: String = text[at..].chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect();
+            paths.push(path);
+        }
+    }
+    paths
+}
+
+/// Takes `a::{b, c::{d, e}}` apart.
+fn expand(prefix: &str, tree: &str, paths: &mut Vec<String>) {
+    let Some((head, rest)) = tree.split_once('{') else {
+        let path = tree.split(" as ").next().unwrap().trim();
+        return paths.push(format!("{prefix}{}", path.trim_end_matches("::self")));
+    };
+    let inner = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
+    let (mut depth, mut start) = (0, 0);
+    for (at, c) in inner.char_indices().chain([(inner.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                let branch = inner[start..at].trim();
+                if branch == "self" {
+                    paths.push(format!("{prefix}{}", head.trim().trim_end_matches("::")));
+                } else if !branch.is_empty() {
+                    expand(&format!("{prefix}{}", head.trim()), branch, paths);
+                }
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The folder of a file, or the file if it is in none.
+fn folder(file: &str) -> &str {
+    file.split('/').next().unwrap()
+}
+
+/// Every Rust file below `src`, without tests and comments: tests may import what they like.
+fn sources() -> BTreeMap<String, String> {
+    let code =
+        |text: String| text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    whole_sources().into_iter().map(|(file, text)| (file, code(text))).collect()
+}
+
+/// The same with comments.
+fn whole_sources() -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
     collect(Path::new("src"), &mut files);
-    files.sort();
     files
 }
 
-fn collect(dir: &Path, files: &mut Vec<(String, String)>) {
+fn collect(dir: &Path, files: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
         let path = entry.path();
         if path.is_dir() {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap();
-            let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-            files.push((path.strip_prefix("src").unwrap().to_str().unwrap().to_owned(), code));
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+            let name = path.strip_prefix("src").unwrap().with_extension("");
+            files.insert(name.to_str().unwrap().trim_end_matches("/mod").to_owned(), text);
         }
     }
-}
-
-/// The modules of the crate that a text names, by `crate::` or, in `main.rs`, by `podop::`.
-fn imported(text: &str) -> BTreeSet<String> {
-    let mut used = BTreeSet::new();
-    for prefix in ["crate::", "podop::"] {
-        for rest in text.split(prefix).skip(1) {
-            let names = match rest.strip_prefix('{') {
-                Some(list) => list.split('}').next().unwrap().split(',').collect(),
-                None => vec![rest],
-            };
-            for name in names {
-                let word: String = name.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-                if !word.is_empty() && word != "open" {
-                    used.insert(word);
-                }
-            }
-        }
-    }
-    used
 }

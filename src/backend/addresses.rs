@@ -111,6 +111,7 @@ impl Addresses {
 
     /// Takes over the addresses of a name, with what is known of those that stay.
     fn learn(&mut self, addresses: &[SocketAddr]) {
+        // The usual answer, for which nothing has to be rebuilt.
         let same = self.list.len() == addresses.len()
             && self.list.iter().zip(addresses).all(|(one, new)| one.address == Address::Tcp(*new));
         if same {
@@ -118,6 +119,8 @@ impl Addresses {
         }
         let mut old = std::mem::take(&mut self.list);
         let mut known = |address: Address| match old.iter().position(|one| one.address == address) {
+            // Its connections and faults are still true, but a round of attempts begins again with a new list: else a list that changed during an
+            // attempt could stay exhausted for good.
             Some(at) => AddressState { failed: false, ..old.swap_remove(at) },
             None => AddressState::new(address),
         };
@@ -130,6 +133,7 @@ impl Addresses {
     /// is known.
     fn best(&self, now: Instant) -> Option<Address> {
         let left = || self.list.iter().enumerate().filter(|(_, one)| !one.failed);
+        // By connections and not by turns: an address that is slow to accept gets fewer.
         let works = left().filter(|(_, one)| !one.is_ejected(now));
         let best = works.min_by_key(|(at, one)| (one.open, *at != self.preferred));
         let first = || left().min_by_key(|(_, one)| one.ejected);
@@ -177,6 +181,8 @@ impl Addresses {
             return false;
         }
         self.list.iter_mut().for_each(|one| one.failed = false);
+        // Connections that work can serve what waits. Without any, what waits fails now, and the next request tries again at once: the
+        // backend may have just started.
         self.paused_until = (open > 0).then_some(now + RETRY_PAUSE);
         true
     }
@@ -200,6 +206,11 @@ impl Addresses {
     /// True if there are several.
     pub(super) fn has_several(&self) -> bool {
         self.list.len() > 1
+    }
+
+    /// True if there are several, of which one works.
+    pub(super) fn has_other(&self, now: Instant) -> bool {
+        self.has_several() && !self.all_ejected(now)
     }
 
     /// True if all are ejected.

@@ -1,5 +1,6 @@
 //! What happens on a connection, and what follows from it.
 
+use super::exchange::Exchange;
 use super::fault::Fault;
 use super::tls::Handshake;
 use crate::wire::http::Response;
@@ -53,4 +54,13 @@ pub(super) enum AfterResponse {
     CloseAnnounced,
     /// It is to be closed; nothing is in flight.
     Close,
+}
+
+/// The end of an exchange.
+#[derive(Debug)]
+pub struct Finished<'a> {
+    pub exchange: Box<Exchange>,
+    pub result: Result<Response<'a>, Fault>,
+    /// Whether the backend may have seen the request.
+    pub sent: bool,
 }

@@ -18,6 +18,7 @@ pub(super) struct Candidate {
 /// `None` if all of them are down. A write goes to a probe only if it must: what may be sent again elsewhere is the
 /// better probe.
 pub(super) fn pick(safe: bool, candidates: impl Iterator<Item = (u8, Candidate)>) -> Option<u8> {
+    // A probe comes first, so that a backend that has recovered is found by the next GET and not only when the others fail.
     let rank = |permit: Permit| match permit {
         Permit::Probe if safe => Some(0),
         Permit::Allow => Some(1),

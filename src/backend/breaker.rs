@@ -58,6 +58,7 @@ impl CircuitBreaker {
     /// An answer has come, whatever it says. True if it had been set down.
     pub(super) fn answered(&mut self) -> bool {
         self.failures = 0;
+        // The common case, which should cost nothing.
         if self.down.is_none() {
             return false;
         }
@@ -68,6 +69,7 @@ impl CircuitBreaker {
     /// A fault that speaks against the backend as a whole. True if that sets it down.
     pub(super) fn fault(&mut self, cause: impl ToString, now: Instant) -> bool {
         self.failures += 1;
+        // Only the probe speaks of the backend as it is now.
         let probed = self.probe.take().is_some();
         match self.down {
             Some(_) if !probed => return false, // from before it was set down

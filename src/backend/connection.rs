@@ -106,8 +106,10 @@ impl Connection {
         self.history() == Some(History::Pipelined)
     }
 
-    pub(super) fn keep_alive_timeout(&self) -> Option<Duration> {
-        self.keep_alive_timeout
+    /// How long it may stay unused: half of what the backend grants, so that the backend never closes it while a request
+    /// is being sent, and at most `keepalive`.
+    pub(super) fn idle_time(&self, keepalive: Duration) -> Duration {
+        self.keep_alive_timeout.map_or(keepalive, |granted| keepalive.min(granted / 2))
     }
 
     pub(super) fn pipeline(&self) -> usize {
@@ -154,6 +156,7 @@ impl Connection {
     /// Puts a request on the wire. True if there was no output before.
     pub(super) fn push(&mut self, exchange: Box<Exchange>) -> bool {
         let before = self.transport.unsent();
+        // Written at once, encrypted only when it leaves: the requests of one turn share a record and a system call.
         exchange.write_to(self.transport.requests());
         let size = self.transport.unsent() - before;
         self.in_flight.push(exchange, size);
@@ -212,12 +215,16 @@ impl Connection {
 
     fn receive_tls(&mut self, input: &mut &[u8], now: Instant) -> Arrival<'static> {
         self.transport.decrypt(std::mem::take(input));
+        // A server may complete its handshake and close in one read. Nothing is taken for HTTP before the connection can be used, and no
+        // request is given to one that has ended.
         let handshake = self.transport.handshake().filter(|_| self.transport.end().is_none());
         if let (State::Handshaking { accepted }, Some(handshake)) = (&self.state, handshake) {
             self.state = State::Open { accepted: *accepted, since: now, history: History::New };
             return Arrival::Open(handshake);
         }
         if self.is_open() && !self.transport.plaintext().is_empty() {
+            // A copy, as the decoder lends from its input and the connection holds it; next to decryption it costs nothing that can be
+            // measured.
             let plain = self.transport.plaintext().to_vec();
             let mut rest = &plain[..];
             let arrival = match self.decode(&mut rest, now) {
@@ -277,6 +284,8 @@ impl Connection {
         let fault = match error {
             Some(kind) => Fault::Broken(kind),
             None if !self.in_flight.awaits_response() => Fault::Closed,
+            // A body without length lasts until the end of the stream, which anybody on the way could bring about; with TLS only
+            // close_notify is the end.
             None => match self.decoder.end() {
                 Ok(Some(_)) if self.is_truncated() => Fault::Truncated,
                 Ok(Some(response)) => return Arrival::Response { response, surplus: false },

@@ -28,6 +28,7 @@ pub(super) struct Demand {
 /// True if one more connection should be opened. `impatient` counts the exchanges that have waited for [`PATIENCE`].
 pub(super) fn lacks_connection(of: Demand, options: &PoolOptions, impatient: impl FnOnce() -> usize) -> bool {
     let Demand { open, connecting, idle, fresh, any, all_failed } = of;
+    // Without this each refusal of several attempts in progress would open another connection, and the attempts would never end.
     if all_failed && connecting > 0 {
         return false; // what is still connecting decides
     }
@@ -37,6 +38,7 @@ pub(super) fn lacks_connection(of: Demand, options: &PoolOptions, impatient: imp
     if open >= options.connections {
         return false;
     }
+    // A pipelined connection does the work of several.
     let eager = EAGER.div_ceil(options.pipeline);
     let wanted = if open < eager { any.min(eager - (open - connecting)) } else { impatient() };
     connecting < fresh + wanted

@@ -86,7 +86,9 @@ impl InFlight {
     pub(super) fn take(&mut self, begun: bool) -> Vec<(Box<Exchange>, Progress)> {
         let left = self.left;
         let progress = |at: usize, begins: u64| match at {
+            // With TLS, only whole records count as having left: no part of a record can be read.
             _ if left <= begins => Progress::Unsent,
+            // Responses arrive in order, so that only the first can have begun.
             0 if begun => Progress::Begun,
             _ => Progress::Sent,
         };

@@ -23,6 +23,7 @@ mod retry;
 mod roster;
 pub mod tls;
 
+pub use arrival::Finished;
 pub use exchange::{Asker, Exchange, SpareExchanges};
 pub use fault::{Fault, Phase};
 pub use options::{BackendSpec, PoolOptions, Target};
@@ -33,7 +34,7 @@ pub use redirect::RedirectError;
 pub use request::{MAX_ROUTES, Method, Piece, Request, Route};
 
 use crate::arena::Key;
-use crate::io::{Address, Turn};
+use crate::io::Turn;
 use crate::log;
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
@@ -41,21 +42,12 @@ use arrival::{AfterResponse, Arrival, CloseReason};
 use connection::Connection;
 use pool::Pool;
 use pools::Pools;
+pub use resolver::Resolver;
 use retry::{Next, Outcome};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::time::Instant;
 use tls::TlsConnector;
-
-/// The end of an exchange.
-#[derive(Debug)]
-pub struct Finished<'a> {
-    pub exchange: Box<Exchange>,
-    pub result: Result<Response<'a>, Fault>,
-    /// Whether the backend may have seen the request.
-    pub sent: bool,
-}
 
 /// All backends, and the exchanges with them.
 #[derive(Debug, Default)]
@@ -70,14 +62,9 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Adds a backend, or finds it, and returns its number.
-    pub fn add(&mut self, spec: BackendSpec) -> usize {
-        self.pools.add(spec)
-    }
-
-    /// Notes that a backend is one of several that a table may ask.
-    pub fn set_replica(&mut self, backend: usize) {
-        self.pools.pool(backend).health().set_replica();
+    /// Adds a backend, or finds it, and returns its number. `replica` says that a table may ask others in its place.
+    pub fn add(&mut self, spec: BackendSpec, replica: bool) -> usize {
+        self.pools.add(spec, replica)
     }
 
     /// Uses another TLS configuration for a backend.
@@ -177,7 +164,7 @@ impl Backends {
         if status == 200 {
             return Some(Finished { exchange, result: Ok(response), sent: true }); // as nearly always
         }
-        let other_address = self.pools.pool(at).has_other_address(turn.now);
+        let other_address = self.pools.pool(at).addresses().has_other(turn.now);
         let outcome = Outcome::Response { status, certificate, other_address };
         match retry::next(self.pools.facts(&exchange, turn.now), outcome) {
             Next::Deliver | Next::Requeue => return Some(Finished { exchange, result: Ok(response), sent: true }),
@@ -215,7 +202,7 @@ impl Backends {
             }
         }
         if !failed.is_empty() {
-            self.record_failure(at, Some(&orphans.address), &fault, false, turn);
+            self.pools.record_failure(at, Some(&orphans.address), &fault, false, &mut self.pending, turn);
         }
         for (exchange, sent) in failed {
             match sent {
@@ -246,20 +233,7 @@ impl Backends {
                 }
             }
         }
-        self.record_failure(at, None, fault, slow, turn);
-    }
-
-    /// A fault that speaks against a backend. If that is down now, what waits for it goes elsewhere or fails.
-    fn record_failure(
-        &mut self,
-        at: usize,
-        address: Option<&Address>,
-        cause: &impl ToString,
-        slow: bool,
-        turn: &mut Turn,
-    ) {
-        let displaced = self.pools.record_failure(at, address, cause, slow, turn);
-        self.pending.extend(displaced);
+        self.pools.record_failure(at, None, fault, slow, &mut self.pending, turn);
     }
 
     /// What a status says of the backend that sent it.
@@ -268,12 +242,19 @@ impl Backends {
             (status @ (429 | 503), Some(seconds)) => {
                 let pool = self.pools.pool(at);
                 if pool.health().record_retry_after(seconds, status, turn.now) {
-                    self.pending.extend(pool.drain(true));
+                    self.pending.extend(pool.queue().drain(true));
                 }
             }
             (status @ 502..=504, _) => {
                 let address = self.pools.connection(key).map(|connection| connection.address().clone());
-                self.record_failure(at, address.as_ref(), &format_args!("answered {status}"), false, turn);
+                self.pools.record_failure(
+                    at,
+                    address.as_ref(),
+                    &format_args!("answered {status}"),
+                    false,
+                    &mut self.pending,
+                    turn,
+                );
             }
             _ => self.pools.pool(at).health().record_success(),
         }
@@ -317,14 +298,9 @@ impl Backends {
 
     // --- names
 
-    /// Takes the answer to [`crate::io::Action::Resolve`].
-    pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
-        self.pools.resolved(name, answer, now);
-    }
-
-    /// Resolves all names, so that the first lookups need not wait for it.
-    pub fn resolve_all(&mut self, turn: &mut Turn) {
-        self.pools.resolve_all(turn);
+    /// The names of the backends.
+    pub fn resolver(&mut self) -> &mut Resolver {
+        self.pools.resolver()
     }
 
     /// Has names resolved again before the next connection, and requests sent ahead again.
@@ -386,7 +362,7 @@ impl Backends {
         }
         let Some(connection) = self.pools.connection(key).filter(|connection| connection.is_stuck()) else { return };
         let (at, address) = (connection.pool(), connection.address().clone());
-        self.record_failure(at, Some(&address), &Fault::Timeout(phase), true, turn);
+        self.pools.record_failure(at, Some(&address), &Fault::Timeout(phase), true, &mut self.pending, turn);
         self.on_closed(key, CloseReason::Fault(Fault::Closed), turn);
     }
 

@@ -4,6 +4,12 @@ use super::tls::TlsConnector;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Time for a TCP connection to be accepted.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Time for a TLS handshake after that; the same, as both wait in one list.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = CONNECT_TIMEOUT;
+
 /// What a backend is reached at.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Target {

@@ -10,7 +10,7 @@ use super::fault::{Fault, Phase};
 use super::growth::{self, Demand, PATIENCE};
 use super::health::Health;
 use super::lent::{Lent, Orphans};
-use super::options::BackendSpec;
+use super::options::{BackendSpec, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT};
 use super::queue::Queue;
 use super::reach::Reach;
 use super::resolver::Resolver;
@@ -21,13 +21,7 @@ use crate::io::{Action, Address, Peer};
 use crate::log;
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
-use std::time::{Duration, Instant};
-
-/// Time for a TCP connection to be accepted.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Time for a TLS handshake after that; the same, as both wait in one list.
-const HANDSHAKE_TIMEOUT: Duration = CONNECT_TIMEOUT;
+use std::time::Instant;
 
 /// The connections of one backend, and what waits for them.
 #[derive(Debug)]
@@ -68,13 +62,16 @@ impl Pool {
         &self.spec.label
     }
 
-    /// The number of its name in the resolver, unless it needs none.
-    pub(super) fn name(&self) -> Option<usize> {
-        self.addresses.name()
-    }
-
     pub(super) fn reach(&mut self) -> &mut Reach {
         &mut self.reach
+    }
+
+    pub(super) fn addresses(&mut self) -> &mut Addresses {
+        &mut self.addresses
+    }
+
+    pub(super) fn queue(&mut self) -> &mut Queue {
+        &mut self.queue
     }
 
     pub(super) fn health(&mut self) -> &mut Health {
@@ -92,12 +89,8 @@ impl Pool {
     }
 
     pub(super) fn candidate(&self, now: Instant) -> Candidate {
-        Candidate {
-            permit: self.health.permit(now),
-            ejected: self.addresses.all_ejected(now),
-            unresolved: self.addresses.is_empty(),
-            load: self.load(),
-        }
+        let (ejected, unresolved) = (self.addresses.all_ejected(now), self.addresses.is_empty());
+        Candidate { permit: self.health.permit(now), ejected, unresolved, load: self.load() }
     }
 
     /// Exchanges in flight and waiting.
@@ -134,6 +127,7 @@ impl Pool {
             return None;
         }
         while let Some((key, until)) = self.roster.pop_idle() {
+            // The timer closes idle connections only once a turn, and this one may have become too old since.
             if lent.turn.now < until {
                 self.send(key, exchange, lent);
                 return None;
@@ -160,10 +154,8 @@ impl Pool {
     pub(super) fn serve_next(&mut self, key: Key, lent: &mut Lent<'_>) {
         let Some(connection) = lent.connections.get(key) else { return };
         let Some(exchange) = self.queue.pop(connection.is_new()) else {
-            // Half of what the backend grants, so that it never closes while a request is sent.
-            let keepalive = self.spec.options.keepalive;
-            let granted = connection.keep_alive_timeout().map_or(keepalive, |granted| keepalive.min(granted / 2));
-            return self.roster.set_idle(key, lent.turn.now + granted);
+            let until = lent.turn.now + connection.idle_time(self.spec.options.keepalive);
+            return self.roster.set_idle(key, until);
         };
         let more = connection.pipeline() - 1;
         self.send(key, exchange, lent);
@@ -255,6 +247,11 @@ impl Pool {
         Some(Orphans { exchanges, reused: !connection.is_new(), address: connection.address().clone() })
     }
 
+    /// Closes connections that carry nothing.
+    fn close_all(&mut self, keys: Vec<Key>, lent: &mut Lent<'_>) {
+        keys.into_iter().for_each(|key| drop(self.close(key, &CloseReason::Unused, lent)));
+    }
+
     /// A connection has closed that owed responses to requests sent ahead. A backend that announces the end with the
     /// response to the first of them, or breaks off twice in a row, and has answered none so far, gets one at a time
     /// from now on.
@@ -285,13 +282,9 @@ impl Pool {
     /// Uses another TLS configuration. Connections that were made with the old one carry no further requests.
     pub(super) fn set_connector(&mut self, connector: TlsConnector, at: usize, lent: &mut Lent<'_>) {
         self.spec.connector = Some(connector);
-        self.roster.unused_keys().into_iter().for_each(|key| drop(self.close(key, &CloseReason::Unused, lent)));
+        self.close_all(self.roster.unused_keys(), lent);
         let own = lent.connections.iter_mut().map(|(_, connection)| connection).filter(|one| one.pool() == at);
         own.for_each(Connection::retire);
-    }
-
-    pub(super) fn allow_pipelining(&mut self) {
-        self.addresses.allow_pipelining();
     }
 
     // --- time
@@ -350,11 +343,6 @@ impl Pool {
         !self.addresses.is_paused(now) && growth::lacks_connection(demand, &self.spec.options, impatient)
     }
 
-    /// The earliest deadline of what waits.
-    pub(super) fn queue_deadline(&self) -> Option<Instant> {
-        self.queue.deadline()
-    }
-
     /// When there is something to do for its connections.
     pub(super) fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
         let waiting = self.queue.since(self.roster.connecting()).map(|since| since + PATIENCE);
@@ -381,48 +369,25 @@ impl Pool {
             && self.addresses.eject(address, lent.turn.now)
         {
             let same = |key: &Key| lent.connections.get(*key).is_some_and(|one| one.address() == address);
-            let idle: Vec<Key> = self.roster.idle_keys().into_iter().filter(same).collect();
-            idle.into_iter().for_each(|key| drop(self.close(key, &CloseReason::Unused, lent)));
+            let idle = self.roster.idle_keys().into_iter().filter(same).collect();
+            self.close_all(idle, lent);
         }
         self.health.record_failure(cause, slow, self.addresses.has_several(), lent.turn.now)
     }
 
-    /// True if another address of it may be asked.
-    pub(super) fn has_other_address(&self, now: Instant) -> bool {
-        self.addresses.has_several() && !self.addresses.all_ejected(now)
-    }
-
-    /// Takes out what waits for a new connection, and with `all` the rest too.
-    pub(super) fn drain(&mut self, all: bool) -> Vec<Box<Exchange>> {
-        self.queue.drain(all)
-    }
-
-    /// Takes out what waits for a backend that cannot be reached. What waits for any connection goes on waiting while
-    /// some are open.
+    /// Takes out what cannot be sent, as no connection can be made; with any open, that is not all.
     pub(super) fn drain_unreachable(&mut self) -> Vec<Box<Exchange>> {
         self.queue.drain(self.roster.open() == 0)
-    }
-
-    /// Drops the waiting exchanges that `is_live` does not hold for.
-    pub(super) fn sweep(&mut self, is_live: impl FnMut(&Exchange) -> bool) {
-        if self.queue.retain(is_live) {
-            self.health.release_probe();
-        }
     }
 
     // --- reports
 
     pub(super) fn metrics(&self) -> BackendMetrics {
-        let (idle, connecting, handshaking) = (self.roster.idle(), self.roster.connecting(), self.roster.handshaking());
         BackendMetrics {
-            busy: (self.roster.open() - idle - connecting) as u64,
-            idle: idle as u64,
-            connecting: (connecting - handshaking) as u64,
-            handshaking: handshaking as u64,
             tls: self.spec.connector.is_some(),
             waiting: self.queue.len() as u64,
             down: u64::from(self.health.is_down()),
-            ..self.metrics.clone()
+            ..self.roster.metrics(&self.metrics)
         }
     }
 

@@ -17,8 +17,8 @@ use crate::arena::{Arena, Key};
 use crate::io::{Action, Address, Peer, Turn};
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
+use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 /// Bytes that have arrived on a connection, and are still to be read.
@@ -56,12 +56,17 @@ macro_rules! lend {
 }
 
 impl Pools {
-    pub(super) fn add(&mut self, spec: BackendSpec) -> usize {
+    pub(super) fn add(&mut self, spec: BackendSpec, replica: bool) -> usize {
+        // Tables that name the same backend with the same options share its connections and what is known of it.
         let known = self.pools.iter().position(|pool| *pool.spec() == spec);
-        known.unwrap_or_else(|| {
+        let at = known.unwrap_or_else(|| {
             self.pools.push(Pool::new(spec, &mut self.resolver));
             self.pools.len() - 1
-        })
+        });
+        if replica {
+            self.pools[at].health().set_replica();
+        }
+        at
     }
 
     /// The pool with a number.
@@ -87,6 +92,7 @@ impl Pools {
     /// The best of some routes of an exchange; `None` if all of their backends are down.
     pub(super) fn pick(&self, exchange: &Exchange, mut routes: impl Iterator<Item = u8>, now: Instant) -> Option<u8> {
         let pool = |route| &self.pools[exchange.pool_of(route)];
+        // Nearly all tables have one backend, and need no comparison.
         if exchange.request.routes.len() == 1 {
             return routes.find(|route| pool(*route).permit(now) != Permit::Deny);
         }
@@ -114,21 +120,29 @@ impl Pools {
         pool.requeue(exchange, lent);
     }
 
-    /// A fault that speaks against a backend. If that is down now, what waits for it has to go elsewhere.
+    /// A fault that speaks against a backend. If that is down now, what waits for it is moved to `displaced`.
     pub(super) fn record_failure(
         &mut self,
         at: usize,
         address: Option<&Address>,
         cause: &impl ToString,
         slow: bool,
+        displaced: &mut VecDeque<Box<Exchange>>,
         turn: &mut Turn,
-    ) -> Vec<Box<Exchange>> {
+    ) {
         let (pool, lent) = lend!(self, at, turn);
-        if pool.record_failure(address, cause, slow, lent) { pool.drain(true) } else { Vec::new() }
+        if pool.record_failure(address, cause, slow, lent) {
+            displaced.extend(pool.queue().drain(true));
+        }
     }
 
+    /// Drops the waiting exchanges that `is_live` does not hold for.
     pub(super) fn sweep(&mut self, mut is_live: impl FnMut(Asker) -> bool) {
-        self.pools.iter_mut().for_each(|pool| pool.sweep(|exchange| is_live(exchange.asker)));
+        for pool in &mut self.pools {
+            if pool.queue().retain(|exchange| is_live(exchange.asker)) {
+                pool.health().release_probe();
+            }
+        }
     }
 
     // --- connections
@@ -140,6 +154,7 @@ impl Pools {
             return Arrival::Nothing;
         };
         let arrival = connection.receive(&mut arrived.bytes, turn.now);
+        // TLS has something to send for itself: a handshake, an alert, a key update.
         if connection.is_tls() && !connection.output().is_empty() {
             turn.push(Action::Flush(Peer::Backend(key)));
         }
@@ -205,7 +220,7 @@ impl Pools {
         if !pool.on_connect_failed(key, fault, lent) {
             return None;
         }
-        pool.name().into_iter().for_each(|name| self.resolver.doubt(name));
+        pool.addresses().name().into_iter().for_each(|name| self.resolver.doubt(name));
         Some(at)
     }
 
@@ -223,18 +238,13 @@ impl Pools {
 
     // --- names
 
-    pub(super) fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
-        self.resolver.answer(name, answer, now);
-    }
-
-    pub(super) fn resolve_all(&mut self, turn: &mut Turn) {
-        let asked = self.resolver.ask_all(turn.now).into_iter();
-        asked.for_each(|(name, host, port)| turn.push(Action::Resolve { name, host, port }));
+    pub(super) fn resolver(&mut self) -> &mut Resolver {
+        &mut self.resolver
     }
 
     pub(super) fn reload(&mut self) {
         self.resolver.doubt_all();
-        self.pools.iter_mut().for_each(Pool::allow_pipelining);
+        self.pools.iter_mut().for_each(|pool| pool.addresses().allow_pipelining());
     }
 
     // --- time
@@ -286,9 +296,9 @@ impl Pools {
     }
 
     /// The earliest deadline of an exchange.
-    pub(super) fn exchange_deadline(&self) -> Option<Instant> {
+    pub(super) fn exchange_deadline(&mut self) -> Option<Instant> {
         let in_flight = self.connections.iter().filter_map(|(_, connection)| connection.deadline());
-        in_flight.chain(self.pools.iter().filter_map(Pool::queue_deadline)).min()
+        in_flight.chain(self.pools.iter_mut().filter_map(|pool| pool.queue().deadline())).min()
     }
 
     /// When there is something to do for the connections of any pool.

@@ -38,6 +38,8 @@ impl Queue {
             return Some(exchange);
         }
         let waiting = Waiting { since: now, fresh: false, exchange };
+        // Tables with equal timeouts come in the order of their deadlines, so that the end is nearly always right. Only a queue that
+        // tables with different timeouts share is searched.
         let at = match self.waiting.back() {
             Some(last) if waiting.rank() < last.rank() => {
                 self.waiting.partition_point(|other| other.rank() <= waiting.rank())
@@ -66,6 +68,7 @@ impl Queue {
     /// The next exchange for a connection, which is new or not.
     pub(super) fn pop(&mut self, new_connection: bool) -> Option<Box<Exchange>> {
         if !new_connection {
+            // What needs a new connection must not go on a used one: the one it was on has just shown that the backend closes them.
             return self.waiting.remove(self.fresh).map(|waiting| waiting.exchange);
         }
         let waiting = self.waiting.pop_front()?;
@@ -111,6 +114,8 @@ impl Queue {
 
     /// Takes out an exchange whose deadline has passed.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Box<Exchange>> {
+        // Both parts are sorted by deadline, so that only their fronts can be due. With 10 000 waiting 1 ms apart, a look at all of
+        // them at each deadline took a quarter of a core.
         let is_due = |at: &usize| self.waiting.get(*at).is_some_and(|waiting| waiting.exchange.deadline <= now);
         let at = [0, self.fresh].into_iter().find(is_due)?;
         let waiting = self.waiting.remove(at)?;

@@ -16,6 +16,7 @@ pub(super) fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) 
     if location.is_empty() || !location.iter().all(u8::is_ascii_graphic) {
         return Err(RedirectError::NoLocation);
     }
+    // A colon may also belong to a path: /time/12:30.
     let scheme = location.iter().position(|byte| *byte == b':').map(|at| location.split_at(at + 1));
     let (own, port) = if secure { (&b"https:"[..], &b":443"[..]) } else { (&b"http:"[..], &b":80"[..]) };
     let rest = match scheme {
@@ -34,6 +35,7 @@ pub(super) fn follow(location: &[u8], host: &str, secure: bool, current: &[u8]) 
     if let Some(rest) = rest.strip_prefix(b"//") {
         let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
+        // Requests carry credentials, which are for this origin only.
         if strip_default_port(authority, port) != strip_default_port(host.as_bytes(), port) {
             return Err(RedirectError::OtherOrigin);
         }

@@ -62,6 +62,7 @@ pub struct Route {
 
 impl Route {
     pub fn new(pool: usize, secure: bool, host: String, target: Vec<Piece>, fields: Vec<u8>) -> Self {
+        // All of a GET but the key is the same for each lookup, so that it is put together once.
         let end = [VERSION, &fields, b"\r\n"].concat();
         let mut get: Vec<Piece> = Vec::new();
         let pieces = [Piece::Text(Method::Get.name().to_vec())].into_iter().chain(target.clone());

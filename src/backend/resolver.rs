@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// All names of all backends, each with its port.
 #[derive(Debug, Default)]
-pub(super) struct Resolver {
+pub struct Resolver {
     names: Vec<Name>,
 }
 
@@ -67,6 +67,7 @@ impl Resolver {
                     name.asked = Some(now);
                     return Resolution::Ask { host: &name.host, port: name.port };
                 }
+                // An old address may still work, while the name server is slow or gone.
                 Some(asked) if name.addresses.is_empty() || now < asked + PATIENCE => return Resolution::Wait,
                 Some(_) => {}
             }
@@ -81,7 +82,7 @@ impl Resolver {
     }
 
     /// Takes an answer. After a failure, or an empty list, the last good addresses stay.
-    pub(super) fn answer(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
+    pub fn answer(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
         let name = &mut self.names[name];
         name.took = name.asked.take().map(|asked| (asked, now));
         match answer {
@@ -94,6 +95,7 @@ impl Resolver {
                 name.addresses = addresses;
             }
             failed => {
+                // A container or pod may be about to start: a failure is asked about again soon.
                 name.settled = Some(now + BAD);
                 name.error = failed.err().unwrap_or_else(|| "no address".to_owned());
             }
@@ -106,7 +108,7 @@ impl Resolver {
     }
 
     /// All names with what is known of them now, for a start that is not slowed down by them.
-    pub(super) fn ask_all(&mut self, now: Instant) -> Vec<(usize, String, u16)> {
+    pub fn ask_all(&mut self, now: Instant) -> Vec<(usize, String, u16)> {
         let unknown = |(_, name): &(usize, &mut Name)| name.settled.is_none() && name.asked.is_none();
         let all = self.names.iter_mut().enumerate().filter(unknown);
         all.map(|(at, name)| {

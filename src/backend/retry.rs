@@ -69,6 +69,7 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
     match outcome {
         Outcome::Response { status: 301 | 302 | 303 | 307 | 308, .. } if safe => Next::Redirect,
         Outcome::Response { status, certificate, other_address } => match status {
+            // A gateway that cannot reach the backend behind it: another one may.
             502..=504 if safe && other_route => Next::FailOver,
             502..=504 if safe && other_address && !resent => Next::Resend,
             _ if safe && certificate && other_route => Next::FailOver,

@@ -2,6 +2,7 @@
 
 use super::fault::Phase;
 use crate::arena::Key;
+use crate::metrics::BackendMetrics;
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -32,10 +33,6 @@ impl Roster {
         self.connecting.len()
     }
 
-    pub(super) fn handshaking(&self) -> usize {
-        self.handshaking
-    }
-
     /// A connection is being made, which is given up at `until`.
     pub(super) fn add(&mut self, key: Key, until: Instant) {
         self.open += 1;
@@ -44,6 +41,7 @@ impl Roster {
 
     /// A TLS handshake has begun, which is given up at `until`.
     pub(super) fn begin_handshake(&mut self, key: Key, until: Instant) {
+        // Both phases have the same length, so that the list stays sorted by deadline.
         self.connecting.retain(|(other, _)| *other != key);
         self.connecting.push_back((key, until));
         self.handshaking += 1;
@@ -62,6 +60,7 @@ impl Roster {
 
     /// The unused connection that was used last, and when it is to be closed.
     pub(super) fn pop_idle(&mut self) -> Option<(Key, Instant)> {
+        // The warmest first: under little load the rest can age and close.
         self.idle.pop_back()
     }
 
@@ -92,6 +91,17 @@ impl Roster {
         } else {
             self.connecting.retain(|(other, _)| *other != key);
             self.handshaking -= usize::from(was_handshaking);
+        }
+    }
+
+    /// `metrics` with the connections of today.
+    pub(super) fn metrics(&self, metrics: &BackendMetrics) -> BackendMetrics {
+        BackendMetrics {
+            busy: (self.open - self.idle.len() - self.connecting.len()) as u64,
+            idle: self.idle.len() as u64,
+            connecting: (self.connecting.len() - self.handshaking) as u64,
+            handshaking: self.handshaking as u64,
+            ..metrics.clone()
         }
     }
 

@@ -1,6 +1,6 @@
 //! `--check`: opens all tables, and reports which sockets can be made and which backends can be reached.
 
-use super::{failure, print};
+use super::exit::{failure, print};
 use crate::backend::{CheckResult, Fault};
 use crate::config::{self, Config, ConfigError};
 use crate::engine::Engine;
@@ -29,6 +29,7 @@ pub fn check(config: &Config) -> Result<u8, ConfigError> {
     let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
     let engine = Engine::new(tables, backends, config.timeout);
     let reactor = Reactor::new(engine, Vec::new(), signals, Duration::ZERO, system::raise_descriptor_limit());
+    // The engine itself connects, so that what is reported here is what lookups will meet.
     let results = reactor.and_then(|mut reactor| reactor.check()).map_err(|error| failure("check", &error))?;
     for CheckResult { label, result } in results.unwrap_or_default() {
         let (exit, state) = match result {

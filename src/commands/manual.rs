@@ -1,6 +1,6 @@
 //! `podop help`: the manual, offline.
 
-use super::print;
+use super::exit::print;
 use crate::config::{ConfigError, EX_USAGE};
 use crate::manual::{CHAPTERS, Chapter};
 

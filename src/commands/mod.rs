@@ -1,31 +1,13 @@
 //! The commands of the program, each a function from its arguments to an exit code.
 
 mod check;
+mod exit;
 mod manual;
 mod query;
 mod serve;
 
 pub use check::check;
+pub use exit::print;
 pub use manual::manual;
 pub use query::query;
 pub use serve::serve;
-
-use crate::config::{self, ConfigError, EX_OSERR};
-use std::io::{self, ErrorKind, Write};
-
-/// Writes to stdout; the exit code says whether that worked.
-pub fn print(text: &[u8]) -> u8 {
-    if io::stdout().write_all(text).is_ok() { 0 } else { EX_OSERR }
-}
-
-/// An error of the operating system as the end of the program.
-#[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of error have no exit code of their own")]
-fn failure(what: &str, error: &io::Error) -> ConfigError {
-    let code = match error.kind() {
-        ErrorKind::AlreadyExists | ErrorKind::AddrInUse | ErrorKind::NotFound => config::EX_CANTCREAT,
-        ErrorKind::PermissionDenied => config::EX_NOPERM,
-        ErrorKind::InvalidInput => config::EX_CONFIG,
-        _ => config::EX_OSERR,
-    };
-    ConfigError { code, line: format!("{what}: {error}") }
-}

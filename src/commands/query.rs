@@ -1,6 +1,6 @@
 //! `podop query`: one lookup, asked as a mail server would ask it.
 
-use super::print;
+use super::exit::print;
 use crate::config::{EX_TEMPFAIL, Endpoint, QueryCommand};
 use crate::wire::{dict, netstring};
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,6 +1,6 @@
 //! The daemon: from a configuration to a reactor that runs.
 
-use super::failure;
+use super::exit::failure;
 use crate::config::{Config, ConfigError, Mode, Spec};
 use crate::engine::Engine;
 use crate::listen::Listener;
@@ -19,6 +19,7 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
     let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
     let (tables, backends) = crate::open(&config.tables)?;
     let descriptors = system::raise_descriptor_limit();
+    // Tables first: a socket file should not appear for a start that fails.
     let listeners = listen(config)?;
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));

@@ -66,6 +66,7 @@ impl Clients {
         turn: &mut Turn,
     ) -> Option<(Event<'a>, usize)> {
         let client = self.arena.get_mut(key).filter(|client| client.may_ask())?;
+        // Output that was there before is waiting for a writable edge already; a second flush would be a system call for nothing.
         let quiet = client.output.is_empty();
         match client.next(input) {
             Ok(next) => {
@@ -116,6 +117,7 @@ impl Clients {
         if quiet && !client.output.is_empty() {
             turn.push(Action::Flush(Peer::Client(to.client)));
         }
+        // A client is not read while it leaves 256 KiB unread, but it may have asked for a thousand values of any size before.
         if client.is_overflowing() {
             log::warn(format_args!("client-timeout cause=\"far too many unread replies\""));
             return self.drop_client(to.client, turn);
@@ -197,6 +199,7 @@ impl Clients {
     pub(super) fn remove(&mut self, key: Key, turn: &mut Turn) {
         let Some(client) = self.arena.remove(key) else { return };
         turn.push(Action::Close(Peer::Client(key)));
+        // Its requests are looked for once per turn, not for each client that leaves.
         self.abandoned |= client.open() > 0;
     }
 
@@ -228,6 +231,7 @@ impl Clients {
             if !client.is_stuck() {
                 continue;
             }
+            // Any byte in either direction is progress: a slow link must not lose its connection.
             if before == Some(client.moved) {
                 let cause = if client.output.is_empty() { "half a request" } else { "unread replies" };
                 faults.warn(&format!("client-timeout cause=\"{cause}\""), turn.now);

@@ -43,6 +43,7 @@ impl Commits {
         let Some(Running { table, deadline, commitment, .. }) = self.running.get_mut(key) else { return };
         let (table, now) = (*table, shared.turn.now);
         let Some(write) = commitment.next() else { return self.end(key, Outcome::Done, shared) };
+        // Before the write leaves, and once more after it was answered: a lookup in between may bring the old value or the new one.
         lookups.forget(table, &write.key, &shared.tables);
         match shared.tables.plan(table, Question::Write(write), now).plan {
             Plan::Request(request) => {

@@ -50,6 +50,7 @@ impl Iterations {
     fn drive(&mut self, key: Key, shared: &mut Shared) {
         while let Some(Running { to, table, deadline, iteration }) = self.running.get_mut(key) {
             let (to, table, deadline, now) = (*to, *table, *deadline, shared.turn.now);
+            // Rows that no client reads are not asked for: an iteration ends with its client.
             let Some(room) = shared.clients.may_stream(to) else {
                 self.running.remove(key);
                 return;
@@ -79,6 +80,7 @@ impl Iterations {
                     let exchange = shared.spare.take(asker, deadline, request, &asked, now);
                     shared.backends.submit(exchange, &mut shared.turn);
                 }
+                // A file table answers at once, and the loop goes on.
                 Plan::Answer(answer) => {
                     if let Err(failure) = iteration.answered(number, answer) {
                         return self.end(key, Reply::Failed(failure), shared);

@@ -123,6 +123,7 @@ impl Lookups {
             cache::Lookup::Stale(_) => true,
             cache::Lookup::Miss => false,
         };
+        // Thousands of clients may ask for the key of a mailing at once, which the backend should see once.
         let coalesced = self.in_flight[table].get(key).copied();
         shared.tables.metrics(table).coalesced += u64::from(coalesced.is_some());
         let fetch = match coalesced.map_or_else(|| self.fetch(table, key, shared), Ok) {
@@ -159,6 +160,7 @@ impl Lookups {
     pub(super) fn complete_fetch(&mut self, fetch: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Some(Fetch { table, key, waiters, current }) = self.fetches.remove(fetch) else { return };
         let Finished { exchange, result, .. } = finished;
+        // A fetch that is not current was taken out when its key was written; the entry belongs to a later fetch.
         if current {
             self.in_flight[table].remove(&key);
         }
@@ -205,10 +207,12 @@ impl Lookups {
 
     fn store(&mut self, table: usize, key: &[u8], answer: &CachedAnswer, control: CacheControl, shared: &Shared) {
         let Some(Caching { fresh, stale }) = shared.tables.caching(table) else { return };
+        // An older answer must go too: the backend has just said that none may be used again.
         if control.never {
             self.cache.forget(table, key);
             return;
         }
+        // must-revalidate forbids it, also while the backend is gone (RFC 9111, 5.2.2.2).
         let stale = if control.strict { Duration::ZERO } else { stale };
         let lifetime = Lifetime { fresh: control.fresh().unwrap_or(fresh), stale };
         self.cache.keep(table, key, answer.clone(), lifetime, shared.turn.now);
@@ -229,6 +233,7 @@ impl Lookups {
     pub(super) fn forget_all(&mut self) {
         self.cache.clear();
         self.in_flight.iter_mut().for_each(HashMap::clear);
+        // They may have been asked before the files changed that were read again.
         self.fetches.iter_mut().for_each(|(_, fetch)| fetch.current = false);
     }
 

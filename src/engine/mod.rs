@@ -65,7 +65,9 @@ impl Engine {
     /// Begins to resolve the names of all backends.
     pub fn resolve_all(&mut self, now: Instant) {
         self.shared.turn.now = now;
-        self.shared.backends.resolve_all(&mut self.shared.turn);
+        for (name, host, port) in self.shared.backends.resolver().ask_all(now) {
+            self.shared.turn.push(Action::Resolve { name, host, port });
+        }
     }
 
     // --- events
@@ -84,7 +86,7 @@ impl Engine {
     /// Takes the answer to [`Action::Resolve`].
     pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
         self.begin(now);
-        self.shared.backends.resolved(name, answer, now);
+        self.shared.backends.resolver().answer(name, answer, now);
     }
 
     /// True if bytes of this peer may be read.

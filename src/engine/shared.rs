@@ -57,6 +57,7 @@ impl Shared {
                 self.check_slow(table, exchange, took);
                 match self.tables.parse_value(table, list, response) {
                     Ok(answer) => return answer,
+                    // A response that is no answer is a fault and never a miss: a miss would bounce mail.
                     Err(error) => self.failure(table, exchange, FailureKind::Temporary, &error),
                 }
             }

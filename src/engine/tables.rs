@@ -26,6 +26,7 @@ pub(super) struct Planned<'a> {
 
 impl Tables {
     pub(super) fn new(mut entries: Vec<TableEntry>, timeout: Duration) -> Self {
+        // Binary search among a few names costs less than hashing one.
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Self { metrics: vec![TableMetrics::default(); entries.len()], entries, timeout }
     }

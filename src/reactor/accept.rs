@@ -83,6 +83,7 @@ impl Acceptor {
     pub(super) fn accept(&mut self, at: usize, open: u64, now: Instant) -> Option<(Stream, Mode)> {
         let listener = self.listeners.get(at)?;
         loop {
+            // The reserve keeps descriptors for backends: a Podop that can accept but not ask is of no use.
             let accepted = match open < self.max_clients {
                 true => listener.accept(),
                 false => Err(io::Error::other("all descriptors for clients are taken")),

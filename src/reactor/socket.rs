@@ -123,6 +123,7 @@ impl SocketState {
         let full = !self.writable;
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_error();
+        // The last bytes and the end may come with one edge, so that both are read before waiting again.
         self.half_closed |= event.is_read_closed();
         self.closed |= event.is_write_closed();
         full && self.writable // an event also reports what has long been known

@@ -65,6 +65,7 @@ impl TlsConfig {
         let (store, lists) = roots.read()?;
         let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone())
             .with_crls(lists)
+            // A list covers the certificates of its own issuer only; chains with other issuers must pass.
             .allow_unknown_revocation_status()
             .build()
             .map_err(|_| config_error("ca", "has a revocation list that cannot be used; version 2 is wanted"))?;
@@ -74,6 +75,7 @@ impl TlsConfig {
             .expect("ring has what both versions need")
             .with_webpki_verifier(verifier)
             .with_no_client_auth(); // until there is a client
+        // Without it a server that prefers HTTP/2 might choose that.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config, pair, source })
     }
@@ -263,6 +265,7 @@ impl ClientSessionStore for Tickets {
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        // The newest first: older ones may have expired at the server.
         self.with(|stored| stored.tls13.pop_back())
     }
 }

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "tls")]
 mod credentials;
+mod handshake;
 #[cfg(feature = "tls")]
 mod session;
 
@@ -13,7 +14,10 @@ pub use credentials::{KeyPair, Roots, TlsConfig, TlsConfigError, TlsConnector};
 #[cfg(feature = "tls")]
 pub use session::TlsSession;
 
+pub use handshake::{Handshake, SessionEnd};
+
 use crate::buffer::Output;
+use handshake::KEPT;
 
 /// Whether this build has TLS.
 pub const SUPPORTED: bool = cfg!(feature = "tls");
@@ -22,31 +26,6 @@ pub const SUPPORTED: bool = cfg!(feature = "tls");
 #[cfg(not(feature = "tls"))]
 #[derive(Clone, Debug, PartialEq)]
 pub enum TlsConnector {}
-
-/// Memory for output that an idle connection holds: what sixteen lookups need that are sent at once.
-const KEPT: usize = 8 * 1024; // bytes
-
-/// What has ended a TLS session.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum SessionEnd {
-    /// The server will send no more (`close_notify`).
-    Closed,
-    /// An alert, or bytes that are no TLS, for this reason.
-    Broken(String),
-    /// Plaintext in a record that had begun before a request had left.
-    Unsolicited,
-}
-
-/// A completed handshake.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Handshake {
-    /// It was shortened, as the server remembered an older connection.
-    pub resumed: bool,
-    /// `1.2` or `1.3`.
-    pub version: &'static str,
-    /// Whether the server has asked for a client certificate, and then whether it was shown one.
-    pub certificate: Option<bool>,
-}
 
 /// The bytes of one connection on their way between HTTP and the socket.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! One TLS connection to a backend (RFC 8446, RFC 5246): bytes in and out, without I/O.
 
 use super::credentials::{CertificateRequest, Identity, TlsConnector};
-use super::{Handshake, KEPT, SessionEnd};
+use super::handshake::{Handshake, KEPT, SessionEnd};
 use crate::buffer::Output;
 use rustls::{AlertDescription, CertificateError, ClientConnection, Error, HandshakeKind, ProtocolVersion};
 use std::collections::VecDeque;
@@ -153,6 +153,7 @@ impl TlsSession {
         for piece in plain.chunks(MAX_RECORD) {
             // There is always room, as nothing is left in its own buffer. Were it not so, the deadline would end the
             // request.
+            // One record at a time, so that the end of each in the output is known.
             if inner.tls.writer().write_all(piece).is_err() {
                 return;
             }

@@ -37,10 +37,8 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
     for url in &urls {
         let connector = connector(url, &options, setup).map_err(SettingError::option)?;
         let (label, target) = (url.label.clone(), url.to.clone());
-        backends.push(setup.backends.add(BackendSpec { label, target, options: options.pool, connector }));
-    }
-    if backends.len() > 1 {
-        backends.iter().for_each(|backend| setup.backends.set_replica(*backend));
+        backends
+            .push(setup.backends.add(BackendSpec { label, target, options: options.pool, connector }, urls.len() > 1));
     }
     let (name, timeout, caching) = (spec.name.to_owned(), options.timeout, options.caching);
     let mut table = UrlTable { name: name.clone(), urls, backends, routes: Rc::new([]), authorized: false, options };
