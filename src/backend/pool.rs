@@ -312,7 +312,9 @@ impl Pool {
     /// Opens as many connections as are missing, if waiting for a used one would take too long. Fails if the backend has
     /// no address.
     pub(super) fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<(), Fault> {
-        while self.lacks_connection(lent.turn.now) {
+        // As nearly always: what was submitted has found a connection.
+        let waits = self.queue.len() > 0 || self.reach.is_pending();
+        while waits && self.lacks_connection(lent.turn.now) {
             if self.roster.open() == self.spec.options.connections {
                 // Only an exchange that needs a new connection gets here; an idle one makes room for it.
                 let Some((key, _)) = self.roster.oldest_idle() else { return Ok(()) };

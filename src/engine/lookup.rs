@@ -21,6 +21,7 @@ const MAX_STALE_DELAY: Duration = Duration::from_secs(1);
 /// Lookups in flight, and the cache.
 pub(super) struct Lookups {
     lookups: Arena<Lookup>,
+    waiters: Arena<Waiter>,
     fetches: Arena<Fetch>,
     /// The fetches that lookups may join, by table and key.
     in_flight: Vec<HashMap<Vec<u8>, Key>>,
@@ -28,14 +29,16 @@ pub(super) struct Lookups {
     timers: Timers<Timer>,
 }
 
-/// A lookup of one client. One that waits for no fetch has an exchange of its own.
+/// A lookup with an exchange of its own.
 struct Lookup {
     to: ReplyTo,
     table: usize,
-    wait: Option<Wait>,
 }
 
-struct Wait {
+/// A lookup that waits for a fetch.
+struct Waiter {
+    to: ReplyTo,
+    table: usize,
     fetch: Key,
     since: Instant,
     deadline: Instant,
@@ -63,6 +66,7 @@ impl Lookups {
     pub(super) fn new(cache_size: usize, tables: usize) -> Self {
         Self {
             lookups: Arena::default(),
+            waiters: Arena::default(),
             fetches: Arena::default(),
             in_flight: vec![HashMap::new(); tables],
             cache: Cache::new(cache_size, tables),
@@ -81,7 +85,7 @@ impl Lookups {
         match plan {
             Plan::Request(request) => {
                 // Its only exchange has the same deadline, so it needs no timer of its own.
-                let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table, wait: None }));
+                let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table }));
                 let exchange = shared.spare.take(asker, deadline, request, key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
@@ -96,7 +100,7 @@ impl Lookups {
     /// Takes the end of the exchange of one lookup.
     pub(super) fn complete(&mut self, lookup: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
-        let Some(Lookup { to, table, .. }) = self.lookups.remove(lookup) else { return };
+        let Some(Lookup { to, table }) = self.lookups.remove(lookup) else { return };
         let took = shared.took(&exchange);
         let answer = shared.parse_value(table, false, &exchange, took, result);
         shared.tables.record(table, &exchange.key, &answer, took);
@@ -131,12 +135,11 @@ impl Lookups {
             Err(answer) => return answer_lookup(to, table, &answer, Duration::ZERO, shared),
         };
         let timeout = shared.tables.timeout(table);
-        let wait = Wait { fetch, since: now, deadline: now + timeout };
-        let lookup = self.lookups.insert(Lookup { to, table, wait: Some(wait) });
-        self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(lookup));
-        self.timers.add(now, timeout, Timer::Expire(lookup));
+        let waiter = self.waiters.insert(Waiter { to, table, fetch, since: now, deadline: now + timeout });
+        self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(waiter));
+        self.timers.add(now, timeout, Timer::Expire(waiter));
         if stale {
-            self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer::ServeStale(lookup));
+            self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer::ServeStale(waiter));
         }
     }
 
@@ -184,8 +187,8 @@ impl Lookups {
 
     /// Ends the waiting of a lookup whose fetch has failed, or has it wait for another.
     fn end_failed_wait(&mut self, waiter: Key, key: &[u8], failure: &Failure, shared: &mut Shared) {
-        let Some(Lookup { table, wait: Some(wait), .. }) = self.lookups.get(waiter) else { return };
-        let (table, deadline) = (*table, wait.deadline);
+        let Some(Waiter { table, deadline, .. }) = self.waiters.get(waiter) else { return };
+        let (table, deadline) = (*table, *deadline);
         if self.serve_stale(waiter, key, failure.reason(), shared) {
             return;
         }
@@ -199,8 +202,7 @@ impl Lookups {
             Err(answer) => self.end_wait(waiter, &answer, shared),
             Ok(fetch) => {
                 self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(waiter));
-                let wait = self.lookups.get_mut(waiter).and_then(|lookup| lookup.wait.as_mut());
-                wait.into_iter().for_each(|wait| wait.fetch = fetch);
+                self.waiters.get_mut(waiter).into_iter().for_each(|waiter| waiter.fetch = fetch);
             }
         }
     }
@@ -239,7 +241,7 @@ impl Lookups {
 
     /// Answers a lookup with what is stale, if that is allowed and there; true if it was.
     fn serve_stale(&mut self, waiter: Key, key: &[u8], cause: &str, shared: &mut Shared) -> bool {
-        let Some(table) = self.lookups.get(waiter).map(|lookup| lookup.table) else { return false };
+        let Some(table) = self.waiters.get(waiter).map(|waiter| waiter.table) else { return false };
         let answer = match self.cache.look(table, key, shared.turn.now) {
             cache::Lookup::Fresh { answer, .. } | cache::Lookup::Stale(answer) => answer.clone(),
             cache::Lookup::Miss => return false,
@@ -252,8 +254,8 @@ impl Lookups {
     }
 
     fn end_wait(&mut self, waiter: Key, answer: &Result<CachedAnswer, Failure>, shared: &mut Shared) {
-        let Some(Lookup { to, table, wait: Some(wait) }) = self.lookups.remove(waiter) else { return };
-        let took = shared.turn.now.saturating_duration_since(wait.since);
+        let Some(Waiter { to, table, since, .. }) = self.waiters.remove(waiter) else { return };
+        let took = shared.turn.now.saturating_duration_since(since);
         answer_lookup(to, table, answer, took, shared);
     }
 
@@ -261,17 +263,16 @@ impl Lookups {
 
     /// Ends lookups that were late without waiting for a backend, and serves stale answers where they are due.
     pub(super) fn expire(&mut self, shared: &mut Shared) {
-        while let Some(timer) = self.timers.due(shared.turn.now, |timer| is_waiting(timer, &self.lookups)) {
+        while let Some(timer) = self.timers.due(shared.turn.now, |timer| is_waiting(timer, &self.waiters)) {
             match timer {
                 Timer::Expire(waiter) => {
-                    let Some(table) = self.lookups.get(waiter).map(|lookup| lookup.table) else { continue };
+                    let Some(table) = self.waiters.get(waiter).map(|waiter| waiter.table) else { continue };
                     let reason = format_args!("{}: not done in time", shared.tables.name(table));
                     let failure = Failure::new(FailureKind::Timeout, reason);
                     self.end_wait(waiter, &Err(failure), shared);
                 }
                 Timer::ServeStale(waiter) => {
-                    let wait = self.lookups.get(waiter).and_then(|lookup| lookup.wait.as_ref());
-                    let fetch = wait.and_then(|wait| self.fetches.get(wait.fetch));
+                    let fetch = self.waiters.get(waiter).and_then(|waiter| self.fetches.get(waiter.fetch));
                     let Some(key) = fetch.map(|fetch| fetch.key.clone()) else { continue };
                     self.serve_stale(waiter, &key, "no answer yet", shared);
                 }
@@ -281,7 +282,7 @@ impl Lookups {
 
     /// When [`Lookups::expire`] has something to do.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        self.timers.next(|timer| is_waiting(timer, &self.lookups))
+        self.timers.next(|timer| is_waiting(timer, &self.waiters))
     }
 
     // --- abandoned lookups
@@ -297,7 +298,9 @@ impl Lookups {
 
     /// True if no connected client waits for an answer.
     pub(super) fn is_drained(&self, clients: &Clients) -> bool {
-        !self.lookups.iter().any(|(_, lookup)| clients.is_connected(lookup.to.client))
+        let lookups = self.lookups.iter().map(|(_, lookup)| lookup.to.client);
+        let waiters = self.waiters.iter().map(|(_, waiter)| waiter.to.client);
+        !lookups.chain(waiters).any(|client| clients.is_connected(client))
     }
 
     pub(super) fn cache_metrics(&self) -> CacheMetrics {
@@ -305,9 +308,9 @@ impl Lookups {
     }
 }
 
-fn is_waiting(timer: &Timer, lookups: &Arena<Lookup>) -> bool {
-    let (Timer::Expire(lookup) | Timer::ServeStale(lookup)) = timer;
-    lookups.contains(*lookup)
+fn is_waiting(timer: &Timer, waiters: &Arena<Waiter>) -> bool {
+    let (Timer::Expire(waiter) | Timer::ServeStale(waiter)) = timer;
+    waiters.contains(*waiter)
 }
 
 /// Answers a lookup that took so long.
