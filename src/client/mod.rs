@@ -40,6 +40,8 @@ pub struct Client {
     pub paused: bool,
     /// Iterations in progress, which have rows to send when there is room.
     pub iterations: u32,
+    /// It is on the list of clients that may have room again.
+    pub resumed: bool,
     /// It seemed stuck, and this was its progress then.
     pub watched: Option<u64>,
     /// Bytes that were read from it and written to it: any change is progress.
@@ -140,8 +142,18 @@ impl Client {
     pub fn new(mode: Mode) -> Self {
         let (line, input, output) = (Line::default(), Input::default(), Output::default());
         let protocol = Protocol::Unknown;
-        let mut client =
-            Self { protocol, line, input, output, ended: false, paused: false, iterations: 0, watched: None, moved: 0 };
+        let mut client = Self {
+            protocol,
+            line,
+            input,
+            output,
+            ended: false,
+            paused: false,
+            iterations: 0,
+            resumed: false,
+            watched: None,
+            moved: 0,
+        };
         match mode {
             Mode::Auto => {}
             Mode::Postfix => client.protocol = Protocol::Socketmap,
@@ -208,6 +220,12 @@ impl Client {
     /// True if more requests may be read from it.
     pub fn may_ask(&self) -> bool {
         self.line.open < MAX_OPEN && !self.is_full()
+    }
+
+    /// True, once, if it has to be put on the list of clients that may have room again.
+    pub fn has_work(&mut self) -> bool {
+        let has_work = self.paused && self.may_ask() || self.iterations > 0;
+        has_work && !std::mem::replace(&mut self.resumed, true)
     }
 
     /// True if rows of an iteration in this place would be written, and not heaped up.

@@ -17,7 +17,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(100);
 #[derive(Default)]
 pub(super) struct Clients {
     arena: Arena<Client>,
-    /// Clients that may have room again: for rows, for requests that were read already, for reading.
+    /// Clients that may have room again: for rows, for requests that were read already, for reading. Each is in here once.
     resumed: Vec<Key>,
     /// When clients that seemed stuck are looked at again.
     stalls: Timers<Key>,
@@ -46,7 +46,9 @@ impl Clients {
     /// True if bytes of a client may be read.
     pub(super) fn wants_input(&self, key: Key) -> bool {
         let serves = |client: &&Client| !self.stopping || client.is_admin();
-        self.arena.get(key).filter(serves).is_some_and(|client| client.may_ask() && !client.ended)
+        // What was read and not begun comes first: else a client that writes faster than it is served would be held in
+        // memory without bound.
+        self.arena.get(key).filter(serves).is_some_and(|client| client.may_ask() && !client.paused && !client.ended)
     }
 
     /// What a client has sent, with what was held of it. [`Clients::end_input`] takes back what was not used.
@@ -123,7 +125,7 @@ impl Clients {
             return self.drop_client(to.client, turn);
         }
         // What was not read goes on being read; and an iteration may be the next in order now.
-        if client.paused && client.may_ask() || client.iterations > 0 {
+        if client.has_work() {
             self.resumed.push(to.client);
         }
     }
@@ -139,14 +141,13 @@ impl Clients {
         self.arena.get(key).map_or(&[], |client| client.output.unsent())
     }
 
-    /// The kernel took `count` bytes of the output. True if the client has room again.
-    pub(super) fn sent(&mut self, key: Key, count: usize, turn: &mut Turn) -> bool {
-        let Some(client) = self.arena.get_mut(key) else { return false };
+    /// The kernel took `count` bytes of the output.
+    pub(super) fn sent(&mut self, key: Key, count: usize, turn: &mut Turn) {
+        let Some(client) = self.arena.get_mut(key) else { return };
         client.output.advance(count);
         client.moved += count as u64;
         let (waits, ended) = (!client.output.is_empty(), client.ended);
-        let room = client.paused && client.may_ask() || client.iterations > 0;
-        if room {
+        if client.has_work() {
             self.resumed.push(key);
         }
         if waits {
@@ -154,7 +155,6 @@ impl Clients {
         } else if ended {
             self.dismiss(key, turn);
         }
-        room
     }
 
     // --- back-pressure
@@ -170,9 +170,23 @@ impl Clients {
         self.arena.get(to.client).map(|client| client.may_stream(to.place))
     }
 
-    /// A client that may have room again.
-    pub(super) fn pop_resumed(&mut self) -> Option<Key> {
-        self.resumed.pop()
+    /// True if some client may have room again.
+    pub(super) fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
+    }
+
+    /// The clients that may have room again.
+    pub(super) fn take_resumed(&mut self) -> Vec<Key> {
+        let resumed = std::mem::take(&mut self.resumed);
+        for key in &resumed {
+            self.arena.get_mut(*key).into_iter().for_each(|client| client.resumed = false);
+        }
+        resumed
+    }
+
+    /// True if a client is paused: requests of it are held that were not begun.
+    pub(super) fn is_paused(&self, key: Key) -> bool {
+        self.arena.get(key).is_some_and(|client| client.paused)
     }
 
     /// True if a client was paused and is read again from now on.

@@ -140,7 +140,7 @@ impl Engine {
         self.shared.turn.now = now;
         match peer {
             Peer::Backend(key) => self.shared.backends.sent(key, count),
-            Peer::Client(key) => self.pending |= self.shared.clients.sent(key, count, &mut self.shared.turn),
+            Peer::Client(key) => self.shared.clients.sent(key, count, &mut self.shared.turn),
         }
     }
 
@@ -166,20 +166,29 @@ impl Engine {
         }
         loop {
             self.shared.backends.tick(&mut self.shared.turn);
-            let mut quiet = !self.complete(Arrived::default());
+            let quiet = !self.complete(Arrived::default());
             // After the backends, which know what a request was waiting for.
             self.lookups.expire(&mut self.shared);
             self.iterations.expire(&mut self.shared);
             self.shared.clients.expire(&mut self.shared.faults, &mut self.shared.turn);
-            while let Some(key) = self.shared.clients.pop_resumed() {
-                self.resume(key);
-                quiet = false;
-            }
             if quiet {
                 break;
             }
         }
         self.shared.faults.expire(now);
+    }
+
+    /// True if [`Engine::resume`] has something to do.
+    pub fn has_resumed(&self) -> bool {
+        self.shared.clients.has_resumed()
+    }
+
+    /// Goes on with clients that have room again. To be called once a turn and no more: a client that takes its replies as
+    /// fast as they are made would keep the loop to itself otherwise, and neither deadlines nor signals nor other clients
+    /// would get their turn.
+    pub fn resume(&mut self, now: Instant) {
+        self.begin(now);
+        self.shared.clients.take_resumed().into_iter().for_each(|key| self.resume_client(key));
     }
 
     /// The next thing to do; call [`Engine::process`] first.
@@ -263,13 +272,15 @@ impl Engine {
     }
 
     /// Goes on with a client that has room again: with rows, with what was read already, with reading.
-    fn resume(&mut self, key: Key) {
+    fn resume_client(&mut self, key: Key) {
         self.iterations.resume(key, &mut self.shared);
         if !self.shared.clients.resume(key) {
             return;
         }
         self.serve(key, &[]);
-        self.shared.turn.push(Action::Resume(Peer::Client(key)));
+        if !self.shared.clients.is_paused(key) {
+            self.shared.turn.push(Action::Resume(Peer::Client(key)));
+        }
         self.shared.clients.dismiss(key, &mut self.shared.turn);
     }
 

@@ -129,6 +129,9 @@ impl Reactor {
         for peer in std::mem::take(&mut self.again) {
             self.read(peer);
         }
+        if self.engine.has_resumed() {
+            self.engine.resume(self.now);
+        }
         while let Some(listener) = self.acceptor.due(self.now) {
             self.accept(listener);
         }
@@ -141,7 +144,7 @@ impl Reactor {
     }
 
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || self.engine.has_resumed() {
             return Some(Duration::ZERO);
         }
         let next = [
@@ -280,7 +283,7 @@ impl Reactor {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Flush(peer) => self.flush(peer),
-            Action::Resume(peer) => drop(self.read(peer)),
+            Action::Resume(peer) => self.again.push(peer), // in the next turn, after all others
             Action::Connect(key, address) => self.connect(key, &address),
             Action::CloseNotify(key, bytes) => {
                 if let Some(socket) = self.backends.get(key).filter(|socket| socket.can_write()) {

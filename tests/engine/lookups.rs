@@ -145,7 +145,7 @@ fn an_answer_after_the_deadline_goes_nowhere() {
     world.wait(20 * SECOND);
     assert!(reply(&mut world, client).starts_with("TIMEOUT"));
     world.engine.received(backend, &response(200, "\"late\""), world.now);
-    world.settle();
+    world.process();
     assert_eq!(world.taken(client), "");
     world.ask(client, "next");
     let backend = world.accept();
@@ -420,7 +420,7 @@ fn bytes_on_a_new_connection_before_the_request_are_a_fault() {
         let (key, _) = world.connecting.pop_front().unwrap();
         world.engine.connected(key, world.now);
         world.engine.received(Peer::Backend(key), early, world.now);
-        world.settle();
+        world.process();
         assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 sent an unsolicited response");
         assert!(world.connecting.is_empty(), "it would do the same the next time");
     }

@@ -259,7 +259,7 @@ fn a_refusal_that_arrives_after_a_reload_is_no_miss() {
     let mut server = Server::accept(&mut world, &config);
     server.heard(&mut world);
     world.engine.reload();
-    world.settle();
+    world.process();
     server.say(&mut world, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     assert!(world.taken(client).contains("TEMP alias: https://192.0.2.1 rejected the client certificate"));
 }
@@ -618,7 +618,7 @@ fn a_reload_retires_connections_made_before_it() {
     assert_eq!((world.taken(clients[0]), world.taken(clients[2])), ("4:OK 1,".into(), "4:OK 3,".into()));
     authority.file("ca.pem", &other.pem());
     world.engine.reload();
-    world.settle();
+    world.process();
     assert!(!world.is_open(servers[0].peer()) && world.is_open(servers[1].peer()));
     assert_eq!(metric(&world, "podop_connections{backend=\"https://192.0.2.1\",state=\"handshaking\"}"), "0");
     servers[1].heard(&mut world);
@@ -637,7 +637,7 @@ fn a_reload_retires_connections_made_before_it() {
     // A file that cannot be used changes nothing.
     authority.file("ca.pem", "nothing");
     world.engine.reload();
-    world.settle();
+    world.process();
     assert!(world.is_open(server.peer()));
 }
 
@@ -794,7 +794,7 @@ fn a_replica_that_closes_as_the_handshake_ends_is_passed_over() {
             if fin {
                 world.engine.ended(peer, End::HalfClosed, world.now);
             }
-            world.settle();
+            world.process();
             assert!(!world.is_open(peer));
             for state in ["handshaking", "busy", "idle"] {
                 let figure = format!("podop_connections{{backend=\"https://192.0.2.1\",state=\"{state}\"}}");

@@ -4,11 +4,13 @@
 use crate::support;
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use support::http::{Backend, Then, raw, response};
-use support::podop::{Podop, SOON, reply, request};
+use support::podop::{Podop, SOON, ask, reply, request};
+use support::port;
 
 /// What is sent on one connection, what comes back, and whether Podop closes it then.
 struct Case {
@@ -241,4 +243,57 @@ fn a_client_that_leaves_far_too_much_unread_is_closed() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(support::podop::ask(&mut podop.connect(), "alias", b"a").len(), 90_003);
+}
+
+#[test]
+fn a_flood_that_reads_quickly_delays_no_other_client() {
+    let (dir, port) = (tempfile::tempdir().unwrap(), port::free());
+    let path = dir.path().join("table.json");
+    std::fs::write(&path, format!("{{\"k\": \"{}\"}}", "v".repeat(5_000))).unwrap();
+    let inet = format!("inet:127.0.0.1:{port}");
+    let table = ["--name", "test", "--type", "file", "--param", path.to_str().unwrap(), "--socket", &inet];
+    let podop = Podop::start(&table);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let unix = podop.connect();
+        let tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // So that neither side of a flood outlives it.
+        let soon = Some(Duration::from_millis(200));
+        unix.set_read_timeout(soon).and_then(|()| unix.set_write_timeout(soon)).unwrap();
+        tcp.set_read_timeout(soon).and_then(|()| tcp.set_write_timeout(soon)).unwrap();
+        flood(scope, &stop, unix.try_clone().unwrap(), unix);
+        flood(scope, &stop, tcp.try_clone().unwrap(), tcp);
+        let (mut other, mut longest, start) = (podop.connect(), Duration::ZERO, Instant::now());
+        while start.elapsed() < Duration::from_secs(2) {
+            let sent = Instant::now();
+            assert_eq!(ask(&mut other, "test", b"none"), b"NOTFOUND ");
+            longest = longest.max(sent.elapsed());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stop.store(true, SeqCst);
+        // In a debug build, on two cores that the flood keeps busy as well.
+        assert!(longest < Duration::from_millis(500), "{longest:?}");
+        assert!(resident(podop.pid()) < 60 << 20, "{} bytes", resident(podop.pid()));
+    });
+}
+
+/// Writes lookups without end, and reads the replies as fast as they come.
+fn flood<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    stop: &'scope AtomicBool,
+    mut to: impl Write + Send + 'scope,
+    mut from: impl Read + Send + 'scope,
+) {
+    let requests = b"6:test k,".repeat(10_000);
+    scope.spawn(move || while !stop.load(SeqCst) && to.write_all(&requests).is_ok() {});
+    scope.spawn(move || {
+        let mut chunk = vec![0; 1 << 20];
+        while !stop.load(SeqCst) && from.read(&mut chunk).is_ok_and(|count| count > 0) {}
+    });
+}
+
+/// The memory of a process, in bytes.
+fn resident(pid: u32) -> usize {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }

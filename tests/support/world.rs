@@ -118,13 +118,13 @@ impl World {
             }
         }
         self.feed(peer);
-        self.settle();
+        self.process();
         for peer in late.into_iter().filter(|late| *late != peer) {
             if let Some(wire) = self.wires.get_mut(&peer) {
                 wire.arrive();
             }
             self.feed(peer);
-            self.settle();
+            self.process();
         }
     }
 
@@ -149,7 +149,7 @@ impl World {
             self.wires.remove(&peer);
         }
         self.engine.ended(peer, end, self.now);
-        self.settle();
+        self.process();
     }
 
     /// Takes what a peer was sent since the last call.
@@ -167,7 +167,7 @@ impl World {
             wire.blocked = blocked;
         }
         self.flush(peer);
-        self.settle();
+        self.process();
     }
 
     /// A peer that is blocked reads so many bytes after all.
@@ -178,7 +178,7 @@ impl World {
             wire.receive(&taken);
             self.engine.sent(peer, taken.len(), self.now);
         }
-        self.settle();
+        self.process();
     }
 
     /// Makes the next connection that the engine wants.
@@ -188,11 +188,11 @@ impl World {
         let tls = self.tls.clone().map(|config| ServerConnection::new(config).expect("a usable configuration"));
         self.wires.insert(peer, Wire { tls, ..Wire::default() });
         self.engine.connected(key, self.now);
-        self.settle();
+        self.process();
         // What the handshake wants of the engine has arrived by now.
         while self.wires.get(&peer).is_some_and(|wire| !wire.input.is_empty()) {
             self.feed(peer);
-            self.settle();
+            self.process();
         }
         peer
     }
@@ -201,7 +201,7 @@ impl World {
     pub fn refuse(&mut self) {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
         self.engine.ended(Peer::Backend(key), End::Closed(Some(ErrorKind::ConnectionRefused)), self.now);
-        self.settle();
+        self.process();
     }
 
     /// Answers the oldest open name.
@@ -209,7 +209,7 @@ impl World {
         let (name, _) = self.resolving.pop_front().expect("the engine wants an address");
         let parse = |list: &[&str]| list.iter().map(|one| one.parse().expect("an address")).collect();
         self.engine.resolved(name, addresses.map(parse).map_err(str::to_owned), self.now);
-        self.settle();
+        self.process();
     }
 
     /// The key of the request that a backend connection has got: the rest of its path.
@@ -273,7 +273,7 @@ impl World {
     /// Lets time pass, all at once.
     pub fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.settle();
+        self.process();
     }
 
     /// Lets time pass as the reactor does, from deadline to deadline.
@@ -284,14 +284,30 @@ impl World {
             turns = if next > self.now { 0 } else { turns + 1 };
             assert!(turns < 100, "the engine wakes up again and again for nothing");
             self.now = self.now.max(next);
-            self.settle();
+            self.process();
         }
         self.now = end;
-        self.settle();
+        self.process();
     }
 
-    /// Carries out what the engine wants.
-    pub fn settle(&mut self) {
+    /// Carries out what the engine wants, turn by turn until it wants nothing more.
+    pub fn process(&mut self) {
+        let mut turns = 0;
+        loop {
+            self.turn();
+            if !self.engine.has_resumed() {
+                return;
+            }
+            turns += 1;
+            assert!(turns < 10_000, "clients are resumed again and again for nothing");
+        }
+    }
+
+    /// One turn of the loop.
+    pub fn turn(&mut self) {
+        if self.engine.has_resumed() {
+            self.engine.resume(self.now);
+        }
         loop {
             self.engine.process(self.now);
             while let Some(action) = self.engine.next_action() {
