@@ -40,6 +40,9 @@ struct AddressState {
     address: Address,
     /// Until when others are preferred.
     ejected: Option<Instant>,
+    /// It has been reached once. Names like `localhost` have addresses where nothing listens, which make a lone backend no
+    /// replicated one.
+    reached: bool,
     /// It could not be reached since the last time that any address could, or that all could not.
     failed: bool,
     /// Connections to it, of every state.
@@ -50,7 +53,7 @@ struct AddressState {
 
 impl AddressState {
     fn new(address: Address) -> Self {
-        Self { address, ejected: None, failed: false, open: 0, breaks: 0 }
+        Self { address, ejected: None, reached: false, failed: false, open: 0, breaks: 0 }
     }
 
     fn is_ejected(&self, now: Instant) -> bool {
@@ -161,6 +164,7 @@ impl Addresses {
         if let Some(at) = self.list.iter().position(|one| one.address == *address) {
             self.preferred = at;
             self.list[at].ejected = None;
+            self.list[at].reached = true;
         }
     }
 
@@ -194,7 +198,7 @@ impl Addresses {
 
     /// Prefers other addresses for a while, if there are any that work. True if there are.
     pub(super) fn eject(&mut self, address: &Address, now: Instant) -> bool {
-        let others = self.list.iter().any(|one| one.address != *address && !one.is_ejected(now));
+        let others = self.has_other(address, now);
         self.find(address).filter(|_| others).map(|one| one.ejected = Some(now + EJECTED)).is_some()
     }
 
@@ -203,14 +207,14 @@ impl Addresses {
         self.list.is_empty()
     }
 
-    /// True if there are several.
+    /// True if several have been reached.
     pub(super) fn has_several(&self) -> bool {
-        self.list.len() > 1
+        self.list.iter().filter(|one| one.reached).count() > 1
     }
 
-    /// True if there are several, of which one works.
-    pub(super) fn has_other(&self, now: Instant) -> bool {
-        self.has_several() && !self.all_ejected(now)
+    /// True if an address may be asked in place of this one.
+    pub(super) fn has_other(&self, address: &Address, now: Instant) -> bool {
+        self.list.iter().any(|one| one.address != *address && one.reached && !one.is_ejected(now))
     }
 
     /// True if all are ejected.
@@ -285,6 +289,8 @@ mod tests {
     fn the_only_working_address_is_not_ejected() {
         let (mut addresses, now) = (three(), Instant::now());
         let [one, two, three] = [1, 2, 3].map(|last| Address::Tcp(tcp(last)));
+        assert!(!addresses.eject(&one, now), "no other has been reached");
+        [&one, &two, &three].into_iter().for_each(|address| addresses.on_reached(address));
         assert!(addresses.eject(&one, now) && addresses.eject(&two, now));
         assert!(!addresses.eject(&three, now));
         assert!(addresses.eject(&three, now + EJECTED));

@@ -43,8 +43,10 @@ enum State {
 /// What an open connection has carried so far.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum History {
-    /// No response.
+    /// No response, and it has not been idle.
     New,
+    /// No response, but it has been idle, so that the backend may have closed it since.
+    Idled,
     /// At least one response.
     Answered,
     /// The response to a request that was sent before the response to another one had arrived.
@@ -96,7 +98,14 @@ impl Connection {
         }
     }
 
-    /// True if it has not carried a response yet.
+    /// It becomes idle.
+    pub(super) fn set_idle(&mut self) {
+        if let State::Open { history, .. } = &mut self.state {
+            *history = (*history).max(History::Idled);
+        }
+    }
+
+    /// True if it has neither carried a response nor been idle: then it was not closed for having been idle.
     pub(super) fn is_new(&self) -> bool {
         self.history().is_none_or(|history| history == History::New)
     }
@@ -181,7 +190,7 @@ impl Connection {
     pub(super) fn can_pipeline(&self, exchange: &Exchange) -> bool {
         self.in_flight.begins_with_unsent_get(self.transport.unsent())
             && self.in_flight.len() < self.pipeline
-            && !self.is_new()
+            && self.history() >= Some(History::Answered)
             && !self.is_retired()
             && exchange.is_safe()
     }

@@ -18,6 +18,9 @@ pub(super) struct InFlight {
 struct Slot {
     /// `None` if its deadline has passed: its response is dropped when it arrives.
     exchange: Option<Box<Exchange>>,
+    /// The deadline of the exchange. It stays when the exchange has gone: the response is still owed, and those behind
+    /// cannot be answered before.
+    deadline: Instant,
     /// Where its request begins and ends, counted from the first byte on the connection.
     begins: u64,
     ends: u64,
@@ -39,7 +42,8 @@ impl InFlight {
         let begins = self.written;
         self.written += size as u64;
         let ahead = !self.slots.is_empty();
-        self.slots.push_back(Slot { exchange: Some(exchange), begins, ends: self.written, ahead });
+        let deadline = exchange.deadline;
+        self.slots.push_back(Slot { exchange: Some(exchange), deadline, begins, ends: self.written, ahead });
     }
 
     /// The exchange that was added last.
@@ -111,8 +115,9 @@ impl InFlight {
         self.slots.front().is_some_and(|first| first.exchange.is_none())
     }
 
-    /// The earliest deadline.
+    /// The earliest deadline of an exchange, and of the place at the front if its exchange has gone.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.slots.iter().flat_map(|slot| &slot.exchange).map(|exchange| exchange.deadline).min()
+        let counts = |(at, slot): &(usize, &Slot)| *at == 0 || slot.exchange.is_some();
+        self.slots.iter().enumerate().filter(counts).map(|(_, slot)| slot.deadline).min()
     }
 }

@@ -149,12 +149,15 @@ impl Backends {
     ) -> Option<Finished<'a>> {
         let status = response.status;
         let (at, exchange, after) = self.pools.on_response(key, &response, surplus, turn.now)?;
-        let certificate = status != 200
-            && self.pools.connection(key).is_some_and(|one| one.is_certificate_status(status, response.keep));
+        let connection = self.pools.connection(key).filter(|_| status != 200);
+        let seen = connection.map(|one| (one.address().clone(), one.is_certificate_status(status, response.keep)));
         if self.pools.pool(at).health().may_change(status) {
             self.record_status(at, key, &response, turn);
         }
         match after {
+            // Unless the next response is among what has arrived, the connection is closed before this turn ends: it is
+            // for an exchange that has expired.
+            AfterResponse::Busy if self.pools.is_stuck(key) => self.soonest = Some(turn.now),
             AfterResponse::Busy => {}
             AfterResponse::Free => self.pools.serve_next(at, key, turn),
             AfterResponse::CloseAnnounced => self.on_closed(key, CloseReason::Announced, turn),
@@ -164,7 +167,8 @@ impl Backends {
         if status == 200 {
             return Some(Finished { exchange, result: Ok(response), sent: true }); // as nearly always
         }
-        let other_address = self.pools.pool(at).addresses().has_other(turn.now);
+        let (address, certificate) = seen?;
+        let other_address = self.pools.pool(at).addresses().has_other(&address, turn.now);
         let outcome = Outcome::Response { status, certificate, other_address };
         match retry::next(self.pools.facts(&exchange, turn.now), outcome) {
             Next::Deliver | Next::Requeue => return Some(Finished { exchange, result: Ok(response), sent: true }),

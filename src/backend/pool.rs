@@ -152,8 +152,9 @@ impl Pool {
 
     /// Gives a free connection its next exchanges, or makes it idle.
     pub(super) fn serve_next(&mut self, key: Key, lent: &mut Lent<'_>) {
-        let Some(connection) = lent.connections.get(key) else { return };
+        let Some(connection) = lent.connections.get_mut(key) else { return };
         let Some(exchange) = self.queue.pop(connection.is_new()) else {
+            connection.set_idle();
             let until = lent.turn.now + connection.idle_time(self.spec.options.keepalive);
             return self.roster.set_idle(key, until);
         };

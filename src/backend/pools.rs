@@ -197,6 +197,11 @@ impl Pools {
         Some((at, exchange, after))
     }
 
+    /// True if the next response of a connection is for an exchange that has expired.
+    pub(super) fn is_stuck(&self, key: Key) -> bool {
+        self.connections.get(key).is_some_and(Connection::is_stuck)
+    }
+
     pub(super) fn connection(&self, key: Key) -> Option<&Connection> {
         self.connections.get(key)
     }

@@ -243,8 +243,11 @@ impl Lookups {
     fn serve_stale(&mut self, waiter: Key, key: &[u8], cause: &str, shared: &mut Shared) -> bool {
         let Some(table) = self.waiters.get(waiter).map(|waiter| waiter.table) else { return false };
         let answer = match self.cache.look(table, key, shared.turn.now) {
-            cache::Lookup::Fresh { answer, .. } | cache::Lookup::Stale(answer) => answer.clone(),
-            cache::Lookup::Miss => return false,
+            cache::Lookup::Fresh { answer, .. } => answer.clone(),
+            // A value that was right may still be: mail is delivered as it was. A miss may have become a mailbox since,
+            // whose mail it would bounce.
+            cache::Lookup::Stale(answer @ CachedAnswer::Found(_)) => answer.clone(),
+            cache::Lookup::Stale(CachedAnswer::Miss) | cache::Lookup::Miss => return false,
         };
         shared.tables.metrics(table).cache_stale += 1;
         let line = format!("stale table={}", shared.tables.name(table));

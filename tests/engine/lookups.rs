@@ -705,3 +705,25 @@ fn address(world: &World) -> String {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn an_idle_connection_that_never_answered_counts_as_used() {
+    let mut world = World::with_alias(&["--option", "alias:keepalive=60"]);
+    let [first, second] = [world.lookup("1"), world.lookup("2")];
+    let backend = world.accept();
+    assert_eq!(world.asked(backend), "1");
+    world.respond(backend, "v");
+    assert_eq!((world.taken(first), world.asked(backend)), ("4:OK v,".to_owned(), "2".to_owned()));
+    world.respond(backend, "v");
+    assert_eq!(world.taken(second), "4:OK v,");
+    let spare = world.accept(); // it finds nothing to do
+    world.pass(30 * SECOND);
+    // The backend closes it as idle, while a lookup is on its way on it.
+    let client = world.lookup("3");
+    assert_eq!(world.asked(spare), "3");
+    world.end(spare, End::HalfClosed);
+    let fresh = world.accept();
+    assert_eq!(world.asked(fresh), "3", "it is sent once more");
+    world.respond(fresh, "v");
+    assert_eq!(world.taken(client), "4:OK v,");
+}

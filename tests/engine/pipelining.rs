@@ -230,3 +230,26 @@ fn last(text: &str) -> Vec<u8> {
     let text = String::from_utf8(answer(text)).expect("text");
     text.replacen("\r\n", "\r\nConnection: close\r\n", 1).into_bytes()
 }
+
+#[test]
+fn a_connection_that_owes_an_answer_to_no_one_is_closed() {
+    let args = ["--name", "alias", "--type", "url", "--param", "http://192.0.2.1/a/§"];
+    let quick = ["--name", "quick", "--type", "url", "--param", "http://192.0.2.1/a/§", "--option", "quick:timeout=1"];
+    let options = ["--option", "*:pipeline=16", "--option", "*:connections=1"];
+    let mut world = World::new(&[&args[..], &quick, &options].concat());
+    let client = world.lookup("warm");
+    let backend = world.accept();
+    world.asked_all(backend);
+    world.send(backend, &answer("warm"));
+    world.taken(client);
+
+    world.send(client, b"7:alias a,7:quick b,");
+    assert_eq!(world.asked_all(backend), ["a", "b"]);
+    world.wait(SECOND);
+    world.send(backend, &answer("a"));
+    assert_eq!(world.taken(client), "4:OK a,47:TIMEOUT quick: 192.0.2.1 did not answer in time,");
+    assert!(!world.is_open(backend), "nothing else would ever close it");
+    world.ask(client, "c");
+    let backend = world.accept();
+    assert_eq!(world.asked_all(backend), ["c"]);
+}

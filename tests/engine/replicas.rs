@@ -201,17 +201,34 @@ fn the_addresses_of_a_name_are_replicas_too() {
     world.resolve(Ok(&["192.0.2.1:80", "192.0.2.2:80"]));
     let addresses: Vec<String> = world.connecting.iter().map(|(_, address)| format!("{address:?}")).collect();
     assert_eq!(addresses.iter().filter(|one| one.contains("192.0.2.2:80")).count(), 2, "{addresses:?}");
-    let first = world.accept();
+    let [first, second, ..] = [(); 4].map(|()| world.accept());
     let key = world.asked(first);
+    world.asked(second);
     world.send(first, &response(503, ""));
     assert!(clients.iter().all(|client| world.taken(*client).is_empty()));
     let last = world.connecting.back().map(|(_, address)| format!("{address:?}"));
     assert!(last.is_some_and(|address| address.contains("192.0.2.2:80")), "the other one is asked");
-    world.connecting.rotate_right(1);
     let other = world.accept();
     assert_eq!(world.asked(other), key);
     world.respond(other, "v");
     assert_eq!(clients.iter().filter(|client| world.taken(**client) == "4:OK v,").count(), 1);
+}
+
+#[test]
+fn an_address_that_was_never_reached_is_no_replica() {
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://localhost/a/§"]);
+    let client = world.lookup("k");
+    world.resolve(Ok(&["[::1]:80", "127.0.0.1:80"]));
+    world.refuse();
+    let backend = world.accept();
+    for at in 0..6 {
+        assert_eq!(world.asked(backend), "k");
+        world.send(backend, &response(503, ""));
+        assert_eq!(reply(&mut world, client), "TEMP alias: localhost answered 503", "it is asked once: {at}");
+        world.ask(client, "k");
+    }
+    world.send(backend, &response(200, "\"v\""));
+    assert_eq!(world.taken(client), "4:OK v,", "and no key is failed for another");
 }
 
 fn reply(world: &mut World, client: Peer) -> String {
