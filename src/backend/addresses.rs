@@ -84,6 +84,20 @@ impl Addresses {
         self.resolved
     }
 
+    /// True if the resolver has a newer answer than the one in use, or should be asked for one.
+    pub(super) fn is_outdated(&self, resolver: &Resolver, now: Instant) -> bool {
+        self.name.is_some_and(|name| resolver.took(name) != self.resolved || resolver.is_stale(name, now))
+    }
+
+    /// When that becomes true by time alone.
+    pub(super) fn outdated_at(&self, resolver: &Resolver) -> Option<Instant> {
+        self.name.and_then(|name| resolver.stale_at(name))
+    }
+
+    pub(super) fn contains(&self, address: &Address) -> bool {
+        self.list.iter().any(|one| one.address == *address)
+    }
+
     /// The address of the next connection; `None` while the name has to be resolved.
     pub(super) fn next(&mut self, resolver: &mut Resolver, turn: &mut Turn) -> Result<Option<Address>, Fault> {
         if let Some(name) = self.name {

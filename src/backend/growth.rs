@@ -1,7 +1,11 @@
 //! Whether a pool opens one more connection. Pure.
 
+use super::addresses::Addresses;
 use super::options::PoolOptions;
-use std::time::Duration;
+use super::queue::Queue;
+use super::reach::Reach;
+use super::roster::Roster;
+use std::time::{Duration, Instant};
 
 /// Up to this many connections, every exchange that finds none free gets a new one. Fewer make a fast backend wait for
 /// Podop; many more cost both more than they bring (512 instead of 64: 37 % more CPU).
@@ -9,24 +13,55 @@ const EAGER: usize = 64;
 
 /// Beyond that, the time an exchange waits for a connection that others use before it gets one of its own: a fast
 /// backend has answered several others by then, and a slow one does not notice.
-pub(super) const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What the decision depends on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Demand {
+struct Demand {
     /// Connections of every state, and how many of them are not open yet or unused.
-    pub open: usize,
-    pub connecting: usize,
-    pub idle: usize,
+    open: usize,
+    connecting: usize,
+    idle: usize,
     /// Exchanges that wait for a new connection, and for any.
-    pub fresh: usize,
-    pub any: usize,
+    fresh: usize,
+    any: usize,
     /// No address is left to be tried.
-    pub all_failed: bool,
+    all_failed: bool,
+}
+
+/// True if a pool should open one more connection now.
+pub(super) fn is_due(
+    roster: &Roster,
+    queue: &Queue,
+    addresses: &Addresses,
+    reach: &Reach,
+    options: &PoolOptions,
+    now: Instant,
+) -> bool {
+    if queue.len() == 0 && !reach.is_pending() {
+        return false; // as nearly always: what was submitted has found a connection
+    }
+    let demand = Demand {
+        open: roster.open(),
+        connecting: roster.connecting(),
+        idle: roster.idle(),
+        fresh: queue.fresh(),
+        any: queue.any() + usize::from(reach.is_pending()),
+        all_failed: addresses.all_failed(),
+    };
+    let impatient = || queue.impatient(PATIENCE, options.connections, now);
+    !addresses.is_paused(now) && lacks_connection(demand, options, impatient)
+}
+
+/// When the next connection should be opened, if nothing happens before.
+pub(super) fn wanted_at(roster: &Roster, queue: &Queue, options: &PoolOptions, now: Instant) -> Option<Instant> {
+    let waiting = queue.since(roster.connecting()).map(|since| since + PATIENCE);
+    let waiting = if queue.fresh() == 0 { waiting } else { Some(now) };
+    waiting.filter(|_| roster.open() < options.connections)
 }
 
 /// True if one more connection should be opened. `impatient` counts the exchanges that have waited for [`PATIENCE`].
-pub(super) fn lacks_connection(of: Demand, options: &PoolOptions, impatient: impl FnOnce() -> usize) -> bool {
+fn lacks_connection(of: Demand, options: &PoolOptions, impatient: impl FnOnce() -> usize) -> bool {
     let Demand { open, connecting, idle, fresh, any, all_failed } = of;
     // Without this each refusal of several attempts in progress would open another connection, and the attempts would never end.
     if all_failed && connecting > 0 {

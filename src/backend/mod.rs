@@ -230,12 +230,8 @@ impl Backends {
     fn on_unreachable(&mut self, at: usize, fault: &Fault, slow: bool, turn: &mut Turn) {
         self.pools.pool(at).reach().on_unreachable(fault);
         for exchange in self.pools.pool(at).drain_unreachable() {
-            match retry::next(self.pools.facts(&exchange, turn.now), Outcome::Unreachable) {
-                Next::FailOver => self.fail_over(exchange),
-                Next::Fail { .. } | Next::Deliver | Next::Redirect | Next::Requeue | Next::Resend => {
-                    self.fail(exchange, fault.clone(), false);
-                }
-            }
+            let next = retry::next(self.pools.facts(&exchange, turn.now), Outcome::Unreachable);
+            if next == Next::FailOver { self.fail_over(exchange) } else { self.fail(exchange, fault.clone(), false) }
         }
         self.pools.record_failure(at, None, fault, slow, &mut self.pending, turn);
     }
@@ -333,7 +329,7 @@ impl Backends {
     }
 
     fn tick_pool(&mut self, at: usize, turn: &mut Turn) {
-        self.pools.close_idle(at, turn);
+        self.pools.maintain(at, turn);
         while let Some((key, fault)) = self.pools.overdue(at, turn.now) {
             self.on_connect_failed(key, &fault, turn);
         }

@@ -7,7 +7,7 @@ use super::breaker::Permit;
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::fault::{Fault, Phase};
-use super::growth::{self, Demand, PATIENCE};
+use super::growth;
 use super::health::Health;
 use super::lent::{Lent, Orphans};
 use super::options::{BackendSpec, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT};
@@ -242,6 +242,9 @@ impl Pool {
         }
         let fault = if let CloseReason::Fault(fault) = reason { Some(fault) } else { None };
         fault.into_iter().for_each(|fault| self.reach.on_fault(fault));
+        if fault == Some(&Fault::Unsolicited) {
+            log::info(format_args!("unsolicited-response backend={}", self.label()));
+        }
         let invalid = fault.is_some_and(Fault::is_invalid_response);
         let exchanges = connection.take_orphans(invalid);
         self.in_flight -= exchanges.len();
@@ -261,8 +264,8 @@ impl Pool {
             return;
         }
         log::warn(format_args!("pipelining-disabled backend={} cause=\"it closes connections\"", self.label()));
-        let same = |other: &&mut Connection| other.pool() == closed.pool() && other.address() == closed.address();
-        lent.connections.iter_mut().map(|(_, other)| other).filter(same).for_each(Connection::stop_pipelining);
+        let same = lent.of_pool(closed.pool()).filter(|(_, other)| other.address() == closed.address());
+        same.for_each(|(_, other)| other.stop_pipelining());
     }
 
     /// A connection could not be made. True if that was the last hope of those that wait: all addresses have been tried,
@@ -280,12 +283,31 @@ impl Pool {
         true
     }
 
-    /// Uses another TLS configuration. Connections that were made with the old one carry no further requests.
+    /// Uses another TLS configuration from now on.
     pub(super) fn set_connector(&mut self, connector: TlsConnector, at: usize, lent: &mut Lent<'_>) {
         self.spec.connector = Some(connector);
-        self.close_all(self.roster.unused_keys(), lent);
-        let own = lent.connections.iter_mut().map(|(_, connection)| connection).filter(|one| one.pool() == at);
-        own.for_each(Connection::retire);
+        let all = lent.of_pool(at).map(|(key, _)| key).collect();
+        self.retire(all, lent);
+    }
+
+    /// Has the backend's name resolved again when that is due, so that connections follow it also while no new one is
+    /// needed: after a switch the old backend may still be up, with old data.
+    pub(super) fn refresh(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) {
+        if self.roster.open() == 0 || !self.addresses.is_outdated(resolver, lent.turn.now) {
+            return;
+        }
+        // A name that has no answer goes on with the last good one.
+        let _ = self.addresses.next(resolver, lent.turn);
+        let gone = lent.of_pool(at).filter(|(_, connection)| !self.addresses.contains(connection.address()));
+        let gone = gone.map(|(key, _)| key).collect();
+        self.retire(gone, lent);
+    }
+
+    /// Lets connections carry no further requests.
+    fn retire(&mut self, keys: Vec<Key>, lent: &mut Lent<'_>) {
+        keys.iter().for_each(|key| lent.connections.get_mut(*key).into_iter().for_each(Connection::retire));
+        let unused = self.roster.unused_keys().into_iter().filter(|key| keys.contains(key)).collect();
+        self.close_all(unused, lent);
     }
 
     // --- time
@@ -313,9 +335,8 @@ impl Pool {
     /// Opens as many connections as are missing, if waiting for a used one would take too long. Fails if the backend has
     /// no address.
     pub(super) fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<(), Fault> {
-        // As nearly always: what was submitted has found a connection.
-        let waits = self.queue.len() > 0 || self.reach.is_pending();
-        while waits && self.lacks_connection(lent.turn.now) {
+        let now = lent.turn.now;
+        while growth::is_due(&self.roster, &self.queue, &self.addresses, &self.reach, &self.spec.options, now) {
             if self.roster.open() == self.spec.options.connections {
                 // Only an exchange that needs a new connection gets here; an idle one makes room for it.
                 let Some((key, _)) = self.roster.oldest_idle() else { return Ok(()) };
@@ -333,49 +354,24 @@ impl Pool {
         Ok(())
     }
 
-    fn lacks_connection(&self, now: Instant) -> bool {
-        let demand = Demand {
-            open: self.roster.open(),
-            connecting: self.roster.connecting(),
-            idle: self.roster.idle(),
-            fresh: self.queue.fresh(),
-            any: self.queue.any() + usize::from(self.reach.is_pending()),
-            all_failed: self.addresses.all_failed(),
-        };
-        let impatient = || self.queue.impatient(PATIENCE, self.spec.options.connections, now);
-        !self.addresses.is_paused(now) && growth::lacks_connection(demand, &self.spec.options, impatient)
-    }
-
     /// When there is something to do for its connections.
     pub(super) fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
-        let waiting = self.queue.since(self.roster.connecting()).map(|since| since + PATIENCE);
-        let waiting = if self.queue.fresh() == 0 { waiting } else { Some(now) };
-        let growth = waiting.filter(|_| self.roster.open() < self.spec.options.connections);
+        let options = &self.spec.options;
+        let growth = growth::wanted_at(&self.roster, &self.queue, options, now);
         let growth = growth.map(|at| self.addresses.earliest(at, resolver));
         // What could be done at once was done in this turn; what is left waits for an event.
-        let growth = growth.filter(|at| *at > now);
-        [self.roster.deadline(), growth, self.reach.deadline().filter(|at| *at > now)].into_iter().flatten().min()
+        let refresh = self.addresses.outdated_at(resolver).filter(|_| self.roster.open() > 0);
+        let later = [growth, refresh, self.reach.deadline()].into_iter().flatten().filter(|at| *at > now);
+        later.chain(self.roster.deadline()).min()
     }
 
     // --- faults
 
-    /// A fault that speaks against the backend as a whole, and against its address if it has others. True if it is down
-    /// now, and was not before.
-    pub(super) fn record_failure(
-        &mut self,
-        address: Option<&Address>,
-        cause: &impl ToString,
-        slow: bool,
-        lent: &mut Lent<'_>,
-    ) -> bool {
-        if let Some(address) = address
-            && self.addresses.eject(address, lent.turn.now)
-        {
-            let same = |key: &Key| lent.connections.get(*key).is_some_and(|one| one.address() == address);
-            let idle = self.roster.idle_keys().into_iter().filter(same).collect();
-            self.close_all(idle, lent);
-        }
-        self.health.record_failure(cause, slow, self.addresses.has_several(), lent.turn.now)
+    /// Closes the unused connections to an address.
+    pub(super) fn close_idle_to(&mut self, address: &Address, lent: &mut Lent<'_>) {
+        let same = |key: &Key| lent.connections.get(*key).is_some_and(|one| one.address() == address);
+        let idle = self.roster.idle_keys().into_iter().filter(same).collect();
+        self.close_all(idle, lent);
     }
 
     /// Takes out what cannot be sent, as no connection can be made; with any open, that is not all.

@@ -131,7 +131,13 @@ impl Pools {
         turn: &mut Turn,
     ) {
         let (pool, lent) = lend!(self, at, turn);
-        if pool.record_failure(address, cause, slow, lent) {
+        if let Some(address) = address
+            && pool.addresses().eject(address, lent.turn.now)
+        {
+            pool.close_idle_to(address, lent);
+        }
+        let several = pool.addresses().has_several();
+        if pool.health().record_failure(cause, slow, several, lent.turn.now) {
             displaced.extend(pool.queue().drain(true));
         }
     }
@@ -258,9 +264,11 @@ impl Pools {
         self.pools.len()
     }
 
-    pub(super) fn close_idle(&mut self, at: usize, turn: &mut Turn) {
+    /// Closes what has been idle for long enough, and has the name resolved again when that is due.
+    pub(super) fn maintain(&mut self, at: usize, turn: &mut Turn) {
         let (pool, lent) = lend!(self, at, turn);
         pool.close_idle(lent);
+        pool.refresh(at, &mut self.resolver, lent);
     }
 
     /// A connection of a pool whose time to be made has passed.

@@ -102,6 +102,18 @@ impl Resolver {
         }
     }
 
+    /// True if a name should be asked for again.
+    pub(super) fn is_stale(&self, name: usize, now: Instant) -> bool {
+        let name = &self.names[name];
+        name.asked.is_none() && name.settled.is_none_or(|until| until <= now)
+    }
+
+    /// When that becomes true by time alone; `None` while the name is being asked for.
+    pub(super) fn stale_at(&self, name: usize) -> Option<Instant> {
+        let name = &self.names[name];
+        name.settled.filter(|_| name.asked.is_none())
+    }
+
     /// When the last answer was asked for, and when it came.
     pub(super) fn took(&self, name: usize) -> Option<(Instant, Instant)> {
         self.names[name].took

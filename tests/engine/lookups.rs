@@ -727,3 +727,26 @@ fn an_idle_connection_that_never_answered_counts_as_used() {
     world.respond(fresh, "v");
     assert_eq!(world.taken(client), "4:OK v,");
 }
+
+#[test]
+fn lookups_follow_a_name_to_its_new_address() {
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", "http://admin/a/§"]);
+    let client = world.lookup("0");
+    world.resolve(Ok(&["192.0.2.1:80"]));
+    let old = world.accept();
+    // Under steady load no new connection is ever needed.
+    for second in 0..30 {
+        world.asked(old);
+        world.respond(old, "v");
+        assert_eq!(world.taken(client), "4:OK v,");
+        world.wait(SECOND);
+        world.ask(client, &second.to_string());
+    }
+    world.resolve(Ok(&["192.0.2.2:80"]));
+    assert!(world.is_open(old), "what it owes is waited for");
+    world.respond(old, "old");
+    assert_eq!(world.taken(client), "6:OK old,");
+    assert!(!world.is_open(old));
+    world.ask(client, "new");
+    assert_eq!(address(&world), "192.0.2.2:80");
+}
