@@ -1,36 +1,36 @@
 //! The text of `--help`.
 
-/// What `--help` says.
+/// The output of `--help`.
 pub const HELP: &str = "\
-Lets Postfix (socketmap) and Dovecot (dict) look things up in an HTTP service.
+Lets Postfix (socketmap) and Dovecot (dict) look up keys in an HTTP service.
 
   podop --socket PATH [--mode MODE] --name NAME --type TYPE --param PARAM ... [options]
   podop query [--mode postfix|dovecot] [--user USER] SOCKET TABLE KEY
-                         (--user asks as Dovecot does, for a key of that user)
-  podop help [CHAPTER]   the manual
+                         look up one key; with --user, as Dovecot does for that user
+  podop help [CHAPTER]   list the chapters of the manual, or print one
 
 Listeners:
   --socket PATH          unix socket to listen on, or inet:HOST:PORT; repeatable
-  --mode MODE            postfix, dovecot or auto (default): once for all, or once per socket
-  --socket-mode 0660     permissions of the unix sockets
+  --mode MODE            postfix, dovecot or auto (default); once for all, or once per socket
+  --socket-mode MODE     permissions of the unix sockets, default 0660
   --socket-owner USER    their owner, by name or number
   --socket-group GROUP   their group, by name or number
 
-Tables, one per triple:
-  --name NAME            name that the mail server asks for
+Tables; each has a name, a type and a parameter:
+  --name NAME            name by which the mail server refers to the table
   --type TYPE            url or file
-  --param PARAM          http[s]://HOST/PATH/§ where § or {} is the key (several URLs are replicas),
-                         or the path of a JSON file
+  --param PARAM          url: http[s]://HOST/PATH/§, with § or {} in place of the key (several URLs
+                         are replicas); file: the path of a JSON file
   --option NAME:KEY=VALUE
-                         setting of one table, or of all with the name *
+                         setting of one table, or of all tables if NAME is *
 
 Other:
   --timeout SECONDS      total time limit per request, default 20
-  --slow SECONDS         warn of requests that take longer, default 1
-  --cache-size 64M       memory limit of the answer cache (--option NAME:cache=SECONDS)
-  --metrics PATH         figures for Prometheus, and health; also inet:HOST:PORT
+  --slow SECONDS         log a warning for backend requests that take longer, default 1
+  --cache-size SIZE      memory limit of the cache (--option NAME:cache=SECONDS), default 64M
+  --metrics PATH         serve metrics (Prometheus) and health pages; also inet:HOST:PORT
   -v, -vv, --verbose     log more
-  --check                check everything, report, exit
+  --check                check tables, sockets and backends, report the results, exit
   @FILE                  further arguments from a file, one per line
   --version, --help
 ";
