@@ -36,7 +36,7 @@ const FLOORS: &[(&str, u32)] = &[
 
 /// Where each outside package is used; the last two only with the feature `tls`.
 const PACKAGES: &[(&str, &[&str])] = &[
-    ("httparse", &["wire/http.rs"]),
+    ("httparse", &["wire/http/head.rs"]),
     ("libc", &["system.rs"]),
     ("mio", &["reactor/accept.rs", "reactor/mod.rs", "reactor/resolve.rs", "reactor/socket.rs"]),
     ("pico_args", &["config/args.rs"]),

@@ -1,6 +1,7 @@
 //! Incremental codecs without I/O: bytes in, frames out, and back.
 
 pub mod base64;
+pub mod cache_control;
 pub mod dict;
 pub mod http;
 pub mod netstring;

@@ -1,134 +1,18 @@
 //! HTTP/1.1 responses (RFC 9112), read strictly: where two readers could disagree about the end of a
 //! response, it is refused.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::mem::MaybeUninit;
-use std::time::Duration;
+mod head;
+mod response;
 
-const MAX_HEAD: usize = 64 * 1024; // bytes, with the status line
-const MAX_FIELDS: usize = 128; // fields of one head
-const MAX_BODY: usize = 4 * 1024 * 1024; // bytes
+pub use super::cache_control::CacheControl;
+pub use response::{Error, ExtraHeaders, Response};
+
+use head::{Head, MAX_BODY, MAX_HEAD, State, parse_head, plausible};
+use std::borrow::Cow;
+
 const MAX_INTERIM: u32 = 100; // 1xx responses before the one that counts
 const MAX_CHUNK_LINE: usize = 1024; // bytes, with extensions
 const MAX_TRAILERS: usize = 16 * 1024; // bytes
-
-/// A whole response to one request.
-#[derive(Debug, Eq, PartialEq)]
-pub struct Response<'a> {
-    pub status: u16,
-    /// Whether the connection may be used again.
-    pub keep: bool,
-    /// How long the server keeps an keep_alive_timeout connection (`Keep-Alive: timeout=`), if it says so.
-    pub keep_alive_timeout: Option<Duration>,
-    /// What few responses say: kept apart, as responses are moved about a lot.
-    pub extra_headers: Option<Box<ExtraHeaders>>,
-    pub body: Cow<'a, [u8]>,
-}
-
-/// What few responses say.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ExtraHeaders {
-    pub location: Option<Box<[u8]>>,
-    /// `Retry-After` in seconds; a date is not understood.
-    pub retry_after: Option<u32>,
-    pub cache_control: CacheControl,
-}
-
-impl Response<'_> {
-    pub fn location(&self) -> Option<&[u8]> {
-        self.extra_headers.as_ref()?.location.as_deref()
-    }
-
-    pub fn retry_after(&self) -> Option<u32> {
-        self.extra_headers.as_ref()?.retry_after
-    }
-
-    /// The same without ties to the bytes it was read from.
-    pub fn into_owned(self) -> Response<'static> {
-        let Response { status, keep, keep_alive_timeout, extra_headers, body } = self;
-        Response { status, keep, keep_alive_timeout, extra_headers, body: Cow::Owned(body.into_owned()) }
-    }
-
-    pub fn cache_control(&self) -> CacheControl {
-        self.extra_headers.as_ref().map(|extra_headers| extra_headers.cache_control).unwrap_or_default()
-    }
-}
-
-/// What a response says of being kept (`Cache-Control` and `Age`; RFC 9111, 5.1 and 5.2.2), as a private cache reads it:
-/// `s-maxage` and `private` mean nothing to it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct CacheControl {
-    /// It must not be used again: `no-store`, or `no-cache`, as nothing is ever revalidated.
-    pub never: bool,
-    /// Not even if the backend is gone: `must-revalidate`.
-    pub strict: bool,
-    max_age: Option<u32>,
-    age: u32,
-}
-
-impl CacheControl {
-    /// How long it is fresh from now on, if it says so.
-    pub fn fresh(&self) -> Option<Duration> {
-        self.max_age.map(|seconds| Duration::from_secs(seconds.saturating_sub(self.age).into()))
-    }
-
-    fn control(&mut self, value: &[u8]) {
-        for directive in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            let mut parts = directive.splitn(2, |byte| *byte == b'=');
-            let (name, argument) = (parts.next().unwrap_or_default().trim_ascii(), parts.next());
-            if name.eq_ignore_ascii_case(b"no-store") || name.eq_ignore_ascii_case(b"no-cache") {
-                self.never = true;
-            } else if name.eq_ignore_ascii_case(b"must-revalidate") {
-                self.strict = true;
-            } else if name.eq_ignore_ascii_case(b"max-age") {
-                let digits = argument.map(<[u8]>::trim_ascii).unwrap_or_default();
-                let unquoted = digits.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(digits);
-                // What cannot be read is out of date at once (RFC 9111, 4.2.1).
-                let seconds = super::decimal(unquoted).unwrap_or(0).min(31_536_000) as u32;
-                self.max_age = Some(self.max_age.map_or(seconds, |other| other.min(seconds)));
-            }
-        }
-    }
-}
-
-/// What is wrong with a response. The connection is of no use after that.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Error {
-    /// The status line or a field is malformed, folded, or has a unquoted CR.
-    Head,
-    HeadTooLong,
-    TooManyFields,
-    /// `Content-Length` is not one decimal number, or stands beside `Transfer-Encoding`.
-    Length,
-    /// `Transfer-Encoding` is anything but `chunked`, or comes with HTTP/1.0.
-    Coding,
-    BodyTooLong,
-    /// A chunk's size or end is malformed, or its line is too long.
-    Chunk,
-    Trailers,
-    /// 101, which nobody asked for, or interim responses without end.
-    Interim,
-    /// The stream ended within the response.
-    Cut,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Error::Head => "malformed response head",
-            Error::HeadTooLong => "response head is too long",
-            Error::TooManyFields => "response has too many fields",
-            Error::Length => "bad Content-Length",
-            Error::Coding => "bad Transfer-Encoding",
-            Error::BodyTooLong => "response body is too long",
-            Error::Chunk => "malformed chunk",
-            Error::Trailers => "malformed trailers",
-            Error::Interim => "unexpected interim response",
-            Error::Cut => "response is cut short",
-        })
-    }
-}
 
 /// Reads the responses of one connection, one after another.
 ///
@@ -142,34 +26,6 @@ pub struct Decoder {
     partial: Vec<u8>,
     body: Vec<u8>,
     interim: u32,
-}
-
-#[derive(Debug, Default)]
-enum State {
-    #[default]
-    Head,
-    /// So many bytes of the body are missing.
-    Length(Head, usize),
-    /// A chunk's size line is due.
-    ChunkSize(Head),
-    /// So many bytes of a chunk are missing.
-    ChunkData(Head, usize),
-    /// The line end after a chunk's data is due.
-    ChunkEnd(Head),
-    Trailers(Head),
-    /// The end of the stream ends the body.
-    UntilEnd(Head),
-}
-
-/// What of a response head is needed later.
-#[derive(Debug, Default)]
-struct Head {
-    status: u16,
-    keep: bool,
-    /// `Connection: close`, which wins (RFC 9112, 9.3).
-    close: bool,
-    keep_alive_timeout: Option<Duration>,
-    extra_headers: Option<Box<ExtraHeaders>>,
 }
 
 impl Decoder {
@@ -359,125 +215,6 @@ impl Decoder {
     }
 }
 
-impl Head {
-    fn extra_headers(&mut self) -> &mut ExtraHeaders {
-        self.extra_headers.get_or_insert_default()
-    }
-
-    fn response(self, body: Cow<'_, [u8]>) -> Response<'_> {
-        Response {
-            status: self.status,
-            keep: self.keep && !self.close,
-            keep_alive_timeout: self.keep_alive_timeout,
-            extra_headers: self.extra_headers,
-            body,
-        }
-    }
-}
-
-/// An incomplete head that can still become one.
-fn plausible(partial: &[u8]) -> Result<(), Error> {
-    const START: &[u8] = b"HTTP/1.";
-    let common = partial.len().min(START.len());
-    if partial.starts_with(START) {
-        return Ok(()); // a comparison of known length costs next to nothing
-    }
-    if partial[..common] == START[..common] { Ok(()) } else { Err(Error::Head) }
-}
-
-/// Parses a head: the state that follows (`State::Head` after an interim response) and its length in bytes.
-fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> {
-    plausible(bytes)?;
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let used = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
-        Ok(httparse::Status::Complete(used)) if used <= MAX_HEAD => used,
-        Ok(httparse::Status::Complete(_)) => return Err(Error::HeadTooLong),
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(Error::TooManyFields),
-        Err(_) => return Err(Error::Head),
-    };
-    let status = parsed.code.ok_or(Error::Head)?;
-    match status {
-        101 => return Err(Error::Interim),
-        100..200 => return Ok(Some((State::Head, used))),
-        _ => {}
-    }
-    let old = parsed.version == Some(0);
-    let mut head = Head { status, keep: !old, ..Head::default() };
-    let (mut length, mut chunked) = (None, false);
-    for field in parsed.headers.iter() {
-        read_field(field.name, field.value, &mut head, &mut length, &mut chunked)?;
-    }
-    let none = matches!(status, 204 | 304); // RFC 9112, 6.3: never a body, whatever the fields say
-    let state = match (length, chunked) {
-        (Some(_), true) => return Err(Error::Length),
-        (None, true) if old => return Err(Error::Coding),
-        _ if none => State::Length(head, 0),
-        (Some(length), false) if length > MAX_BODY as u64 => return Err(Error::BodyTooLong),
-        (Some(length), false) => State::Length(head, length as usize),
-        (None, true) => State::ChunkSize(head),
-        (None, false) => State::UntilEnd(Head { keep: false, ..head }),
-    };
-    Ok(Some((state, used)))
-}
-
-fn read_field(
-    name: &str,
-    value: &[u8],
-    head: &mut Head,
-    length: &mut Option<u64>,
-    chunked: &mut bool,
-) -> Result<(), Error> {
-    // The length tells most names apart, and costs nothing.
-    match name.len() {
-        // Comparing with what nearly all servers write first saves half of the work.
-        14 if name == "Content-Length" || name.eq_ignore_ascii_case("content-length") => {
-            let number = super::decimal(value).ok_or(Error::Length)?;
-            if length.is_some_and(|other| other != number) {
-                return Err(Error::Length);
-            }
-            *length = Some(number);
-        }
-        17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-            if *chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Error::Coding);
-            }
-            *chunked = true;
-        }
-        10 if name.eq_ignore_ascii_case("connection") => {
-            for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-                if token.eq_ignore_ascii_case(b"close") {
-                    head.close = true;
-                } else if token.eq_ignore_ascii_case(b"keep-alive") {
-                    head.keep = true;
-                }
-            }
-        }
-        10 if name.eq_ignore_ascii_case("keep-alive") => head.keep_alive_timeout = keep_alive(value),
-        13 if name.eq_ignore_ascii_case("cache-control") => head.extra_headers().cache_control.control(value),
-        3 if name.eq_ignore_ascii_case("age") => {
-            head.extra_headers().cache_control.age = super::decimal(value).unwrap_or(0).min(u32::MAX.into()) as u32;
-        }
-        11 if name.eq_ignore_ascii_case("retry-after") => {
-            head.extra_headers().retry_after = super::decimal(value).map(|seconds| seconds.min(86_400) as u32);
-        }
-        8 if name.eq_ignore_ascii_case("location") => head.extra_headers().location = Some(value.into()),
-        _ => {}
-    }
-    Ok(())
-}
-
-/// `timeout=5, max=100`: the seconds.
-fn keep_alive(value: &[u8]) -> Option<Duration> {
-    value.split(|byte| *byte == b',').find_map(|parameter| {
-        let (name, seconds) = parameter.trim_ascii().split_at_checked("timeout=".len())?;
-        let seconds = super::decimal(seconds)?.min(86_400);
-        name.eq_ignore_ascii_case(b"timeout=").then(|| Duration::from_secs(seconds))
-    })
-}
-
 /// What follows the size line of a chunk. `so_far` bytes of the body are there already.
 fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
@@ -509,7 +246,9 @@ fn check_trailers(section: &[u8]) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::head::MAX_FIELDS;
     use super::*;
+    use std::time::Duration;
 
     /// The bytes of a connection, and what is read from them: `status keep body` of each response, then
     /// the end: `…` for more to come, `.` when the stream may end here, `<` for bytes left over.
@@ -609,30 +348,10 @@ mod tests {
     }
 
     #[test]
-    fn a_response_says_how_long_it_may_be_kept() {
-        let cases: &[(&str, bool, bool, Option<u64>)] = &[
-            ("", false, false, None),
-            ("Cache-Control: max-age=60", false, false, Some(60)),
-            ("cache-control: Max-Age=60\r\nAge: 20", false, false, Some(40)),
-            ("Age: 90\r\nCache-Control: private, max-age=60, must-revalidate", false, true, Some(0)),
-            ("Cache-Control: max-age=\"60\"", false, false, Some(60)),
-            ("Cache-Control: max-age=60\r\nCache-Control: max-age=30", false, false, Some(30)),
-            ("Cache-Control: s-maxage=5, max-age=60", false, false, Some(60)),
-            ("Cache-Control: s-maxage=5", false, false, None),
-            ("Cache-Control: max-age=soon", false, false, Some(0)),
-            ("Cache-Control: max-age", false, false, Some(0)),
-            ("Cache-Control: no-store", true, false, None),
-            ("Cache-Control: no-cache=\"Set-Cookie\", max-age=60", true, false, Some(60)),
-            ("Cache-Control: public", false, false, None),
-        ];
-        for (fields, never, strict, fresh) in cases {
-            let text =
-                format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n\r\n").replace("\r\n\r\n\r\n", "\r\n\r\n");
-            let response = Decoder::default().push(&mut text.as_bytes()).unwrap().unwrap();
-            let CacheControl { never: got_never, strict: got_strict, .. } = response.cache_control();
-            let got = (got_never, got_strict, response.cache_control().fresh());
-            assert_eq!(got, (*never, *strict, fresh.map(Duration::from_secs)), "{fields}");
-        }
+    fn cache_fields_of_a_head_reach_the_response() {
+        let mut input = &b"HTTP/1.1 200 OK\r\nAge: 20\r\ncache-control: max-age=60\r\nContent-Length: 0\r\n\r\n"[..];
+        let response = Decoder::default().push(&mut input).unwrap().unwrap();
+        assert_eq!(response.cache_control().fresh(), Some(Duration::from_secs(40)));
     }
 
     #[test]
