@@ -1,6 +1,9 @@
 //! Dovecot: the dict protocol (dict-client.c, dict-commands.c), majors 2, 3 and 4.
 
-use super::{Event, Line, MAX_REQUEST, ProtocolError, Reply, ReplyPart};
+use super::{
+    Event, MAX_REQUEST, ProtocolError, Reply,
+    replies::{Part, Replies},
+};
 use crate::buffer::Output;
 use crate::query::{Answer, Change, Commit, Failure, Iterate, Outcome, Path, Query, Write};
 use crate::wire::dict::{self, DictCommand};
@@ -63,7 +66,7 @@ impl DictSession {
     pub(super) fn next<'a>(
         &mut self,
         input: &'a [u8],
-        line: &mut Line,
+        replies: &mut Replies,
         output: &mut Output,
     ) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
         let Some(end) = dict::line(input, self.seen, MAX_REQUEST).map_err(ProtocolError::Dict)? else {
@@ -72,13 +75,13 @@ impl DictSession {
         };
         self.seen = 0;
         let command = dict::parse(&input[..end]).map_err(ProtocolError::Dict)?;
-        self.carry_out(command, line, output).map(|event| Some((event, end + 1)))
+        self.carry_out(command, replies, output).map(|event| Some((event, end + 1)))
     }
 
     fn carry_out<'a>(
         &mut self,
         command: DictCommand<'a>,
-        line: &mut Line,
+        replies: &mut Replies,
         output: &mut Output,
     ) -> Result<Event<'a>, ProtocolError> {
         let hello = match (&self.hello, command) {
@@ -86,7 +89,7 @@ impl DictSession {
                 if !dict::MAJORS.contains(&major) {
                     return Err(ProtocolError::Version);
                 }
-                line.ids = (major, minor) >= (2, 1);
+                replies.allow_ids((major, minor) >= (2, 1));
                 self.hello = Some(Hello { major, user: user.into_owned(), table: name.into_owned() });
                 return Ok(Event::Nothing);
             }
@@ -98,11 +101,11 @@ impl DictSession {
             DictCommand::Hello { .. } => Err(ProtocolError::Hello),
             DictCommand::Lookup { key, user } => {
                 let asked = key_of(key, hello.user(user.as_deref())).map(Query::Get);
-                Ok(ask(asked, line, output))
+                Ok(ask(asked, replies, output))
             }
             DictCommand::Iterate { flags, max_rows, rest } => {
                 let asked = hello.iterate(flags, max_rows, &rest).map(|iterate| Query::Iterate(Box::new(iterate)));
-                Ok(ask(asked, line, output))
+                Ok(ask(asked, replies, output))
             }
             DictCommand::Begin { id, user } => {
                 let user = hello.user(user.as_deref()).to_vec();
@@ -116,14 +119,14 @@ impl DictSession {
             DictCommand::Rollback { id } => self.end(id).map(|_| Event::Nothing),
             DictCommand::Commit { id } => {
                 let transaction = self.end(id)?;
-                let place = line.enter();
+                let place = replies.enter();
                 match transaction.refused {
                     None => {
                         let query = Query::Commit(Box::new(transaction.commit));
                         Ok(Event::Ask { place, table: None, query })
                     }
                     Some(failure) => {
-                        reply(place, Reply::Committed(id, Outcome::Failed(failure)), line, output.end());
+                        reply(place, Reply::Committed(id, Outcome::Failed(failure)), replies, output.end());
                         Ok(Event::Nothing)
                     }
                 }
@@ -190,12 +193,12 @@ impl Hello {
 }
 
 /// A question in its place of the line; one that cannot be asked is answered at once.
-fn ask<'a>(asked: Result<Query<'a>, Failure>, line: &mut Line, output: &mut Output) -> Event<'a> {
-    let place = line.enter();
+fn ask<'a>(asked: Result<Query<'a>, Failure>, replies: &mut Replies, output: &mut Output) -> Event<'a> {
+    let place = replies.enter();
     match asked {
         Ok(query) => Event::Ask { place, table: None, query },
         Err(failure) => {
-            reply(place, Reply::Failed(failure), line, output.end());
+            reply(place, Reply::Failed(failure), replies, output.end());
             Event::Nothing
         }
     }
@@ -222,9 +225,9 @@ fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
     }
 }
 
-pub(super) fn reply(place: u64, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
-    let part = if matches!(reply, Reply::Row { .. }) { ReplyPart::More } else { ReplyPart::Last };
-    line.write(place, part, out, |out| {
+pub(super) fn reply(place: u64, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
+    let part = if matches!(reply, Reply::Row { .. }) { Part::More } else { Part::Last };
+    replies.write(place, part, out, |out| {
         match reply {
             Reply::Answer(Answer::Found(value)) => match value.for_dovecot() {
                 Some(text) => {

@@ -1,7 +1,8 @@
-//! A mail server's connection: which protocol it speaks, its line of replies, and its bounds.
+//! A mail server's connection: which protocol it speaks, the order of its replies, and its bounds.
 
 mod admin;
 mod dict;
+mod replies;
 mod socketmap;
 
 use crate::arena::Key;
@@ -9,7 +10,7 @@ use crate::buffer::{Input, Output};
 use crate::config::Mode;
 use crate::query::{Answer, Failure, Outcome, Query};
 use crate::wire;
-use std::collections::BTreeMap;
+use replies::Replies;
 use std::fmt;
 
 /// The longest request: a netstring's payload or a dict line.
@@ -31,7 +32,7 @@ const MAX_HEAP: usize = 64 * 1024 * 1024; // bytes
 #[derive(Debug)]
 pub struct Client {
     protocol: Protocol,
-    line: Line,
+    replies: Replies,
     pub input: Input,
     pub output: Output,
     /// It has closed its sending side, and is closed once it has what it is owed.
@@ -138,10 +139,19 @@ impl fmt::Display for ProtocolError {
 
 impl Client {
     pub fn new(mode: Mode) -> Self {
-        let (line, input, output) = (Line::default(), Input::default(), Output::default());
+        let (replies, input, output) = (Replies::default(), Input::default(), Output::default());
         let protocol = Protocol::Unknown;
-        let mut client =
-            Self { protocol, line, input, output, ended: false, paused: false, iterations: 0, watched: None, moved: 0 };
+        let mut client = Self {
+            protocol,
+            replies,
+            input,
+            output,
+            ended: false,
+            paused: false,
+            iterations: 0,
+            watched: None,
+            moved: 0,
+        };
         match mode {
             Mode::Auto => {}
             Mode::Postfix => client.protocol = Protocol::Socketmap,
@@ -176,8 +186,8 @@ impl Client {
         }
         let next = match &mut self.protocol {
             Protocol::Unknown => Ok(None),
-            Protocol::Socketmap => socketmap::next(input, &mut self.line, &mut self.output),
-            Protocol::Dict(session) => session.next(input, &mut self.line, &mut self.output),
+            Protocol::Socketmap => socketmap::next(input, &mut self.replies, &mut self.output),
+            Protocol::Dict(session) => session.next(input, &mut self.replies, &mut self.output),
             Protocol::Admin => admin::next(input),
         };
         self.paused |= !self.may_ask();
@@ -189,8 +199,8 @@ impl Client {
         let out = self.output.end();
         match &self.protocol {
             Protocol::Unknown | Protocol::Admin => {}
-            Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.line, out),
-            Protocol::Dict(_) => dict::reply(place, reply, &mut self.line, out),
+            Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.replies, out),
+            Protocol::Dict(_) => dict::reply(place, reply, &mut self.replies, out),
         }
         self.paused |= !self.may_ask();
     }
@@ -207,12 +217,12 @@ impl Client {
 
     /// True if more requests may be read from it.
     pub fn may_ask(&self) -> bool {
-        self.line.open < MAX_OPEN && !self.is_full()
+        self.replies.open() < MAX_OPEN && !self.is_full()
     }
 
     /// True if rows of an iteration in this place would be written, and not heaped up.
     pub fn may_stream(&self, place: u64) -> bool {
-        !self.is_full() && (self.line.ids || self.line.first == place)
+        !self.is_full() && self.replies.may_stream(place)
     }
 
     fn is_full(&self) -> bool {
@@ -226,169 +236,21 @@ impl Client {
 
     /// Bytes of replies that were not taken yet.
     fn heap(&self) -> usize {
-        self.output.unsent().len() + self.line.early_bytes
+        self.output.unsent().len() + self.replies.early_bytes()
     }
 
     /// How many requests wait for their answers.
     pub fn open(&self) -> usize {
-        self.line.open
+        self.replies.open()
     }
 
     /// True if it has got all that it is owed.
     pub fn is_served(&self) -> bool {
-        self.line.open == 0 && self.output.is_empty() && !self.paused
+        self.replies.open() == 0 && self.output.is_empty() && !self.paused
     }
 
     /// True if it has sent a part of a request, or has not read a reply.
     pub fn is_stuck(&self) -> bool {
         !self.output.is_empty() || (!self.input.is_empty() && self.may_ask())
-    }
-}
-
-/// Keeps replies in the order of the requests, or marks those that overtake others with async ids.
-#[derive(Debug, Default)]
-struct Line {
-    /// The place of the next request.
-    next: u64,
-    /// The oldest place whose reply was not begun in order. With ids: all before it have one.
-    first: u64,
-    /// Requests that wait for an answer.
-    open: usize,
-    /// Replies that must wait for others, without ids.
-    early: BTreeMap<u64, Vec<u8>>,
-    early_bytes: usize,
-    /// Async ids may be used (dict protocol 2.1 and later).
-    ids: bool,
-    /// Open requests that have an async id.
-    identified: usize,
-}
-
-/// Whether a reply is followed by more for the same request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum ReplyPart {
-    More,
-    Last,
-}
-
-impl Line {
-    /// A place for the reply to a new request.
-    fn enter(&mut self) -> u64 {
-        self.next += 1;
-        self.open += 1;
-        self.next - 1
-    }
-
-    /// Writes a reply, at once or when its turn comes.
-    fn write(&mut self, place: u64, part: ReplyPart, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
-        if part == ReplyPart::Last {
-            self.open -= 1;
-        }
-        if self.ids {
-            self.identify(place, part, out);
-            encode(out);
-        } else if place == self.first {
-            encode(out);
-            if part == ReplyPart::Last {
-                self.first += 1;
-                if !self.early.is_empty() {
-                    self.catch_up(out);
-                }
-            }
-        } else {
-            debug_assert_eq!(part, ReplyPart::Last, "rows are streamed only when it is their turn");
-            let mut bytes = Vec::new();
-            encode(&mut bytes);
-            self.early_bytes += bytes.len();
-            self.early.insert(place, bytes);
-        }
-    }
-
-    fn catch_up(&mut self, out: &mut Vec<u8>) {
-        while let Some(bytes) = self.early.remove(&self.first) {
-            self.early_bytes -= bytes.len();
-            out.extend_from_slice(&bytes);
-            self.first += 1;
-        }
-    }
-
-    /// A reply to the oldest of all open requests needs no id: that is what the client takes a bare reply
-    /// for, whether it has an id or not (`dict_conn_input_line` in dict-client.c). Before any other reply,
-    /// every request up to its own gets an id, as the client counts them off in the order of its commands.
-    fn identify(&mut self, place: u64, part: ReplyPart, out: &mut Vec<u8>) {
-        if place == self.first && self.identified == 0 {
-            self.first += u64::from(part == ReplyPart::Last);
-            return;
-        }
-        while self.first <= place {
-            out.extend_from_slice(format!("*{}\n", id(self.first)).as_bytes());
-            self.first += 1;
-            self.identified += 1;
-        }
-        out.extend_from_slice(format!("+{}\t", id(place)).as_bytes());
-        if part == ReplyPart::Last {
-            self.identified -= 1;
-        }
-    }
-}
-
-/// The async id of a place: a 32-bit number, and never zero.
-fn id(place: u64) -> u64 {
-    place % u64::from(u32::MAX) + 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(ids: bool) -> Line {
-        let mut line = Line { ids, ..Line::default() };
-        (0..4).for_each(|place| assert_eq!(line.enter(), place));
-        line
-    }
-
-    fn written(line: &mut Line, replies: &[(u64, &str)]) -> String {
-        let mut out = Vec::new();
-        for (place, text) in replies {
-            let part = if text.ends_with('…') { ReplyPart::More } else { ReplyPart::Last };
-            line.write(*place, part, &mut out, |out| out.extend_from_slice(format!("{text}\n").as_bytes()));
-        }
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn replies_keep_the_order_of_the_requests() {
-        let mut line = line(false);
-        assert_eq!(written(&mut line, &[(2, "c"), (1, "b")]), "");
-        assert_eq!(line.early_bytes, 4);
-        assert_eq!(written(&mut line, &[(0, "a…"), (0, "a")]), "a…\na\nb\nc\n");
-        assert_eq!(written(&mut line, &[(3, "d")]), "d\n");
-        assert_eq!((line.open, line.early_bytes), (0, 0));
-    }
-
-    #[test]
-    fn replies_that_overtake_others_carry_ids_and_the_rest_does_not() {
-        let mut line = line(true);
-        assert_eq!(written(&mut line, &[(0, "a"), (2, "c"), (1, "b"), (3, "d")]), "a\n*2\n*3\n+3\tc\n+2\tb\nd\n");
-    }
-
-    #[test]
-    fn a_bare_reply_is_taken_for_the_oldest_open_request_even_if_that_has_an_id() {
-        let mut line = line(true);
-        assert_eq!(
-            written(&mut line, &[(1, "b"), (2, "c"), (0, "a"), (3, "d")]),
-            "*1\n*2\n+2\tb\n*3\n+3\tc\n+1\ta\nd\n"
-        );
-    }
-
-    #[test]
-    fn rows_carry_ids_as_soon_as_others_come_between() {
-        let mut line = line(true);
-        let replies = [(0, "r1…"), (1, "b"), (0, "r2…"), (0, "")];
-        assert_eq!(written(&mut line, &replies), "r1…\n*1\n*2\n+2\tb\n+1\tr2…\n+1\t\n");
-    }
-
-    #[test]
-    fn ids_are_never_zero() {
-        assert_eq!((id(0), id(u64::from(u32::MAX) - 1), id(u64::from(u32::MAX))), (1, u64::from(u32::MAX), 1));
     }
 }

@@ -1,6 +1,9 @@
 //! Postfix: `NAME SPACE KEY` in a netstring, and the five reply words (socketmap_table(5), dict_sockmap.c).
 
-use super::{Event, Line, MAX_REQUEST, ProtocolError, Reply, ReplyPart};
+use super::{
+    Event, MAX_REQUEST, ProtocolError, Reply,
+    replies::{Part, Replies},
+};
 use crate::buffer::Output;
 use crate::query::{Answer, Failure, FailureKind, Query};
 use crate::wire::netstring;
@@ -10,13 +13,13 @@ const MAX_REPLY: usize = 100_000; // bytes
 
 pub(super) fn next<'a>(
     input: &'a [u8],
-    line: &mut Line,
+    replies: &mut Replies,
     output: &mut Output,
 ) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
     let Some((request, used)) = netstring::decode(input, MAX_REQUEST).map_err(ProtocolError::Netstring)? else {
         return Ok(None);
     };
-    let place = line.enter();
+    let place = replies.enter();
     let event = match request.iter().position(|byte| *byte == b' ') {
         Some(at) => {
             let (table, key) = (&request[..at], &request[at + 1..]);
@@ -25,17 +28,17 @@ pub(super) fn next<'a>(
         None => {
             let failure =
                 Failure::new(FailureKind::Permanent, format_args!("request without a space after the map name"));
-            line.write(place, ReplyPart::Last, output.end(), |out| encode(&failure, out));
+            replies.write(place, Part::Last, output.end(), |out| encode(&failure, out));
             Event::Nothing
         }
     };
     Ok(Some((event, used)))
 }
 
-pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
+pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
     // Only lookups are ever asked.
     let Reply::Answer(answer) = reply else { return };
-    line.write(place, ReplyPart::Last, out, |out| match &answer {
+    replies.write(place, Part::Last, out, |out| match &answer {
         Answer::Miss => miss(out),
         Answer::Failed(failure) => encode(failure, out),
         Answer::Found(value) => match value.for_postfix() {
@@ -78,9 +81,9 @@ mod tests {
     use crate::value::Value;
 
     fn encoded(text: &str) -> Vec<u8> {
-        let (mut line, mut out) = (Line::default(), Vec::new());
-        let place = line.enter();
-        reply(place, "alias", Reply::Answer(Answer::Found(Value::Text(text.into()))), &mut line, &mut out);
+        let (mut replies, mut out) = (Replies::default(), Vec::new());
+        let place = replies.enter();
+        reply(place, "alias", Reply::Answer(Answer::Found(Value::Text(text.into()))), &mut replies, &mut out);
         out
     }
 
