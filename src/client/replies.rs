@@ -1,26 +1,30 @@
-//! The order of replies.
+//! The order of replies to one client.
 
 use std::collections::BTreeMap;
 
-/// Keeps replies in the order of the requests, or marks those that overtake others with async ids.
+/// Writes replies in the order of the requests, or marks those that overtake others with async ids.
+///
+/// Postfix and old dict clients match replies to requests by order alone. A dict client of protocol 2.1 or later
+/// accepts any order if the server announces an id for a request (`*ID`) and prefixes the reply with it (`+ID TAB`).
 #[derive(Debug, Default)]
 pub(super) struct Replies {
-    /// The place of the next request.
+    /// The place of the next request, counted from 0.
     next: u64,
-    /// The oldest place whose reply was not begun in order. With ids: all before it have one.
+    /// The oldest place whose reply has not been written, without ids. With ids, also the oldest that has none: every
+    /// place before it was answered or has an id.
     first: u64,
-    /// Requests that wait for an answer.
+    /// Requests without a complete reply.
     open: usize,
-    /// Replies that must wait for others, without ids.
+    /// Replies that wait for earlier ones, by place; unused with ids.
     early: BTreeMap<u64, Vec<u8>>,
     early_bytes: usize,
-    /// Async ids may be used (dict protocol 2.1 and later).
+    /// Whether async ids are used (dict protocol 2.1 and later).
     ids: bool,
     /// Open requests that have an async id.
     identified: usize,
 }
 
-/// Whether a reply is followed by more for the same request.
+/// Whether more follows for the same request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Part {
     More,
@@ -48,14 +52,14 @@ impl Replies {
         self.ids || self.first == place
     }
 
-    /// A place for the reply to a new request.
+    /// Assigns a place to a new request.
     pub(super) fn enter(&mut self) -> u64 {
         self.next += 1;
         self.open += 1;
         self.next - 1
     }
 
-    /// Writes a reply, at once or when its turn comes.
+    /// Writes a reply, or stores it until the earlier ones are written.
     pub(super) fn write(&mut self, place: u64, part: Part, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
         if part == Part::Last {
             self.open -= 1;
@@ -67,6 +71,7 @@ impl Replies {
             encode(out);
             if part == Part::Last {
                 self.first += 1;
+                // Checked first, as replies nearly always arrive in order.
                 if !self.early.is_empty() {
                     self.catch_up(out);
                 }
@@ -80,6 +85,7 @@ impl Replies {
         }
     }
 
+    /// Writes the stored replies that are next in order.
     fn catch_up(&mut self, out: &mut Vec<u8>) {
         while let Some(bytes) = self.early.remove(&self.first) {
             self.early_bytes -= bytes.len();
@@ -88,10 +94,14 @@ impl Replies {
         }
     }
 
-    /// A reply to the oldest of all open requests needs no id: that is what the client takes a bare reply
-    /// for, whether it has an id or not (`dict_conn_input_line` in dict-client.c). Before any other reply,
-    /// every request up to its own gets an id, as the client counts them off in the order of its commands.
+    /// Writes the async ids that a reply needs.
+    ///
+    /// A reply to the oldest open request needs none: the client takes a reply without an id for that one, even if it
+    /// has an id (`dict_conn_input_line` in dict-client.c). Before any other reply, every request up to its own gets an
+    /// id, because the client assigns `*ID` lines to its commands in order.
     fn identify(&mut self, place: u64, part: Part, out: &mut Vec<u8>) {
+        // As long as an id is open, `first` is not the oldest open request, and a reply without an id would go to the
+        // wrong one.
         if place == self.first && self.identified == 0 {
             self.first += u64::from(part == Part::Last);
             return;
@@ -108,8 +118,9 @@ impl Replies {
     }
 }
 
-/// The async id of a place: a 32-bit number, and never zero.
+/// The async id of a place: 32 bits, never zero.
 fn id(place: u64) -> u64 {
+    // Dovecot keeps it in an unsigned int, where 0 means that a command has no id.
     place % u64::from(u32::MAX) + 1
 }
 
@@ -133,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_keep_the_order_of_the_requests() {
+    fn replies_follow_the_order_of_the_requests() {
         let mut replies = four_open(false);
         assert_eq!(written(&mut replies, &[(2, "c"), (1, "b")]), "");
         assert_eq!(replies.early_bytes, 4);
@@ -149,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_reply_is_taken_for_the_oldest_open_request_even_if_that_has_an_id() {
+    fn a_reply_without_an_id_is_taken_for_the_oldest_open_request_even_if_that_has_an_id() {
         let mut replies = four_open(true);
         assert_eq!(
             written(&mut replies, &[(1, "b"), (2, "c"), (0, "a"), (3, "d")]),

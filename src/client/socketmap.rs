@@ -1,4 +1,5 @@
-//! Postfix: `NAME SPACE KEY` in a netstring, and the five reply words (socketmap_table(5), dict_sockmap.c).
+//! Postfix socketmap: `NAME SPACE KEY` in a netstring, answered by one of five words (socketmap_table(5),
+//! dict_sockmap.c).
 
 use super::{
     Event, MAX_REQUEST, ProtocolError, Reply,
@@ -8,9 +9,10 @@ use crate::buffer::Output;
 use crate::query::{Answer, Failure, FailureKind, Query};
 use crate::wire::netstring;
 
-/// The longest reply that Postfix takes, with its word (`socketmap_max_reply_size`).
+/// The longest reply that Postfix accepts, in bytes, including the word (`socketmap_max_reply_size`).
 const MAX_REPLY: usize = 100_000; // bytes
 
+/// Decodes the next request and returns it with its length in bytes; `None` if it is incomplete.
 pub(super) fn next<'a>(
     input: &'a [u8],
     replies: &mut Replies,
@@ -26,6 +28,8 @@ pub(super) fn next<'a>(
             Event::Ask { place, table: Some(table), query: Query::Get(key.into()) }
         }
         None => {
+            // The only use of PERM: Postfix reports it as a configuration error and stops retrying, which no fault of a
+            // backend should cause.
             let failure =
                 Failure::new(FailureKind::Permanent, format_args!("request without a space after the map name"));
             replies.write(place, Part::Last, output.end(), |out| encode(&failure, out));
@@ -35,13 +39,15 @@ pub(super) fn next<'a>(
     Ok(Some((event, used)))
 }
 
+/// Encodes the reply to the request at `place`. `table` is named in reasons.
 pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
-    // Only lookups are ever asked.
+    // A socketmap client sends nothing but lookups.
     let Reply::Answer(answer) = reply else { return };
     replies.write(place, Part::Last, out, |out| match &answer {
         Answer::Miss => miss(out),
         Answer::Failed(failure) => encode(failure, out),
         Answer::Found(value) => match value.for_postfix() {
+            // An empty array: Postfix refuses an empty result, and a list of nothing is no address.
             None => miss(out),
             Some(text) => match unfit(&text) {
                 None => netstring::encode(&[b"OK ", text.as_bytes()], out),
@@ -52,11 +58,14 @@ pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Rep
 }
 
 fn miss(out: &mut Vec<u8>) {
+    // The space is part of the reply: dict_sockmap.c splits the word off at it.
     netstring::encode(&[b"NOTFOUND "], out);
 }
 
-/// Why Postfix would not take a text as it is.
+/// Why Postfix would reject or alter a value; `None` if it would not.
 fn unfit(text: &str) -> Option<&'static str> {
+    // Postfix would report either as a lookup error without a useful cause, or continue with half of the value; a
+    // temporary failure names the table and keeps the mail queued.
     if text.len() + "OK ".len() > MAX_REPLY {
         Some("the value is longer than Postfix takes (100000 bytes)")
     } else if text.as_bytes().contains(&0) {

@@ -1,26 +1,29 @@
-//! `Cache-Control` and `Age` (RFC 9111).
+//! The response header fields `Cache-Control` and `Age` (RFC 9111).
 
 use super::decimal;
 use std::time::Duration;
 
-/// What a response says of being kept (`Cache-Control` and `Age`; RFC 9111, 5.1 and 5.2.2), as a private cache reads it:
-/// `s-maxage` and `private` mean nothing to it.
+/// How long a response may be cached, by its `Cache-Control` and `Age` fields (RFC 9111, sections 5.1 and 5.2.2), as
+/// read by a private cache: `s-maxage`, `private` and `public` have no effect.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct CacheControl {
-    /// It must not be used again: `no-store`, or `no-cache`, as nothing is ever revalidated.
+    /// The response must not be reused: `no-store`, or `no-cache`.
+    // RFC 9111 allows a no-cache response to be reused after revalidation. Nothing is ever revalidated here, so that
+    // the two directives come to the same.
     pub never: bool,
-    /// Not even if the backend is gone: `must-revalidate`.
+    /// The response must not be served stale: `must-revalidate`.
     pub strict: bool,
     max_age: Option<u32>,
     age: u32,
 }
 
 impl CacheControl {
-    /// How long it is fresh from now on, if it says so.
+    /// The remaining freshness lifetime; `None` without a `max-age`.
     pub fn fresh(&self) -> Option<Duration> {
         self.max_age.map(|seconds| Duration::from_secs(seconds.saturating_sub(self.age).into()))
     }
 
+    /// Parses one `Cache-Control` field value. Several fields add up, as in a list (RFC 9110, section 5.3).
     pub(super) fn add_directives(&mut self, value: &[u8]) {
         for directive in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             let mut parts = directive.splitn(2, |byte| *byte == b'=');
@@ -32,14 +35,17 @@ impl CacheControl {
             } else if name.eq_ignore_ascii_case(b"max-age") {
                 let digits = argument.map(<[u8]>::trim_ascii).unwrap_or_default();
                 let unquoted = digits.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(digits);
-                // What cannot be read is out of date at once (RFC 9111, 4.2.1).
+                // An invalid max-age makes the response stale (RFC 9111, section 4.2.1). A year at most, so that adding
+                // it to an `Instant` cannot overflow.
                 let seconds = decimal(unquoted).unwrap_or(0).min(31_536_000) as u32;
+                // Of duplicate directives with different values the most restrictive one is used, as RFC 9111, section
+                // 4.2.1 suggests.
                 self.max_age = Some(self.max_age.map_or(seconds, |other| other.min(seconds)));
             }
         }
     }
 
-    /// Notes the seconds of the `Age` field.
+    /// Sets the value of the `Age` field, in seconds.
     pub(super) fn set_age(&mut self, seconds: u32) {
         self.age = seconds;
     }
@@ -53,7 +59,7 @@ mod tests {
     type Case = (&'static [&'static str], u32, bool, bool, Option<u64>);
 
     #[test]
-    fn directives_say_how_long_a_response_may_be_cached() {
+    fn directives_limit_how_long_a_response_is_cached() {
         let cases: &[Case] = &[
             (&[], 0, false, false, None),
             (&["max-age=60"], 0, false, false, Some(60)),

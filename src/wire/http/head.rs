@@ -1,4 +1,4 @@
-//! The head of a response: what it says of the body, of the connection and of caches.
+//! The head of a response: status line and header fields, and the framing of the body that follows from them.
 
 use super::response::{Error, ExtraHeaders, Response};
 use crate::wire::decimal;
@@ -6,33 +6,38 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
-pub(super) const MAX_HEAD: usize = 64 * 1024; // bytes, with the status line
-pub(super) const MAX_FIELDS: usize = 128; // fields of one head
-pub(super) const MAX_BODY: usize = 4 * 1024 * 1024; // bytes
+/// Maximum length of a head in bytes, including the status line.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+/// Maximum number of header fields.
+pub(super) const MAX_FIELDS: usize = 128;
+/// Maximum length of a body in bytes.
+pub(super) const MAX_BODY: usize = 4 * 1024 * 1024;
 
+/// What the decoder reads next.
 #[derive(Debug, Default)]
 pub(super) enum State {
     #[default]
     Head,
-    /// So many bytes of the body are missing.
+    /// The number of bytes of the body that are missing.
     Length(Head, usize),
-    /// A chunk's size line is due.
+    /// The size line of a chunk comes next.
     ChunkSize(Head),
-    /// So many bytes of a chunk are missing.
+    /// The number of bytes of a chunk that are missing.
     ChunkData(Head, usize),
-    /// The line end after a chunk's data is due.
+    /// The line end after a chunk comes next.
     ChunkEnd(Head),
     Trailers(Head),
-    /// The end of the stream ends the body.
+    /// The body lasts until the end of the stream.
     UntilEnd(Head),
 }
 
-/// What of a response head is needed later.
+/// The parts of a head that are needed once the body is complete.
 #[derive(Debug, Default)]
 pub(super) struct Head {
     status: u16,
     keep: bool,
-    /// `Connection: close`, which wins (RFC 9112, 9.3).
+    /// `Connection: close` was seen.
+    // Apart from `keep`, as it takes precedence over `keep-alive` in either order (RFC 9112, section 9.3).
     close: bool,
     keep_alive_timeout: Option<Duration>,
     extra_headers: Option<Box<ExtraHeaders>>,
@@ -54,19 +59,27 @@ impl Head {
     }
 }
 
-/// An incomplete head that can still become one.
+/// Checks that an incomplete head can still become a valid one.
+///
+/// # Errors
+/// [`Error::Head`] if it does not begin with `HTTP/1.`
 pub(super) fn plausible(partial: &[u8]) -> Result<(), Error> {
+    // What answers on a wrong port (SMTP, a TLS alert, a banner) is reported at its first bytes instead of at the
+    // timeout.
     const START: &[u8] = b"HTTP/1.";
     let common = partial.len().min(START.len());
+    // A comparison of known length costs next to nothing, and is all that a complete head needs.
     if partial.starts_with(START) {
-        return Ok(()); // a comparison of known length costs next to nothing
+        return Ok(());
     }
     if partial[..common] == START[..common] { Ok(()) } else { Err(Error::Head) }
 }
 
-/// Parses a head: the state that follows (`State::Head` after an interim response) and its length in bytes.
+/// Parses a head. Returns the state that follows ([`State::Head`] after an interim response) and the length of the head
+/// in bytes, or `None` if it is incomplete.
 pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> {
     plausible(bytes)?;
+    // Uninitialised, as clearing 128 fields would be the larger part of the work for the usual five.
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -79,6 +92,7 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> 
     };
     let status = parsed.code.ok_or(Error::Head)?;
     match status {
+        // An upgrade is never requested, and what follows a 101 is not HTTP/1.1 any more (RFC 9110, section 15.2.2).
         101 => return Err(Error::Interim),
         100..200 => return Ok(Some((State::Head, used))),
         _ => {}
@@ -89,19 +103,25 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> 
     for field in parsed.headers.iter() {
         read_field(field.name, field.value, &mut head, &mut length, &mut chunked)?;
     }
-    let none = matches!(status, 204 | 304); // RFC 9112, 6.3: never a body, whatever the fields say
+    // These never have a body, whatever the fields say (RFC 9112, section 6.3).
+    let bodiless = matches!(status, 204 | 304);
     let state = match (length, chunked) {
+        // Both fields together are how responses are smuggled: a proxy on the way may have used the other one (RFC
+        // 9112, section 6.3).
         (Some(_), true) => return Err(Error::Length),
+        // An HTTP/1.0 server does not know chunks; the framing is faulty then (RFC 9112, section 6.1).
         (None, true) if old => return Err(Error::Coding),
-        _ if none => State::Length(head, 0),
+        _ if bodiless => State::Length(head, 0),
         (Some(length), false) if length > MAX_BODY as u64 => return Err(Error::BodyTooLong),
         (Some(length), false) => State::Length(head, length as usize),
         (None, true) => State::ChunkSize(head),
+        // No length at all: the body ends with the connection, which cannot be used again.
         (None, false) => State::UntilEnd(Head { keep: false, ..head }),
     };
     Ok(Some((state, used)))
 }
 
+/// Evaluates one header field. Names are compared without case; unknown fields are ignored.
 fn read_field(
     name: &str,
     value: &[u8],
@@ -109,17 +129,21 @@ fn read_field(
     length: &mut Option<u64>,
     chunked: &mut bool,
 ) -> Result<(), Error> {
-    // The length tells most names apart, and costs nothing.
+    // Matching on the length first rules out nearly all names without comparing bytes.
     match name.len() {
-        // Comparing with what nearly all servers write first saves half of the work.
+        // The usual spelling first: an exact comparison is half of the work of one that ignores case.
         14 if name == "Content-Length" || name.eq_ignore_ascii_case("content-length") => {
             let number = decimal(value).ok_or(Error::Length)?;
+            // Identical repetitions are allowed (RFC 9110, section 8.6); a list like `5, 5` is refused, which the same
+            // section leaves to the recipient.
             if length.is_some_and(|other| other != number) {
                 return Err(Error::Length);
             }
             *length = Some(number);
         }
         17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+            // No other coding is accepted in requests (there is no TE), and chunked twice has no meaning (RFC 9112,
+            // section 6.1).
             if *chunked || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(Error::Coding);
             }
@@ -148,7 +172,7 @@ fn read_field(
     Ok(())
 }
 
-/// `timeout=5, max=100`: the seconds.
+/// The `timeout` parameter of `Keep-Alive: timeout=5, max=100`, at most a day.
 fn keep_alive(value: &[u8]) -> Option<Duration> {
     value.split(|byte| *byte == b',').find_map(|parameter| {
         let (name, seconds) = parameter.trim_ascii().split_at_checked("timeout=".len())?;

@@ -1,5 +1,8 @@
-//! HTTP/1.1 responses (RFC 9112), read strictly: where two readers could disagree about the end of a
-//! response, it is refused.
+//! HTTP/1.1 responses (RFC 9112), parsed strictly: a response is refused where two readers could disagree about its
+//! end.
+//!
+//! The reason is the connection, which is used for other keys afterwards. A response whose end is misread becomes the
+//! answer to another key, and mail is delivered to the wrong mailbox.
 
 mod head;
 mod response;
@@ -10,34 +13,39 @@ pub use response::{Error, ExtraHeaders, Response};
 use head::{Head, MAX_BODY, MAX_HEAD, State, parse_head, plausible};
 use std::borrow::Cow;
 
-const MAX_INTERIM: u32 = 100; // 1xx responses before the one that counts
-const MAX_CHUNK_LINE: usize = 1024; // bytes, with extensions
-const MAX_TRAILERS: usize = 16 * 1024; // bytes
+/// Maximum number of interim responses (1xx) before the final one.
+const MAX_INTERIM: u32 = 100;
+/// Maximum length of the size line of a chunk in bytes, including extensions.
+const MAX_CHUNK_LINE: usize = 1024;
+/// Maximum length of the trailer section in bytes.
+const MAX_TRAILERS: usize = 16 * 1024;
 
-/// Reads the responses of one connection, one after another.
+/// Decodes the responses of one connection, one after another.
 ///
 /// Head ── head parsed ──▶ Length | Chunk… | UntilEnd ── last byte ──▶ Head
 ///
-/// [`Decoder::push`] stops after each response; it does not know whether another one is owed.
+/// [`Decoder::push`] stops after each response; it does not know whether another one is expected.
 #[derive(Debug, Default)]
 pub struct Decoder {
     state: State,
-    /// An incomplete head, chunk line or trailer section.
+    /// An incomplete head, chunk size line or trailer section.
     partial: Vec<u8>,
     body: Vec<u8>,
+    /// Interim responses since the last final one.
     interim: u32,
 }
 
 impl Decoder {
-    /// Takes `input` as far as it goes. Returns a response as soon as it is whole, and leaves the bytes
-    /// after it in `input`; `None` means that all was taken and more is needed.
+    /// Consumes `input` up to the end of the first complete response, which it returns; the bytes after it are left in
+    /// `input`. `None` if all of `input` was consumed and the response is still incomplete.
     pub fn push<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Response<'a>>, Error> {
         loop {
             match std::mem::take(&mut self.state) {
                 State::Head => match self.head(input)? {
                     None => return Ok(None),
-                    Some(State::Head) => {} // an interim response
-                    // As nearly always: the body came with the head.
+                    // Interim responses carry nothing that is needed.
+                    Some(State::Head) => {}
+                    // Nearly always the body arrives with the head, and is neither copied nor stored in between.
                     Some(State::Length(head, length)) if length <= input.len() => {
                         let (body, rest) = input.split_at(length);
                         *input = rest;
@@ -53,7 +61,7 @@ impl Decoder {
                     }
                     let missing = missing - self.take_body(input, missing);
                     if missing == 0 {
-                        return Ok(Some(self.whole(head)));
+                        return Ok(Some(self.complete(head)));
                     }
                     self.state = State::Length(head, missing);
                     return Ok(None);
@@ -85,9 +93,10 @@ impl Decoder {
                         self.state = State::Trailers(head);
                         return Ok(None);
                     }
-                    true => return Ok(Some(self.whole(head))),
+                    true => return Ok(Some(self.complete(head))),
                 },
                 State::UntilEnd(head) => {
+                    // One byte more than allowed is enough to see that the body is too long.
                     self.take_body(input, MAX_BODY + 1);
                     if self.body.len() > MAX_BODY {
                         return Err(Error::BodyTooLong);
@@ -99,12 +108,16 @@ impl Decoder {
         }
     }
 
-    /// The stream has ended: completes the one framing that waits for that, breaks the others.
-    /// `None` if no response had begun.
+    /// Handles the end of the stream: completes a body that lasts until then. `None` if no response had begun.
+    ///
+    /// # Errors
+    /// [`Error::Cut`] within any other response.
     pub fn end(&mut self) -> Result<Option<Response<'static>>, Error> {
         match std::mem::take(&mut self.state) {
             State::Head if self.partial.is_empty() && self.interim == 0 => Ok(None),
-            State::UntilEnd(head) => Ok(Some(self.whole(head))),
+            // Over TLS the session reports the end only after close_notify, as anybody on the path could cut the body
+            // otherwise.
+            State::UntilEnd(head) => Ok(Some(self.complete(head))),
             State::Head
             | State::Length(..)
             | State::ChunkSize(_)
@@ -114,17 +127,17 @@ impl Decoder {
         }
     }
 
-    /// True if no byte of a response has been seen since the last one was whole.
+    /// Whether the decoder is between two responses.
     pub fn is_clean(&self) -> bool {
         matches!(self.state, State::Head) && self.partial.is_empty() && self.interim == 0
     }
 
-    /// True while the head of the response is not complete, for the reason of a timeout.
+    /// Whether the head of the response is still incomplete, which a timeout reports as its cause.
     pub fn in_head(&self) -> bool {
         matches!(self.state, State::Head)
     }
 
-    /// Parses a head. In the common case it lies whole in `input` and nothing is copied.
+    /// Reads a head. If all of it is in `input`, which is the usual case, nothing is copied.
     fn head(&mut self, input: &mut &[u8]) -> Result<Option<State>, Error> {
         if input.is_empty() {
             return Ok(None);
@@ -140,7 +153,8 @@ impl Decoder {
         }
         let before = self.partial.len();
         self.partial.extend_from_slice(input);
-        // A head that drips in is not parsed anew with each byte, only when it may have ended.
+        // Parsed only when an empty line has arrived: parsing at each read would take quadratic time for a head that
+        // arrives byte by byte. The line may begin in the last three bytes of the previous read.
         let tail = &self.partial[before.saturating_sub(3)..];
         let parsed = if tail.windows(2).any(|end| end == b"\n\n") || tail.windows(3).any(|end| end == b"\n\r\n") {
             parse_head(&self.partial)?
@@ -161,12 +175,13 @@ impl Decoder {
         }
     }
 
+    /// Enters the state after a head, and limits the number of interim responses.
     fn begin(&mut self, next: State) -> Result<State, Error> {
         self.interim = if matches!(next, State::Head) { self.interim + 1 } else { 0 };
         if self.interim > MAX_INTERIM { Err(Error::Interim) } else { Ok(next) }
     }
 
-    /// Moves at most `most` bytes of the body out of `input` and says how many.
+    /// Moves up to `most` bytes of the body from `input` into the buffer and returns their number.
     fn take_body(&mut self, input: &mut &[u8], most: usize) -> usize {
         let count = most.min(input.len());
         self.body.extend_from_slice(&input[..count]);
@@ -174,12 +189,17 @@ impl Decoder {
         count
     }
 
-    fn whole(&mut self, head: Head) -> Response<'static> {
+    /// The response with the buffered body.
+    fn complete(&mut self, head: Head) -> Response<'static> {
+        // An idle connection holds no buffers; ten thousand of them may be open.
         self.partial = Vec::new();
         head.response(Cow::Owned(std::mem::take(&mut self.body)))
     }
 
-    /// Takes a line that ends with CR LF, without that end. It may be `limit` bytes long.
+    /// Reads a line of at most `limit` bytes and returns it without the CR LF.
+    ///
+    /// # Errors
+    /// `error` if it is longer, ends with a bare LF, or has a bare CR.
     fn line(&mut self, input: &mut &[u8], limit: usize, error: Error) -> Result<Option<Vec<u8>>, Error> {
         let end = input.iter().position(|byte| *byte == b'\n');
         let taken = end.map_or(input.len(), |at| at + 1);
@@ -192,16 +212,19 @@ impl Decoder {
             return Ok(None);
         }
         let line = std::mem::take(&mut self.partial);
+        // A bare LF is not accepted as a line end, although RFC 9112, section 2.2 lets a recipient do so: in chunk
+        // lines it is what known smuggling attacks build on.
         match line.strip_suffix(b"\r\n") {
             Some(line) if line.len() <= limit && !line.contains(&b'\r') => Ok(Some(line.to_vec())),
             _ => Err(error),
         }
     }
 
-    /// Drops trailers up to and with the empty line; true when that was seen.
+    /// Consumes the trailer section; true once its empty line has been read.
     fn trailers(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
         for (at, byte) in input.iter().enumerate() {
             self.partial.push(*byte);
+            // Trailers are ignored, and checked byte by byte as nearly no response has any.
             if self.partial.len() > MAX_TRAILERS {
                 return Err(Error::Trailers);
             }
@@ -215,8 +238,9 @@ impl Decoder {
     }
 }
 
-/// What follows the size line of a chunk. `so_far` bytes of the body are there already.
+/// The state after the size line of a chunk. `so_far` is the number of body bytes before this chunk.
 fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
+    // Digits are taken by hand because `from_str_radix` accepts a leading plus.
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (size, extension) = line.split_at(digits);
     if !extension.is_empty() && !extension.trim_ascii_start().starts_with(b";") {
@@ -230,14 +254,14 @@ fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
     }
 }
 
-/// Trailers are dropped, but must be fields: a unquoted CR or LF or a folded line could hide something else.
+/// Checks that each trailer is a field: a bare CR or LF or a folded line could hide the start of another response.
 fn check_trailers(section: &[u8]) -> Result<(), Error> {
     let lines = section.strip_suffix(b"\r\n").ok_or(Error::Trailers)?;
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
         let field = line.strip_suffix(b"\r\n").ok_or(Error::Trailers)?;
         let name = field.split(|byte| *byte == b':').next().unwrap_or_default();
-        let whole = name.len() < field.len() && !name.is_empty();
-        if !whole || field.contains(&b'\r') || name.iter().any(|byte| !byte.is_ascii_graphic()) {
+        let has_name = name.len() < field.len() && !name.is_empty();
+        if !has_name || field.contains(&b'\r') || name.iter().any(|byte| !byte.is_ascii_graphic()) {
             return Err(Error::Trailers);
         }
     }
@@ -250,8 +274,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// The bytes of a connection, and what is read from them: `status keep body` of each response, then
-    /// the end: `…` for more to come, `.` when the stream may end here, `<` for bytes left over.
+    /// The bytes of a connection, and what is decoded from them: `status keep body` of each response, then `.` if the
+    /// stream may end there, or the error.
     const CASES: &[(&[u8], &[&str])] = &[
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"a\"", &["200 keep \"a\"", "."]),
         (b"HTTP/1.1 200 OK\r\ncontent-length:0\r\n\r\n", &["200 keep ", "."]),
@@ -355,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_matter_are_kept() {
+    fn location_and_keep_alive_are_returned() {
         let mut input =
             &b"HTTP/1.1 308 Moved\r\nLocation: /x/\r\nKeep-Alive: max=9, timeout=5\r\nContent-Length: 0\r\n\r\n"[..];
         let response = Decoder::default().push(&mut input).unwrap().unwrap();
@@ -363,7 +387,7 @@ mod tests {
         assert_eq!(response.keep_alive_timeout, Some(Duration::from_secs(5)));
     }
 
-    /// Feeds `input` in steps of `step` bytes, then its end; says what was read in the words of `CASES`.
+    /// Feeds `input` in pieces of `step` bytes and then the end of the stream. Returns the notation of `CASES`.
     fn read(input: &[u8], step: usize) -> Vec<String> {
         let (mut decoder, mut got) = (Decoder::default(), Vec::new());
         for mut piece in input.chunks(step) {
