@@ -1,9 +1,10 @@
-//! Answers that are kept for a while: bounded in bytes, by key, without a clock and without a thread.
+//! The answer cache: answers by table and key, bounded in bytes, with neither a clock nor a thread of its own.
 //!
-//! What has to go is chosen by S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): what
-//! is new waits in a small queue, and only what was asked for again before its end moves to the main one. A scan of keys
-//! that are asked for once passes through the small queue and leaves the hot keys in the main one alone. A hit only counts,
-//! it moves nothing. What is out of date stays until its turn comes: there is never much to do at once.
+//! Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): a new entry waits
+//! in a small queue, and moves to the main queue only if it was used again before it reached the end of the small one.
+//! A scan of keys that are requested once passes through the small queue and leaves the hot keys in the main queue
+//! alone. A hit only increments a counter and moves nothing, which LRU cannot do. Expired entries stay until they reach
+//! the end of a queue, so that no operation ever has many of them to drop.
 
 use crate::arena::{Arena, Key};
 use crate::metrics::CacheMetrics;
@@ -14,46 +15,49 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// What an entry takes besides its key and value: itself, its place in map and queues, and what the allocator adds.
-const OVERHEAD: usize = 384; // bytes
+/// Bytes of an entry besides its key and value: the entry, its slots in the map and the queues, and allocator overhead.
+// Measured with a counting allocator, so that maps that grow stay within a tenth of the limit.
+const OVERHEAD: usize = 384;
 
-/// The part of the cache for what is new.
-const SMALL: usize = 10; // percent
+/// The share of the small queue in percent of the limit, as in the paper.
+const SMALL: usize = 10;
 
-/// How often a hit counts at most; as often an entry is passed over in the main queue.
+/// The maximum of the hit counter, which is the number of times that an entry is passed over in the main queue.
+// Two bits suffice according to the paper: more would only make eviction search longer.
 const MOST_HITS: u8 = 3;
 
-/// An entry that was hit so often is worth being asked for again before its time is over.
+/// Hits from which on an entry is refreshed before it expires.
+// An answer that is not used again is not worth a request to the backend.
 const HOT: u8 = 1;
 
-/// That is done when so much of its time is left.
-const EARLY: u32 = 10; // a tenth
+/// The last fraction of the lifetime in which hot entries are refreshed: a tenth.
+const EARLY: u32 = 10;
 
-/// What is kept of an answer.
+/// A cached answer. Failures are not cached.
 #[derive(Clone, Debug)]
 pub enum CachedAnswer {
     Found(Value<'static>),
     Miss,
 }
 
-/// How long an answer is good.
+/// The lifetime of an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Lifetime {
-    /// It is the answer for so long.
+    /// The time for which the answer is served without a request.
     pub fresh: Duration,
-    /// After that it will do for so long if there is no other.
+    /// The time after that for which the answer is served if the backend fails (`stale-if-error`, RFC 5861, section 4).
     pub stale: Duration,
 }
 
-/// What is known of a key.
+/// The result of a cache lookup.
 #[derive(Debug)]
 pub enum Lookup<'a> {
-    /// The answer. `early` says that it is a good time to ask again.
+    /// The answer. `early` suggests to refresh it now.
     Fresh {
         answer: &'a CachedAnswer,
         early: bool,
     },
-    /// Better than nothing.
+    /// An expired answer that may be used if the backend fails.
     Stale(&'a CachedAnswer),
     Miss,
 }
@@ -70,10 +74,10 @@ struct Entry {
     size: usize,
 }
 
-/// Answers by table and key.
+/// The cache.
 #[derive(Debug)]
 pub struct Cache {
-    /// At most so many bytes.
+    /// Maximum size in bytes.
     limit: usize,
     bytes: usize,
     small_bytes: usize,
@@ -81,15 +85,17 @@ pub struct Cache {
     entries: Arena<Entry>,
     small: VecDeque<Key>,
     main: VecDeque<Key>,
-    /// Hashes of what has left the small queue: who comes back soon goes to the main one.
+    /// Hashes of entries that were evicted from the small queue. If they return soon, they enter the main queue.
+    // Hashes instead of keys: 8 bytes each, and a collision only promotes one entry too early.
     ghosts: VecDeque<u64>,
     ghost_set: HashSet<u64>,
+    // Seeded, as the keys come from mail senders, who could otherwise choose keys that collide.
     hasher: RandomState,
     evicted: u64,
 }
 
 impl Cache {
-    /// A cache of `limit` bytes for so many tables.
+    /// A cache of at most `limit` bytes for tables 0 to `tables` - 1.
     pub fn new(limit: usize, tables: usize) -> Self {
         Self {
             limit,
@@ -106,7 +112,7 @@ impl Cache {
         }
     }
 
-    /// What is known of a key at `now`. It counts as a hit.
+    /// Looks up a key at time `now`. A fresh entry counts a hit.
     pub fn look(&mut self, table: usize, key: &[u8], now: Instant) -> Lookup<'_> {
         let found = self.maps[table].get(key).copied();
         let Some(entry) = found.and_then(|at| self.entries.get_mut(at)) else { return Lookup::Miss };
@@ -123,15 +129,16 @@ impl Cache {
         }
     }
 
-    /// Keeps an answer in place of the one before. One that is larger than the small part is not kept at all.
+    /// Stores an answer, and replaces the previous one. An answer larger than the small queue is not stored.
     pub fn keep(&mut self, table: usize, key: &[u8], answer: CachedAnswer, lifetime: Lifetime, now: Instant) {
         let hits = self.forget(table, key);
         let size = OVERHEAD + key.len() + answer.size();
+        // A value that fills the small queue would evict everything that is new.
         if size > self.limit * SMALL / 100 || lifetime.fresh + lifetime.stale == Duration::ZERO {
             return;
         }
         let hash = self.hasher.hash_one((table, key));
-        // What was here, or has just left, is no newcomer.
+        // An entry that is replaced after several hits, or was evicted a short time ago, is not new.
         let main = hits.is_some_and(|hits| hits > 1) || self.ghost_set.remove(&hash);
         let key: Rc<[u8]> = key.into();
         let hits = hits.unwrap_or(0);
@@ -150,11 +157,12 @@ impl Cache {
         }
     }
 
-    /// Drops what is known of a key; says how often it was asked for if there was anything.
+    /// Removes the entry of a key and returns its hits, or `None` if there was none.
     pub fn forget(&mut self, table: usize, key: &[u8]) -> Option<u8> {
         let at = self.maps[table].remove(key)?;
         let entry = self.take(at)?;
-        // Its place in the queue is found empty when its turn comes, unless the empty ones become too many.
+        // Its slot in the queue stays until it reaches the end, because finding it would be a linear search. They are
+        // only cleaned up if a stream of writes makes most of them empty.
         if self.small.len() + self.main.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
             self.small.retain(|at| entries.contains(*at));
@@ -163,12 +171,13 @@ impl Cache {
         Some(entry.hits)
     }
 
-    /// Drops everything.
+    /// Removes all entries.
     pub fn clear(&mut self) {
         let evicted = self.evicted;
         *self = Self { evicted, ..Self::new(self.limit, self.maps.len()) };
     }
 
+    /// Entries, bytes and evictions.
     pub fn metrics(&self) -> CacheMetrics {
         CacheMetrics { entries: self.entries.len(), bytes: self.bytes, evicted: self.evicted }
     }
@@ -182,12 +191,14 @@ impl Cache {
         Some(entry)
     }
 
-    /// Makes room for at least one entry, or finds a better place for one.
+    /// Takes one step of eviction: evicts an entry, promotes it to the main queue, or passes it over.
     fn evict(&mut self) {
         let small = self.small_bytes * 100 > self.limit * SMALL || self.main.is_empty();
         let next = if small { self.small.pop_front() } else { self.main.pop_front() };
         let Some(at) = next else { return };
-        let Some(entry) = self.entries.get_mut(at) else { return }; // dropped before
+        // Removed before: an empty slot.
+        let Some(entry) = self.entries.get_mut(at) else { return };
+        // More than one hit, as in the paper.
         if small && entry.hits > 1 {
             entry.main = true;
             entry.hits = 0;
@@ -205,7 +216,7 @@ impl Cache {
         }
     }
 
-    /// As many who have left are remembered as there are entries.
+    /// Records an evicted key. As many are recorded as there are entries.
     fn remember(&mut self, hash: u64) {
         if self.ghost_set.insert(hash) {
             self.ghosts.push_back(hash);
@@ -219,7 +230,10 @@ impl Cache {
 }
 
 impl CachedAnswer {
-    /// What is kept of an answer; a failure never is.
+    /// Converts an answer.
+    ///
+    /// # Errors
+    /// A failure, which is never cached.
     pub fn of(answer: Answer<'_>) -> Result<CachedAnswer, Failure> {
         match answer {
             Answer::Found(value) => Ok(CachedAnswer::Found(value.into_owned())),
@@ -228,6 +242,7 @@ impl CachedAnswer {
         }
     }
 
+    /// The answer, borrowed.
     pub fn answer(&self) -> Answer<'_> {
         match self {
             CachedAnswer::Found(value) => Answer::Found(value.borrowed()),
@@ -305,11 +320,11 @@ mod tests {
             cache.keep(0, cold.as_bytes(), text("x"), MINUTE, now);
             assert!(cache.metrics().bytes <= 200_000);
         }
-        // They are asked for every tenth time only, on the whole as often as one cold key in a hundred.
-        let kept = hot.iter().filter(|key| known(&mut cache, key, now) != "-").count();
-        assert!(kept >= 10, "{kept} of 100 hot keys are left");
-        let asked: Vec<&String> = hot.iter().step_by(10).collect();
-        assert!(asked.iter().all(|key| known(&mut cache, key, now) == ***key), "what is asked for stays");
+        // Every tenth of the hot keys is requested, on the whole as often as one cold key in a hundred.
+        let left = hot.iter().filter(|key| known(&mut cache, key, now) != "-").count();
+        assert!(left >= 10, "{left} of 100 hot keys are left");
+        let used: Vec<&String> = hot.iter().step_by(10).collect();
+        assert!(used.iter().all(|key| known(&mut cache, key, now) == ***key), "keys in use stay");
     }
 
     #[test]

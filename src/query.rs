@@ -1,53 +1,54 @@
-//! The words that clients, jobs and tables share: what is asked, and what the answer can be.
+//! The types that clients, jobs and tables share: queries, answers and failures.
 
 use crate::value::Value;
 use std::borrow::Cow;
 use std::fmt;
 
-/// What a mail server asks of a table. What is rare is boxed: the rest is handed on by value.
+/// A query of a mail server to a table.
 #[derive(Debug)]
 pub enum Query<'a> {
-    /// The value of one key.
+    /// Looks up one key.
     Get(Cow<'a, [u8]>),
-    /// All rows below some paths.
+    /// Lists the rows below one or more paths.
+    // The rare variants are boxed, because a query is passed by value through several layers.
     Iterate(Box<Iterate>),
-    /// Writes, in order.
+    /// Applies writes in order.
     Commit(Box<Commit>),
 }
 
-/// Rows below paths, with names and mostly with values.
+/// An iteration.
 #[derive(Debug)]
 pub struct Iterate {
-    /// At least one. Older Dovecots send several at once.
+    /// At least one. Dovecot up to 2.3.16 may send several.
     pub paths: Vec<Path>,
-    /// By name; else in the order of the list.
+    /// Sort by name; otherwise rows are in the order of the list.
     pub sorted: bool,
-    /// Names only.
+    /// Omit the values.
     pub no_values: bool,
-    /// Not what is below the path, but the key that the path is.
+    /// Look up the path itself as a key, instead of what is below it.
     pub exact: bool,
-    /// At most so many rows; 0 means all.
+    /// Maximum number of rows; 0 is unlimited.
     pub max_rows: u64,
 }
 
-/// Where an iteration looks.
+/// A path of an iteration, or a dict key.
 #[derive(Clone, Debug)]
 pub struct Path {
-    /// `shared/` or `priv/`, which stands before each name in the rows.
+    /// `shared/` or `priv/`, which precedes each name in rows.
     pub namespace: &'static str,
-    /// The rest of the path.
+    /// The path without the namespace.
     pub path: Vec<u8>,
-    /// Whose, below `priv/`.
+    /// The user, below `priv/`.
     pub user: Option<Vec<u8>>,
 }
 
 impl Path {
-    /// The table's key of `name` below this path; `name` itself is the whole path when it is empty.
+    /// The key in the table of `name` below this path; with an empty `name`, of the path itself.
     pub fn key(&self, name: &[u8]) -> Vec<u8> {
         self.with_user(self.full(name))
     }
 
-    /// The name of a row as its client wants it, with namespace and path.
+    /// The name of a row as the client expects it: with namespace and path.
     pub fn row(&self, name: &[u8]) -> Vec<u8> {
         [self.namespace.as_bytes(), &self.full(name)].concat()
     }
@@ -57,6 +58,7 @@ impl Path {
         [&self.path[..], if slash { b"/" } else { b"" }, name].concat()
     }
 
+    // As the Python original: `priv/K` of user U is the table's key `K/U`.
     fn with_user(&self, mut key: Vec<u8>) -> Vec<u8> {
         if let Some(user) = &self.user {
             if !key.is_empty() && !key.ends_with(b"/") {
@@ -68,22 +70,22 @@ impl Path {
     }
 }
 
-/// The writes of one transaction.
+/// A transaction.
 #[derive(Debug, Default)]
 pub struct Commit {
-    /// The client's number for it.
+    /// The client's id of the transaction.
     pub id: u32,
     pub writes: Vec<Write>,
 }
 
-/// One write.
+/// A write to one key.
 #[derive(Debug)]
 pub struct Write {
     pub key: Vec<u8>,
     pub change: Change,
 }
 
-/// What a write does to its key.
+/// The change that a write makes.
 #[derive(Debug)]
 pub enum Change {
     Set(Vec<u8>),
@@ -91,7 +93,7 @@ pub enum Change {
     Increment(i64),
 }
 
-/// What became of a lookup. Not found is an answer; a fault never is one.
+/// The result of a lookup. A miss is a statement about the key; a fault is never reported as one.
 #[derive(Debug)]
 pub enum Answer<'a> {
     Found(Value<'a>),
@@ -99,51 +101,55 @@ pub enum Answer<'a> {
     Failed(Failure),
 }
 
-/// What became of a commit.
+/// The result of a commit.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Every write was acknowledged.
+    /// All writes were acknowledged.
     Done,
-    /// An increment found no value, and nothing was written.
+    /// There was no value to increment. Nothing was written.
     NotFound,
     /// Nothing was written.
     Failed(Failure),
-    /// Some of it was written, or may have been.
+    /// Some of the writes were applied, or may have been.
     Uncertain(Failure),
 }
 
-/// Why there is no answer. The reason ends up in the mail log.
+/// The reason why there is no answer, which appears in the log of the mail server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
     pub kind: FailureKind,
     reason: String,
 }
 
-/// How a client should take a failure.
+/// How the client should treat a failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FailureKind {
-    /// Ask again later.
+    /// Retry later.
     Temporary,
-    /// The same; the deadline has passed.
+    /// Retry later; the deadline has passed.
     Timeout,
-    /// The request itself is wrong.
+    /// The request is invalid; a retry fails, too.
     Permanent,
 }
 
-/// Postfix cuts a reason at 200 bytes.
-const MAX_REASON: usize = 199; // bytes
+/// Maximum length of a reason in bytes.
+// Postfix truncates a reason to 200 bytes in its log (dict_sockmap.c).
+const MAX_REASON: usize = 199;
 
 impl Failure {
-    /// A reason is made printable ASCII and cut to what a mail log shows.
+    /// A failure whose reason is reduced to printable ASCII and truncated to 199 bytes.
     pub fn new(kind: FailureKind, reason: fmt::Arguments<'_>) -> Self {
+        // It is sent within a line of the dict protocol, and may hold bytes of a backend or of a key.
         let printable = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
         Self { kind, reason: reason.to_string().chars().map(printable).take(MAX_REASON).collect() }
     }
 
+    /// A temporary failure.
     pub fn temporary(reason: fmt::Arguments<'_>) -> Self {
         Self::new(FailureKind::Temporary, reason)
     }
 
+    /// The reason, in printable ASCII.
     pub fn reason(&self) -> &str {
         &self.reason
     }

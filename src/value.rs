@@ -1,36 +1,39 @@
-//! JSON in, the text that Postfix and Dovecot want out. Nothing is rounded or reordered on the way:
-//! numbers and nested values are passed on as they were written.
+//! JSON values, and the text that Postfix and Dovecot receive for them. Nothing is rounded or reordered: numbers and
+//! nested values are passed on as they were written.
 
 use crate::wire;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// A byte order mark, which some frameworks send.
+/// The UTF-8 byte order mark.
+// RFC 8259, section 8.1 lets a parser ignore it, and some frameworks send it.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// A JSON document that was checked as a whole.
+/// A validated JSON document.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value<'a> {
     Null,
     /// A string, unescaped.
     Text(Cow<'a, str>),
-    /// A number or a boolean, as written.
+    /// A number or a boolean, as it was written.
+    // Never parsed into an f64: an integer beyond 2^53 would be rounded.
     Scalar(Cow<'a, str>),
-    /// An array, as written.
+    /// An array, as it was written.
     Array(Cow<'a, str>),
-    /// An object, as written.
+    /// An object, as it was written.
     Object(Cow<'a, str>),
 }
 
-/// The bytes are not one JSON document (RFC 8259).
+/// The input is not one JSON document (RFC 8259), or has text that cannot be decoded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct JsonError;
 
 impl<'a> Value<'a> {
-    /// Checks `bytes` and tells what they are. A byte order mark in front is ignored.
+    /// Parses a JSON document. A byte order mark in front is ignored.
     pub fn parse(bytes: &'a [u8]) -> Result<Value<'a>, JsonError> {
+        // Nearly all answers are strings without anything around them.
         if bytes.first() == Some(&b'"') {
-            return text(bytes); // as nearly always
+            return text(bytes);
         }
         let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
         if bytes.iter().find(|byte| !is_space(byte)) == Some(&b'"') {
@@ -40,7 +43,7 @@ impl<'a> Value<'a> {
         Value::checked(raw.get())
     }
 
-    /// What a text that is known to be JSON stands for.
+    /// The value of a raw text that is known to be valid JSON. It fails on strings with half a surrogate pair only.
     fn checked(raw: &'a str) -> Result<Value<'a>, JsonError> {
         match raw.as_bytes().first() {
             Some(b'n') => Ok(Value::Null),
@@ -51,7 +54,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The same without ties to the bytes it was read from.
+    /// Copies borrowed text, so that the value outlives the input.
     pub fn into_owned(self) -> Value<'static> {
         match self {
             Value::Null => Value::Null,
@@ -62,7 +65,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The same, borrowed.
+    /// Borrows the text of this value.
     pub fn borrowed(&self) -> Value<'_> {
         match self {
             Value::Null => Value::Null,
@@ -73,11 +76,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The part that a JSON pointer (RFC 6901) names; `Null` if there is none.
+    /// The value at a JSON pointer (RFC 6901); `Null` if there is none.
     pub fn select(self, pointer: &str) -> Result<Value<'a>, JsonError> {
         pointer
             .split('/')
             .skip(1)
+            // `~1` first: `~01` stands for `~1`, not for `/` (RFC 6901, section 4).
             .try_fold(self, |value, token| value.child(&token.replace("~1", "/").replace("~0", "~")))
     }
 
@@ -87,7 +91,8 @@ impl<'a> Value<'a> {
                 let (mut members, mut found) = (Members::new(), Value::Null);
                 while let Some((name, value)) = members.next(raw)? {
                     if name == token {
-                        found = Value::checked(value)?; // the last of several counts, as with most readers
+                        // The last of several equal names, as in most parsers (RFC 8259, section 4).
+                        found = Value::checked(value)?;
                     }
                 }
                 Ok(found)
@@ -102,23 +107,24 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The text for Postfix; `None` is a miss. Arrays of scalars are joined with commas.
+    /// The text for Postfix; `None` is a miss. An array of scalars is joined with commas, as Postfix expects lists of
+    /// addresses.
     pub fn for_postfix(&self) -> Option<Cow<'_, str>> {
         let Value::Array(raw) = self else { return self.for_dovecot() };
-        let mut joined = String::new();
+        let mut list = String::new();
         for (at, item) in Members::new().all_items(raw).enumerate() {
             if at > 0 {
-                joined.push(',');
+                list.push(',');
             }
             match Value::checked(item) {
-                Ok(Value::Text(text) | Value::Scalar(text)) => joined.push_str(&text),
+                Ok(Value::Text(text) | Value::Scalar(text)) => list.push_str(&text),
                 _ => return Some(Cow::Owned(compact(raw))),
             }
         }
-        if is_empty(raw) { None } else { Some(Cow::Owned(joined)) }
+        if is_empty(raw) { None } else { Some(Cow::Owned(list)) }
     }
 
-    /// The text for Dovecot; `None` is a miss.
+    /// The text for Dovecot; `None` is a miss. Arrays and objects are JSON without white space.
     pub fn for_dovecot(&self) -> Option<Cow<'_, str>> {
         match self {
             Value::Null => None,
@@ -130,7 +136,7 @@ impl<'a> Value<'a> {
 }
 
 fn text(bytes: &[u8]) -> Result<Value<'_>, JsonError> {
-    // Nearly all strings stand for themselves, which is seen in a quarter of the time of parsing them.
+    // Without escapes, a string is the text between its quotes. Checking that takes a quarter of the time of parsing.
     if let [b'"', inner @ .., b'"'] = bytes
         && wire::all(inner, |byte| (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
         && let Ok(inner) = std::str::from_utf8(inner)
@@ -139,17 +145,17 @@ fn text(bytes: &[u8]) -> Result<Value<'_>, JsonError> {
     }
     match serde_json::from_slice::<&str>(bytes) {
         Ok(text) => Ok(Value::Text(Cow::Borrowed(text))),
-        // Escapes need memory of their own; whatever else is wrong is found once more.
+        // Unescaping needs memory of its own. An invalid string fails a second time here, which is rare enough.
         Err(_) => serde_json::from_slice(bytes).map(|text| Value::Text(Cow::Owned(text))).map_err(|_| JsonError),
     }
 }
 
-/// White space between tokens (RFC 8259, 2), which is less than ASCII's.
+/// White space of JSON (RFC 8259, section 2), which lacks the form feed of `is_ascii_whitespace`.
 fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// An array index as RFC 6901 writes it: no sign, no leading zero.
+/// An array index (RFC 6901, section 4): no sign, no leading zero.
 fn index(token: &str) -> Option<usize> {
     if token.len() > 1 && token.starts_with('0') {
         return None;
@@ -157,12 +163,12 @@ fn index(token: &str) -> Option<usize> {
     token.bytes().all(|byte| byte.is_ascii_digit()).then(|| token.parse().ok())?
 }
 
-/// True if a checked array or object has nothing in it.
+/// Whether a validated array or object is empty.
 fn is_empty(raw: &str) -> bool {
     raw[1..raw.len() - 1].trim_ascii().is_empty()
 }
 
-/// A checked text without the spaces between its tokens.
+/// Removes the white space between the tokens of a validated text.
 fn compact(raw: &str) -> String {
     let (mut out, mut bytes) = (String::with_capacity(raw.len()), 0);
     while let Some(byte) = raw.as_bytes().get(bytes) {
@@ -180,9 +186,11 @@ fn compact(raw: &str) -> String {
     out
 }
 
-/// `text` as JSON: as it stands if it is a JSON document that can be read back, else as a JSON string. `None` if it
-/// is neither JSON nor UTF-8.
+/// `text` as JSON: as it is if it is a JSON document that can be parsed again, else as a JSON string. `None` if it is
+/// neither JSON nor UTF-8.
 pub fn to_json(text: &[u8]) -> Option<Cow<'_, [u8]>> {
+    // A value that could not be read back after a SET would be lost, so that a byte order mark or half a surrogate pair
+    // makes it a string.
     if Value::parse(text).is_ok() && !text.starts_with(BOM) {
         return Some(Cow::Borrowed(text));
     }
@@ -190,14 +198,14 @@ pub fn to_json(text: &[u8]) -> Option<Cow<'_, [u8]>> {
     serde_json::to_vec(text).ok().map(Cow::Owned)
 }
 
-/// Text as a JSON string; bytes that are not UTF-8 become replacement characters.
+/// Quotes text as a JSON string; bytes that are not UTF-8 become replacement characters.
 pub fn quote(text: &[u8]) -> Vec<u8> {
-    // Serialising a string to memory does not fail.
+    // Serialising a string to memory cannot fail.
     serde_json::to_vec(&String::from_utf8_lossy(text)).unwrap_or_default()
 }
 
-/// A place in a checked array or object, from which its members are read one at a time. It refers to
-/// the text by position, so that text and place can be kept together.
+/// A cursor over the members of a validated array or object. It refers to the text by position instead of borrowing it,
+/// so that a struct can own both.
 #[derive(Clone, Copy, Debug)]
 pub struct Members {
     at: usize,
@@ -210,12 +218,12 @@ impl Default for Members {
 }
 
 impl Members {
-    /// Before the first member.
+    /// A cursor before the first member.
     pub fn new() -> Self {
         Self { at: 1 }
     }
 
-    /// Where in the text the last item ended.
+    /// The position in the text after the last item returned.
     pub fn position(&self) -> usize {
         self.at
     }
@@ -223,7 +231,8 @@ impl Members {
     /// The next name and raw value of the object `raw`.
     ///
     /// # Errors
-    /// A name with half a surrogate pair passes as JSON but cannot be told.
+    /// A name with half a surrogate pair is valid JSON, but has no Unicode text. The end of the object must not be
+    /// assumed there: members behind it would be reported as missing.
     pub fn next<'a>(&mut self, raw: &'a str) -> Result<Option<(Cow<'a, str>, &'a str)>, JsonError> {
         let Some(name) = self.next_item(raw) else { return Ok(None) };
         match (text(name.as_bytes())?, self.next_item(raw)) {
@@ -232,7 +241,7 @@ impl Members {
         }
     }
 
-    /// The next raw item of the array `raw`, or name or value of the object `raw`.
+    /// The next raw item of the array `raw`, or the next name or value of the object `raw`.
     pub fn next_item<'a>(&mut self, raw: &'a str) -> Option<&'a str> {
         let rest = raw.as_bytes().get(self.at..)?;
         self.at += rest.iter().position(|byte| !is_space(byte) && !matches!(byte, b',' | b':'))?;
@@ -249,13 +258,14 @@ impl Members {
     }
 }
 
-/// The raw value that a [`Members`] returned, as a [`Value`].
+/// The value of a raw item that a [`Members`] returned.
 pub fn member(raw: &str) -> Result<Value<'_>, JsonError> {
     Value::checked(raw)
 }
 
-/// Where the value that starts at `start` of a checked text ends. Not recursive: depth costs nothing.
+/// The end of the value that starts at `start` of a validated text.
 fn value_end(raw: &str, start: usize) -> usize {
+    // Counted instead of recursive: an array of a million brackets from a backend must not overflow the stack.
     let (mut at, mut depth) = (start, 0);
     while let Some(byte) = raw.as_bytes().get(at) {
         match byte {
@@ -273,7 +283,7 @@ fn value_end(raw: &str, start: usize) -> usize {
     raw.len()
 }
 
-/// Where the string that starts with the quote at `start` of a checked text ends.
+/// The end of the string whose opening quote is at `start` of a validated text.
 fn string_end(raw: &str, start: usize) -> usize {
     let mut escaped = false;
     for (at, byte) in raw.bytes().enumerate().skip(start + 1) {

@@ -41,7 +41,7 @@ const MAX_FUNCTION: usize = 60; // lines
 
 /// Where each outside package is used; the last two only with the feature `tls`.
 const PACKAGES: &[(&str, &[&str])] = &[
-    ("httparse", &["wire/http"]),
+    ("httparse", &["wire/http/head"]),
     ("libc", &["system"]),
     ("mio", &["reactor", "reactor/accept", "reactor/resolve", "reactor/socket"]),
     ("pico_args", &["config/args"]),

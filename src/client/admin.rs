@@ -1,9 +1,11 @@
-//! Who watches: `GET` of a page with figures or a word on health. One request per connection.
+//! The metrics listener: `GET` of metrics, health and readiness over HTTP, one request per connection.
 
 use super::{AdminPage, Event, MAX_REQUEST, ProtocolError};
 
-/// Takes one request, whose fields do not matter.
+/// Parses one request; its header fields are ignored. Returns the page and the length of the request in bytes.
 pub(super) fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolError> {
+    // This is no general HTTP server: the head is searched again at each read, which is cheap for the few hundred bytes
+    // that Prometheus and probes send.
     let Some(end) = input.windows(4).position(|end| end == b"\r\n\r\n") else {
         return if input.len() > MAX_REQUEST { Err(ProtocolError::Page) } else { Ok(None) };
     };
@@ -12,6 +14,7 @@ pub(super) fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolE
     if !version.is_some_and(|version| version.starts_with(b"HTTP/1.")) {
         return Err(ProtocolError::Page);
     }
+    // Probes may add a query string to get past caches.
     let path = target.and_then(|target| target.split(|byte| *byte == b'?').next());
     let page = match (method, path) {
         (Some(b"GET"), Some(b"/metrics")) => AdminPage::Metrics,
@@ -23,7 +26,7 @@ pub(super) fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolE
     Ok(Some((Event::Admin(page), end + 4)))
 }
 
-/// Appends a response, after which the connection is closed.
+/// Appends a response to `out`. The connection is closed after it.
 pub(super) fn respond(status: &str, body: &str, out: &mut Vec<u8>) {
     let head = "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\nCache-Control: no-store\r\nConnection: close";
     let length = body.len();
@@ -35,9 +38,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_split_of_a_request_asks_for_the_same_page() {
-        type Asked = Result<Option<AdminPage>, ProtocolError>;
-        let cases: &[(&[u8], Asked)] = &[
+    fn any_split_of_a_request_selects_the_same_page() {
+        type Parsed = Result<Option<AdminPage>, ProtocolError>;
+        let cases: &[(&[u8], Parsed)] = &[
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Some(AdminPage::Metrics))),
             (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", Ok(Some(AdminPage::Metrics))),
             (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Health))),

@@ -1,25 +1,29 @@
-//! Dovecot: the dict protocol (dict-client.c, dict-commands.c), majors 2, 3 and 4.
+//! The Dovecot dict protocol (dict-client.c, dict-commands.c), major versions 2, 3 and 4.
 
-use super::{Event, Line, MAX_REQUEST, ProtocolError, Reply, ReplyPart};
+use super::{
+    Event, MAX_REQUEST, ProtocolError, Reply,
+    replies::{Part, Replies},
+};
 use crate::buffer::Output;
 use crate::query::{Answer, Change, Commit, Failure, Iterate, Outcome, Path, Query, Write};
 use crate::wire::dict::{self, DictCommand};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Transactions that one client may have open.
+/// Maximum number of open transactions of one client.
 const MAX_TRANSACTIONS: usize = 1_000;
 
-/// The longest user name that stands in keys.
-const MAX_USER: usize = 1_024; // bytes
+/// Maximum length of a user name in bytes.
+// The user is copied into the key of every `priv/` write.
+const MAX_USER: usize = 1_024;
 
-/// Paths of one iteration; real clients send one or two.
+/// Maximum number of paths of one iteration. Dovecot sends one or two.
 const MAX_PATHS: usize = 64;
 
-/// What the transactions of one client may hold in all.
-const MAX_HELD: usize = 4 * 1024 * 1024; // bytes
+/// Maximum size in bytes of the writes in all open transactions of one client.
+const MAX_WRITES: usize = 4 * 1024 * 1024;
 
-/// The namespace of keys that belong to nobody.
+/// The namespace of keys without a user.
 const SHARED: &[u8] = b"shared/";
 
 // Iteration flags (dict.h).
@@ -28,13 +32,14 @@ const SORT_BY_VALUE: u32 = 4;
 const NO_VALUE: u32 = 8;
 const EXACT_KEY: u32 = 16;
 
-/// What a client has told so far.
+/// The state of a dict connection.
 #[derive(Debug, Default)]
 pub(super) struct DictSession {
     hello: Option<Hello>,
     transactions: BTreeMap<u32, Transaction>,
     held: usize,
-    /// Bytes of an incomplete line that have no end of line.
+    /// Bytes at the front of the input that have been searched for the end of the line.
+    // A line of 64 KiB that arrives in small pieces would otherwise be searched from its start at each of them.
     seen: usize,
 }
 
@@ -49,21 +54,22 @@ struct Hello {
 struct Transaction {
     user: Vec<u8>,
     commit: Commit,
-    /// Why it cannot be carried out.
+    /// The first reason why it cannot be carried out.
     refused: Option<Failure>,
     held: usize,
 }
 
 impl DictSession {
-    /// The name in HELLO.
+    /// The dict name in HELLO, which is the name of a table; empty before HELLO.
     pub(super) fn table(&self) -> &[u8] {
         self.hello.as_ref().map_or(&[], |hello| &hello.table)
     }
 
+    /// Parses the next command and returns it with its length in bytes; `None` if the line is incomplete.
     pub(super) fn next<'a>(
         &mut self,
         input: &'a [u8],
-        line: &mut Line,
+        replies: &mut Replies,
         output: &mut Output,
     ) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
         let Some(end) = dict::line(input, self.seen, MAX_REQUEST).map_err(ProtocolError::Dict)? else {
@@ -72,13 +78,13 @@ impl DictSession {
         };
         self.seen = 0;
         let command = dict::parse(&input[..end]).map_err(ProtocolError::Dict)?;
-        self.carry_out(command, line, output).map(|event| Some((event, end + 1)))
+        self.carry_out(command, replies, output).map(|event| Some((event, end + 1)))
     }
 
     fn carry_out<'a>(
         &mut self,
         command: DictCommand<'a>,
-        line: &mut Line,
+        replies: &mut Replies,
         output: &mut Output,
     ) -> Result<Event<'a>, ProtocolError> {
         let hello = match (&self.hello, command) {
@@ -86,8 +92,9 @@ impl DictSession {
                 if !dict::MAJORS.contains(&major) {
                     return Err(ProtocolError::Version);
                 }
-                line.ids = (major, minor) >= (2, 1);
+                replies.allow_ids((major, minor) >= (2, 1));
                 self.hello = Some(Hello { major, user: user.into_owned(), table: name.into_owned() });
+                // No reply to HELLO: a line that the client does not expect makes it close the connection.
                 return Ok(Event::Nothing);
             }
             (None, _) | (Some(_), DictCommand::Hello { .. }) => return Err(ProtocolError::Hello),
@@ -97,13 +104,14 @@ impl DictSession {
         match command {
             DictCommand::Hello { .. } => Err(ProtocolError::Hello),
             DictCommand::Lookup { key, user } => {
-                let asked = key_of(key, hello.user(user.as_deref())).map(Query::Get);
-                Ok(ask(asked, line, output))
+                let query = key_of(key, hello.user(user.as_deref())).map(Query::Get);
+                Ok(self::query(query, replies, output))
             }
             DictCommand::Iterate { flags, max_rows, rest } => {
-                let asked = hello.iterate(flags, max_rows, &rest).map(|iterate| Query::Iterate(Box::new(iterate)));
-                Ok(ask(asked, line, output))
+                let query = hello.iterate(flags, max_rows, &rest).map(|iterate| Query::Iterate(Box::new(iterate)));
+                Ok(self::query(query, replies, output))
             }
+            // Of the commands below only COMMIT is answered, which is why errors of writes wait for it.
             DictCommand::Begin { id, user } => {
                 let user = hello.user(user.as_deref()).to_vec();
                 self.begin(id, user).map(|()| Event::Nothing)
@@ -116,14 +124,14 @@ impl DictSession {
             DictCommand::Rollback { id } => self.end(id).map(|_| Event::Nothing),
             DictCommand::Commit { id } => {
                 let transaction = self.end(id)?;
-                let place = line.enter();
+                let place = replies.enter();
                 match transaction.refused {
                     None => {
                         let query = Query::Commit(Box::new(transaction.commit));
                         Ok(Event::Ask { place, table: None, query })
                     }
                     Some(failure) => {
-                        reply(place, Reply::Committed(id, Outcome::Failed(failure)), line, output.end());
+                        reply(place, Reply::Committed(id, Outcome::Failed(failure)), replies, output.end());
                         Ok(Event::Nothing)
                     }
                 }
@@ -146,7 +154,7 @@ impl DictSession {
         Ok(transaction)
     }
 
-    /// Adds a write to its transaction. What is wrong with it is told when the transaction is committed.
+    /// Adds a write to its transaction. An invalid write is reported when the transaction is committed.
     fn write(&mut self, id: u32, key: &[u8], change: Change) -> Result<Event<'static>, ProtocolError> {
         let transaction = self.transactions.get_mut(&id).ok_or(ProtocolError::Transaction)?;
         let size = size_of::<Write>()
@@ -155,7 +163,7 @@ impl DictSession {
             + if let Change::Set(value) = &change { value.len() } else { 0 };
         match locate(key, &transaction.user) {
             Err(failure) => transaction.refused = transaction.refused.take().or(Some(failure)),
-            Ok(_) if self.held + size > MAX_HELD => {
+            Ok(_) if self.held + size > MAX_WRITES => {
                 transaction.refused = Some(Failure::temporary(format_args!("transaction is too large")));
             }
             Ok(path) => {
@@ -169,9 +177,9 @@ impl DictSession {
 }
 
 impl Hello {
-    /// Whose command it is: up to major 2 that is said once for all.
-    fn user<'a>(&'a self, told: Option<&'a [u8]>) -> &'a [u8] {
-        if self.major < 3 { &self.user } else { told.unwrap_or_default() }
+    /// The user of a command: the user in HELLO up to major 2, that of the command itself from 3 on.
+    fn user<'a>(&'a self, user: Option<&'a [u8]>) -> &'a [u8] {
+        if self.major < 3 { &self.user } else { user.unwrap_or_default() }
     }
 
     fn iterate(&self, flags: u32, max_rows: u64, rest: &[Cow<'_, [u8]>]) -> Result<Iterate, Failure> {
@@ -180,6 +188,7 @@ impl Hello {
         if paths.len() > MAX_PATHS {
             return Err(Failure::temporary(format_args!("too many paths")));
         }
+        // No version of Dovecot sends it, and sorting by value would need all values in memory.
         if flags & SORT_BY_VALUE != 0 {
             return Err(Failure::temporary(format_args!("sorting by value is not supported")));
         }
@@ -189,19 +198,19 @@ impl Hello {
     }
 }
 
-/// A question in its place of the line; one that cannot be asked is answered at once.
-fn ask<'a>(asked: Result<Query<'a>, Failure>, line: &mut Line, output: &mut Output) -> Event<'a> {
-    let place = line.enter();
-    match asked {
+/// Assigns a place to a query. If there is none, its failure is replied.
+fn query<'a>(query: Result<Query<'a>, Failure>, replies: &mut Replies, output: &mut Output) -> Event<'a> {
+    let place = replies.enter();
+    match query {
         Ok(query) => Event::Ask { place, table: None, query },
         Err(failure) => {
-            reply(place, Reply::Failed(failure), line, output.end());
+            reply(place, Reply::Failed(failure), replies, output.end());
             Event::Nothing
         }
     }
 }
 
-/// The table's key of a key with its namespace, for a user. One that all users share is a part of the line.
+/// The key in the table of a dict key, for a user. Below `shared/` it borrows from the line, which saves an allocation.
 fn key_of<'a>(key: Cow<'a, [u8]>, user: &[u8]) -> Result<Cow<'a, [u8]>, Failure> {
     match key {
         Cow::Borrowed(key) if key.starts_with(SHARED) => Ok(Cow::Borrowed(&key[SHARED.len()..])),
@@ -209,22 +218,24 @@ fn key_of<'a>(key: Cow<'a, [u8]>, user: &[u8]) -> Result<Cow<'a, [u8]>, Failure>
     }
 }
 
-/// What a key with its namespace names, for a user.
+/// The path that a dict key names, for a user.
 fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
     if let Some(path) = key.strip_prefix(SHARED) {
         return Ok(Path { namespace: "shared/", path: path.to_vec(), user: None });
     }
     match key.strip_prefix(b"priv/") {
         Some(_) if user.len() > MAX_USER => Err(Failure::temporary(format_args!("user is too long"))),
+        // Dovecot's own dict server refuses such a command, too. Without a user the key of another user could be meant.
         Some(_) if user.is_empty() => Err(Failure::temporary(format_args!("priv/ key without a user"))),
         Some(path) => Ok(Path { namespace: "priv/", path: path.to_vec(), user: Some(user.to_vec()) }),
         None => Err(Failure::temporary(format_args!("key begins neither with shared/ nor with priv/"))),
     }
 }
 
-pub(super) fn reply(place: u64, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
-    let part = if matches!(reply, Reply::Row { .. }) { ReplyPart::More } else { ReplyPart::Last };
-    line.write(place, part, out, |out| {
+/// Encodes a reply to the command at `place`.
+pub(super) fn reply(place: u64, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
+    let part = if matches!(reply, Reply::Row { .. }) { Part::More } else { Part::Last };
+    replies.write(place, part, out, |out| {
         match reply {
             Reply::Answer(Answer::Found(value)) => match value.for_dovecot() {
                 Some(text) => {
@@ -238,13 +249,14 @@ pub(super) fn reply(place: u64, reply: Reply<'_>, line: &mut Line, out: &mut Vec
                 out.push(b'F');
                 out.extend_from_slice(failure.reason().as_bytes());
             }
-            // The TAB is there even without a value: the client asserts on a row that has none.
+            // The TAB is required without a value, too: the client asserts that a row has one (dict-client.c).
             Reply::Row { name, value } => {
                 out.push(b'O');
                 dict::escape(name, out);
                 out.push(b'\t');
                 dict::escape(value.as_bytes(), out);
             }
+            // An empty line ends an iteration.
             Reply::End => {}
             Reply::Committed(id, outcome) => {
                 let (letter, failure) = match outcome {

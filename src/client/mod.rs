@@ -1,7 +1,8 @@
-//! A mail server's connection: which protocol it speaks, its line of replies, and its bounds.
+//! A connection of a mail server: its protocol, the order of its replies, and its limits.
 
 mod admin;
 mod dict;
+mod replies;
 mod socketmap;
 
 use crate::arena::Key;
@@ -9,42 +10,49 @@ use crate::buffer::{Input, Output};
 use crate::config::Mode;
 use crate::query::{Answer, Failure, Outcome, Query};
 use crate::wire;
-use std::collections::BTreeMap;
+use replies::Replies;
 use std::fmt;
 
-/// The longest request: a netstring's payload or a dict line.
-pub const MAX_REQUEST: usize = 65_536; // bytes
+/// Maximum length of a request in bytes: the payload of a netstring, or a dict line.
+// Dovecot's own dict server has the same limit for a line (dict-client.h); Postfix bounds its queries by 10 000
+// bytes since 3.12 and not at all before.
+pub const MAX_REQUEST: usize = 65_536;
 
-/// Requests of one client that may be unanswered. Nothing is read from it while it has more.
+/// Maximum number of unanswered requests of one client. No more is read from it at this number.
 pub const MAX_OPEN: usize = 1_000;
 
-/// Nothing is read from a client, and no rows are added, while it leaves more than this unread.
-pub const MAX_UNSENT: usize = 256 * 1024; // bytes
+/// Maximum number of unread bytes of replies. Above it nothing is read from a client and no rows are added.
+pub const MAX_UNSENT: usize = 256 * 1024;
 
-/// Memory for replies that a Dovecot keeps: it asks for dozens of keys at once, and there are few of it.
-const KEPT_FOR_DICT: usize = 4 * 1024; // bytes
+/// Bytes of output memory that a dict client retains while it has nothing to send.
+// Dovecot sends dozens of lookups at once, and there are few of these clients; Postfix waits for each reply.
+const RETAINED_FOR_DICT: usize = 4 * 1024;
 
-/// A client is closed that leaves more than this unread of what it asked for at once.
-const MAX_HEAP: usize = 64 * 1024 * 1024; // bytes
+/// Maximum number of unread bytes of replies, above which the client is closed.
+// `MAX_UNSENT` stops reading, but a client may have sent a thousand requests for large values before that.
+const MAX_UNREAD: usize = 64 * 1024 * 1024;
 
 /// A connection of a mail server.
 #[derive(Debug)]
 pub struct Client {
     protocol: Protocol,
-    line: Line,
+    replies: Replies,
     pub input: Input,
     pub output: Output,
-    /// It has closed its sending side, and is closed once it has what it is owed.
+    /// The client has closed its sending side. It is closed once it has received all replies.
     pub ended: bool,
-    /// Something of it may wait to be read, because it had too much open or unread.
+    /// Requests may be left in `input`, because a limit was reached.
     pub paused: bool,
-    /// Iterations in progress, which have rows to send when there is room.
+    /// Iterations in progress, whose rows are written as space allows.
     pub iterations: u32,
-    /// It is on the list of clients that may have room again.
+    /// The client is on the list of clients that may have room again.
     pub resumed: bool,
-    /// It seemed stuck, and this was its progress then.
+    /// The value of `moved` when the client was last found stuck.
+    // Only a request that is half sent or a reply that is not read is bounded in time. An idle client is never closed:
+    // after a failed SMTP delivery, Postfix reports a closed map connection as an error and defers the message
+    // (dict_sockmap.c).
     pub watched: Option<u64>,
-    /// Bytes that were read from it and written to it: any change is progress.
+    /// Bytes read from and written to the client: any change is progress.
     pub moved: u64,
 }
 
@@ -52,46 +60,46 @@ pub struct Client {
 enum Protocol {
     Unknown,
     Socketmap,
-    /// Boxed, as most clients are Postfix and ten thousand of them should cost little.
+    /// Boxed, because most clients are Postfix processes, of which there may be ten thousand.
     Dict(Box<dict::DictSession>),
     Admin,
 }
 
-/// One request, or a command that is none.
+/// What a client has sent.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Needs no answer, or was answered.
+    /// Needs no reply, or its reply has been written.
     Nothing,
     Ask {
         place: u64,
-        /// `None` is the one that [`Client::table`] names.
+        /// `None` stands for [`Client::table`].
         table: Option<&'a [u8]>,
         query: Query<'a>,
     },
-    /// Who watches wants to see something.
+    /// A request to the metrics listener.
     Admin(AdminPage),
 }
 
-/// What can be seen over HTTP.
+/// A page of the metrics listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AdminPage {
     Metrics,
     Health,
     Readiness,
-    /// There is no such page.
+    /// Answered 404.
     Unknown,
-    /// Something else than GET.
+    /// A method other than GET, answered 405.
     Refused,
 }
 
-/// Where a reply belongs: its client, and the place in that client's order of replies.
+/// The destination of a reply: the client, and the place in the order of its replies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ReplyTo {
     pub client: Key,
     pub place: u64,
 }
 
-/// An answer to a request, or a part of one.
+/// A reply to a request, or a part of one.
 #[derive(Debug)]
 pub enum Reply<'a> {
     Answer(Answer<'a>),
@@ -100,27 +108,28 @@ pub enum Reply<'a> {
         name: &'a [u8],
         value: &'a str,
     },
-    /// All rows were sent.
+    /// The end of an iteration.
     End,
-    /// There will be no more rows.
+    /// The end of an iteration or lookup that failed.
     Failed(Failure),
+    /// The result of the transaction with this id.
     Committed(u32, Outcome),
 }
 
-/// What a client did wrong. Its connection is closed.
+/// A violation of the protocol by the client. Its connection is closed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProtocolError {
-    /// The first byte belongs to no protocol.
+    /// The first byte belongs to neither protocol.
     Protocol,
     Netstring(wire::netstring::Error),
     Dict(wire::dict::Error),
     /// A dict command before HELLO, or a second HELLO.
     Hello,
-    /// A version of the dict protocol that is not spoken.
+    /// An unsupported major version of the dict protocol.
     Version,
-    /// An id of no transaction, or of one that is open already.
+    /// An id of an unknown transaction, or one that is already in use.
     Transaction,
-    /// What came to a listener for figures is no HTTP request, or far too long.
+    /// Not an HTTP request, or too long, at the metrics listener.
     Page,
 }
 
@@ -139,12 +148,13 @@ impl fmt::Display for ProtocolError {
 }
 
 impl Client {
+    /// A connection that was accepted by a listener with this mode.
     pub fn new(mode: Mode) -> Self {
-        let (line, input, output) = (Line::default(), Input::default(), Output::default());
+        let (replies, input, output) = (Replies::default(), Input::default(), Output::default());
         let protocol = Protocol::Unknown;
         let mut client = Self {
             protocol,
-            line,
+            replies,
             input,
             output,
             ended: false,
@@ -164,11 +174,11 @@ impl Client {
     }
 
     fn begin_dict(&mut self) -> Protocol {
-        self.output.keep(KEPT_FOR_DICT);
+        self.output.keep(RETAINED_FOR_DICT);
         Protocol::Dict(Box::default())
     }
 
-    /// The name of the table that a dict client has chosen once for all.
+    /// The table that a dict client has named in HELLO.
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
@@ -176,10 +186,14 @@ impl Client {
         }
     }
 
-    /// Takes one request off the front of `input`, with the bytes that it took; `None` until it is whole.
+    /// Parses the request at the front of `input` and returns it with its length in bytes; `None` if it is incomplete.
+    ///
+    /// # Errors
+    /// The client violates the protocol and must be closed.
     pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
         let Some(first) = input.first() else { return Ok(None) };
         if matches!(self.protocol, Protocol::Unknown) {
+            // A netstring begins with a digit, and the first command of a dict connection is always HELLO.
             self.protocol = match first {
                 b'0'..=b'9' => Protocol::Socketmap,
                 b'H' => self.begin_dict(),
@@ -188,225 +202,78 @@ impl Client {
         }
         let next = match &mut self.protocol {
             Protocol::Unknown => Ok(None),
-            Protocol::Socketmap => socketmap::next(input, &mut self.line, &mut self.output),
-            Protocol::Dict(session) => session.next(input, &mut self.line, &mut self.output),
+            Protocol::Socketmap => socketmap::next(input, &mut self.replies, &mut self.output),
+            Protocol::Dict(session) => session.next(input, &mut self.replies, &mut self.output),
             Protocol::Admin => admin::next(input),
         };
         self.paused |= !self.may_ask();
         next
     }
 
-    /// Puts a reply in its place. `table` is for reasons.
+    /// Writes a reply in its place. `table` is named in reasons.
     pub fn reply(&mut self, place: u64, table: &str, reply: Reply<'_>) {
         let out = self.output.end();
         match &self.protocol {
             Protocol::Unknown | Protocol::Admin => {}
-            Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.line, out),
-            Protocol::Dict(_) => dict::reply(place, reply, &mut self.line, out),
+            Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.replies, out),
+            Protocol::Dict(_) => dict::reply(place, reply, &mut self.replies, out),
         }
         self.paused |= !self.may_ask();
     }
 
+    /// Whether this is a connection to the metrics listener.
     pub fn is_admin(&self) -> bool {
         matches!(self.protocol, Protocol::Admin)
     }
 
-    /// Puts a page into its output, the only one that it gets.
+    /// Writes the response to the only request of a connection to the metrics listener.
     pub fn respond(&mut self, status: &str, body: &str) {
         admin::respond(status, body, self.output.end());
         self.ended = true;
     }
 
-    /// True if more requests may be read from it.
+    /// Whether more requests may be read from the client.
     pub fn may_ask(&self) -> bool {
-        self.line.open < MAX_OPEN && !self.is_full()
+        self.replies.open() < MAX_OPEN && !self.is_full()
     }
 
-    /// True, once, if it has to be put on the list of clients that may have room again.
+    /// True, once, if the client has to be put on the list of clients that may have room again.
     pub fn has_work(&mut self) -> bool {
         let has_work = self.paused && self.may_ask() || self.iterations > 0;
         has_work && !std::mem::replace(&mut self.resumed, true)
     }
 
-    /// True if rows of an iteration in this place would be written, and not heaped up.
+    /// Whether rows of the iteration at `place` can be written now, without being stored.
     pub fn may_stream(&self, place: u64) -> bool {
-        !self.is_full() && (self.line.ids || self.line.first == place)
+        !self.is_full() && self.replies.may_stream(place)
     }
 
     fn is_full(&self) -> bool {
-        self.heap() >= MAX_UNSENT
+        self.unread() >= MAX_UNSENT
     }
 
-    /// True if it leaves so much unread that it cannot be kept.
+    /// Whether the client leaves so much unread that it must be closed.
     pub fn is_overflowing(&self) -> bool {
-        self.heap() > MAX_HEAP
+        self.unread() > MAX_UNREAD
     }
 
-    /// Bytes of replies that were not taken yet.
-    fn heap(&self) -> usize {
-        self.output.unsent().len() + self.line.early_bytes
+    /// Bytes of replies that the client has not read.
+    fn unread(&self) -> usize {
+        self.output.unsent().len() + self.replies.early_bytes()
     }
 
-    /// How many requests wait for their answers.
+    /// The number of requests without a complete reply.
     pub fn open(&self) -> usize {
-        self.line.open
+        self.replies.open()
     }
 
-    /// True if it has got all that it is owed.
+    /// Whether the client has received all replies to what it has sent.
     pub fn is_served(&self) -> bool {
-        self.line.open == 0 && self.output.is_empty() && !self.paused
+        self.replies.open() == 0 && self.output.is_empty() && !self.paused
     }
 
-    /// True if it has sent a part of a request, or has not read a reply.
+    /// Whether the client has sent only a part of a request, or has not read a reply.
     pub fn is_stuck(&self) -> bool {
         !self.output.is_empty() || (!self.input.is_empty() && self.may_ask())
-    }
-}
-
-/// Keeps replies in the order of the requests, or marks those that overtake others with async ids.
-#[derive(Debug, Default)]
-struct Line {
-    /// The place of the next request.
-    next: u64,
-    /// The oldest place whose reply was not begun in order. With ids: all before it have one.
-    first: u64,
-    /// Requests that wait for an answer.
-    open: usize,
-    /// Replies that must wait for others, without ids.
-    early: BTreeMap<u64, Vec<u8>>,
-    early_bytes: usize,
-    /// Async ids may be used (dict protocol 2.1 and later).
-    ids: bool,
-    /// Open requests that have an async id.
-    identified: usize,
-}
-
-/// Whether a reply is followed by more for the same request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum ReplyPart {
-    More,
-    Last,
-}
-
-impl Line {
-    /// A place for the reply to a new request.
-    fn enter(&mut self) -> u64 {
-        self.next += 1;
-        self.open += 1;
-        self.next - 1
-    }
-
-    /// Writes a reply, at once or when its turn comes.
-    fn write(&mut self, place: u64, part: ReplyPart, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
-        if part == ReplyPart::Last {
-            self.open -= 1;
-        }
-        if self.ids {
-            self.identify(place, part, out);
-            encode(out);
-        } else if place == self.first {
-            encode(out);
-            if part == ReplyPart::Last {
-                self.first += 1;
-                if !self.early.is_empty() {
-                    self.catch_up(out);
-                }
-            }
-        } else {
-            debug_assert_eq!(part, ReplyPart::Last, "rows are streamed only when it is their turn");
-            let mut bytes = Vec::new();
-            encode(&mut bytes);
-            self.early_bytes += bytes.len();
-            self.early.insert(place, bytes);
-        }
-    }
-
-    fn catch_up(&mut self, out: &mut Vec<u8>) {
-        while let Some(bytes) = self.early.remove(&self.first) {
-            self.early_bytes -= bytes.len();
-            out.extend_from_slice(&bytes);
-            self.first += 1;
-        }
-    }
-
-    /// A reply to the oldest of all open requests needs no id: that is what the client takes a bare reply
-    /// for, whether it has an id or not (`dict_conn_input_line` in dict-client.c). Before any other reply,
-    /// every request up to its own gets an id, as the client counts them off in the order of its commands.
-    fn identify(&mut self, place: u64, part: ReplyPart, out: &mut Vec<u8>) {
-        if place == self.first && self.identified == 0 {
-            self.first += u64::from(part == ReplyPart::Last);
-            return;
-        }
-        while self.first <= place {
-            out.extend_from_slice(format!("*{}\n", id(self.first)).as_bytes());
-            self.first += 1;
-            self.identified += 1;
-        }
-        out.extend_from_slice(format!("+{}\t", id(place)).as_bytes());
-        if part == ReplyPart::Last {
-            self.identified -= 1;
-        }
-    }
-}
-
-/// The async id of a place: a 32-bit number, and never zero.
-fn id(place: u64) -> u64 {
-    place % u64::from(u32::MAX) + 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(ids: bool) -> Line {
-        let mut line = Line { ids, ..Line::default() };
-        (0..4).for_each(|place| assert_eq!(line.enter(), place));
-        line
-    }
-
-    fn written(line: &mut Line, replies: &[(u64, &str)]) -> String {
-        let mut out = Vec::new();
-        for (place, text) in replies {
-            let part = if text.ends_with('…') { ReplyPart::More } else { ReplyPart::Last };
-            line.write(*place, part, &mut out, |out| out.extend_from_slice(format!("{text}\n").as_bytes()));
-        }
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn replies_keep_the_order_of_the_requests() {
-        let mut line = line(false);
-        assert_eq!(written(&mut line, &[(2, "c"), (1, "b")]), "");
-        assert_eq!(line.early_bytes, 4);
-        assert_eq!(written(&mut line, &[(0, "a…"), (0, "a")]), "a…\na\nb\nc\n");
-        assert_eq!(written(&mut line, &[(3, "d")]), "d\n");
-        assert_eq!((line.open, line.early_bytes), (0, 0));
-    }
-
-    #[test]
-    fn replies_that_overtake_others_carry_ids_and_the_rest_does_not() {
-        let mut line = line(true);
-        assert_eq!(written(&mut line, &[(0, "a"), (2, "c"), (1, "b"), (3, "d")]), "a\n*2\n*3\n+3\tc\n+2\tb\nd\n");
-    }
-
-    #[test]
-    fn a_bare_reply_is_taken_for_the_oldest_open_request_even_if_that_has_an_id() {
-        let mut line = line(true);
-        assert_eq!(
-            written(&mut line, &[(1, "b"), (2, "c"), (0, "a"), (3, "d")]),
-            "*1\n*2\n+2\tb\n*3\n+3\tc\n+1\ta\nd\n"
-        );
-    }
-
-    #[test]
-    fn rows_carry_ids_as_soon_as_others_come_between() {
-        let mut line = line(true);
-        let replies = [(0, "r1…"), (1, "b"), (0, "r2…"), (0, "")];
-        assert_eq!(written(&mut line, &replies), "r1…\n*1\n*2\n+2\tb\n+1\tr2…\n+1\t\n");
-    }
-
-    #[test]
-    fn ids_are_never_zero() {
-        assert_eq!((id(0), id(u64::from(u32::MAX) - 1), id(u64::from(u32::MAX))), (1, u64::from(u32::MAX), 1));
     }
 }

@@ -1,44 +1,53 @@
-//! Postfix: `NAME SPACE KEY` in a netstring, and the five reply words (socketmap_table(5), dict_sockmap.c).
+//! Postfix socketmap: `NAME SPACE KEY` in a netstring, answered by one of five words (socketmap_table(5),
+//! dict_sockmap.c).
 
-use super::{Event, Line, MAX_REQUEST, ProtocolError, Reply, ReplyPart};
+use super::{
+    Event, MAX_REQUEST, ProtocolError, Reply,
+    replies::{Part, Replies},
+};
 use crate::buffer::Output;
 use crate::query::{Answer, Failure, FailureKind, Query};
 use crate::wire::netstring;
 
-/// The longest reply that Postfix takes, with its word (`socketmap_max_reply_size`).
+/// The longest reply that Postfix accepts, in bytes, including the word (`socketmap_max_reply_size`).
 const MAX_REPLY: usize = 100_000; // bytes
 
+/// Decodes the next request and returns it with its length in bytes; `None` if it is incomplete.
 pub(super) fn next<'a>(
     input: &'a [u8],
-    line: &mut Line,
+    replies: &mut Replies,
     output: &mut Output,
 ) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
     let Some((request, used)) = netstring::decode(input, MAX_REQUEST).map_err(ProtocolError::Netstring)? else {
         return Ok(None);
     };
-    let place = line.enter();
+    let place = replies.enter();
     let event = match request.iter().position(|byte| *byte == b' ') {
         Some(at) => {
             let (table, key) = (&request[..at], &request[at + 1..]);
             Event::Ask { place, table: Some(table), query: Query::Get(key.into()) }
         }
         None => {
+            // The only use of PERM: Postfix reports it as a configuration error and stops retrying, which no fault of a
+            // backend should cause.
             let failure =
                 Failure::new(FailureKind::Permanent, format_args!("request without a space after the map name"));
-            line.write(place, ReplyPart::Last, output.end(), |out| encode(&failure, out));
+            replies.write(place, Part::Last, output.end(), |out| encode(&failure, out));
             Event::Nothing
         }
     };
     Ok(Some((event, used)))
 }
 
-pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, line: &mut Line, out: &mut Vec<u8>) {
-    // Only lookups are ever asked.
+/// Encodes the reply to the request at `place`. `table` is named in reasons.
+pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
+    // A socketmap client sends nothing but lookups.
     let Reply::Answer(answer) = reply else { return };
-    line.write(place, ReplyPart::Last, out, |out| match &answer {
+    replies.write(place, Part::Last, out, |out| match &answer {
         Answer::Miss => miss(out),
         Answer::Failed(failure) => encode(failure, out),
         Answer::Found(value) => match value.for_postfix() {
+            // An empty array: Postfix refuses an empty result, and a list of nothing is no address.
             None => miss(out),
             Some(text) => match unfit(&text) {
                 None => netstring::encode(&[b"OK ", text.as_bytes()], out),
@@ -49,11 +58,14 @@ pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, line: &mut Line, 
 }
 
 fn miss(out: &mut Vec<u8>) {
+    // The space is part of the reply: dict_sockmap.c splits the word off at it.
     netstring::encode(&[b"NOTFOUND "], out);
 }
 
-/// Why Postfix would not take a text as it is.
+/// Why Postfix would reject or alter a value; `None` if it would not.
 fn unfit(text: &str) -> Option<&'static str> {
+    // Postfix would report either as a lookup error without a useful cause, or continue with half of the value; a
+    // temporary failure names the table and keeps the mail queued.
     if text.len() + "OK ".len() > MAX_REPLY {
         Some("the value is longer than Postfix takes (100000 bytes)")
     } else if text.as_bytes().contains(&0) {
@@ -78,9 +90,9 @@ mod tests {
     use crate::value::Value;
 
     fn encoded(text: &str) -> Vec<u8> {
-        let (mut line, mut out) = (Line::default(), Vec::new());
-        let place = line.enter();
-        reply(place, "alias", Reply::Answer(Answer::Found(Value::Text(text.into()))), &mut line, &mut out);
+        let (mut replies, mut out) = (Replies::default(), Vec::new());
+        let place = replies.enter();
+        reply(place, "alias", Reply::Answer(Answer::Found(Value::Text(text.into()))), &mut replies, &mut out);
         out
     }
 

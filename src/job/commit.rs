@@ -1,33 +1,38 @@
-//! The writes of a transaction, one after another until the first failure.
+//! Commits of dict transactions.
 
 use crate::query::{Commit, Failure, Outcome, Write};
 use crate::table::Written;
 
-/// The writes of a transaction, one after another until the first failure.
+/// The writes of a transaction, carried out one after another until the first failure.
+// One at a time, because a client may set the same key twice (quota_clone does with U and S), and the order decides.
 #[derive(Debug)]
 pub struct Commitment {
     commit: Commit,
-    /// How many writes were acknowledged.
+    /// The number of writes that were acknowledged.
     applied: usize,
 }
 
 impl Commitment {
+    /// A commit of which nothing has been written.
     pub fn new(commit: Commit) -> Self {
         Self { commit, applied: 0 }
     }
 
+    /// The client's id of the transaction.
     pub fn id(&self) -> u32 {
         self.commit.id
     }
 
-    /// The write to carry out now; `None` when all are done.
+    /// The write to carry out next; `None` when all are done.
     pub fn next(&self) -> Option<&Write> {
         self.commit.writes.get(self.applied)
     }
 
-    /// Takes what became of [`Commitment::next`]: the outcome of the commit, if this is its end.
-    /// A failure that is not `certain` may have been carried out all the same.
+    /// Handles the result of [`Commitment::next`] and returns the outcome, if the commit has ended. A failure that is
+    /// not `certain` leaves open whether the write was applied.
     pub fn answered(&mut self, result: Result<Written, Failure>, certain: bool) -> Option<Outcome> {
+        // The client treats N and F as proof that nothing has changed, so that both are allowed for the first write
+        // only.
         let nothing_yet = self.applied == 0;
         match result {
             Ok(Written::Done) => {
@@ -50,7 +55,7 @@ mod tests {
     use crate::query::Change;
 
     #[test]
-    fn the_outcome_of_a_commit_is_honest() {
+    fn a_commit_that_may_have_written_is_uncertain() {
         let failure = || Failure::temporary(format_args!("x"));
         let after = |applied, result, certain| {
             let writes = (0..3).map(|_| Write { key: vec![], change: Change::Unset }).collect();

@@ -1,27 +1,26 @@
-//! The rows below some paths of a dict: first the names, then one question for each value, unless the values came with
-//! the names.
+//! Iterations of dict clients: first the list of names, then one lookup for each value, unless the list has the values.
 
 use crate::query::{Answer, Failure, Iterate, Path};
 use crate::value::{self, JsonError, Members, Value};
 use std::collections::VecDeque;
 
-/// Lookups of one iteration that are on their way or wait for their turn.
+/// Maximum number of values of one iteration that are being looked up or wait for an earlier row.
 const AHEAD: usize = 16;
 
-/// Why a list that passes as JSON fails: it has half a surrogate pair.
+/// The reason for a list with half a surrogate pair, which is valid JSON.
 const UNREADABLE: &str = "the list is not valid Unicode";
 
-/// First the names, then one question each, unless the values came with the names.
+/// An iteration: first the list of names, then one lookup for each value, unless the list has the values.
 #[derive(Debug)]
 pub struct Iteration {
     query: Iterate,
-    /// Which of the paths is at work.
+    /// The index of the current path.
     path: usize,
     rows: u64,
     stage: Stage,
 }
 
-/// Start ── list is asked for ──▶ Listing ── it came ──▶ Rows ── all sent ──▶ Start of the next path
+/// Start ── List ──▶ Listing ── list received ──▶ Rows ── all rows sent ──▶ Start of the next path
 #[derive(Debug)]
 enum Stage {
     Start,
@@ -31,12 +30,13 @@ enum Stage {
 
 #[derive(Debug)]
 struct Rows {
-    /// The names, or names and values, as the backend gave them.
+    /// The list as the backend sent it.
+    // The raw text with a cursor: parsed into strings, a list would take several times its size.
     list: List,
     members: Members,
-    /// Rows whose values were asked for, in the order of the names.
+    /// Rows whose values were requested, in the order of the names.
     window: VecDeque<Slot>,
-    /// The number of the first question in the window.
+    /// The number of the first lookup in the window.
     first: u32,
 }
 
@@ -49,34 +49,35 @@ enum List {
 #[derive(Debug)]
 struct Slot {
     name: String,
-    /// Unknown, or gone meanwhile, or there.
+    /// `None` until the lookup is answered; `Some(None)` if the key is missing.
     value: Option<Option<String>>,
 }
 
-/// What an iteration needs next.
+/// The next step of an iteration.
 #[derive(Debug)]
 pub enum Step {
-    /// The names below this path.
+    /// Request the list of this path.
     List(Path),
-    /// The value of this key, told under this number.
+    /// Look up this key; the number identifies the answer.
     Get(u32, Vec<u8>),
-    /// This row is to be sent.
+    /// Send this row.
     Row {
         name: Vec<u8>,
         value: String,
     },
-    /// Answers, or room for more rows.
+    /// Wait for answers, or for space for rows.
     Wait,
     End,
     Fail(&'static str),
 }
 
 impl Iteration {
+    /// An iteration that has not begun.
     pub fn new(query: Iterate) -> Self {
         Self { query, path: 0, rows: 0, stage: Stage::Start }
     }
 
-    /// What to do next. Rows come only while there is `room` for them.
+    /// Returns the next step. Rows are returned only if there is `room` for them.
     pub fn next(&mut self, room: bool) -> Step {
         if self.query.max_rows > 0 && self.rows >= self.query.max_rows {
             return Step::End;
@@ -103,12 +104,12 @@ impl Iteration {
         }
     }
 
-    /// True if the answer that is due is a list of names.
+    /// Whether the next answer is a list.
     pub fn is_listing(&self) -> bool {
         matches!(self.stage, Stage::Listing) && !self.query.exact
     }
 
-    /// Takes the answer to [`Step::List`], or to [`Step::Get`] under its number.
+    /// Handles the answer to [`Step::List`], or to the [`Step::Get`] with the number `part`.
     pub fn answered(&mut self, part: u32, answer: Answer<'_>) -> Result<(), Failure> {
         let value = match answer {
             Answer::Found(value) => Some(value),
@@ -130,7 +131,7 @@ impl Rows {
             list: List::Names("[]".to_owned()),
             members: Members::new(),
             window: VecDeque::new(),
-            first: 1, // 0 was the list
+            first: 1, // the list was 0
         };
         if query.exact {
             let value = value.and_then(|value| value.for_dovecot().map(|text| text.into_owned()));
@@ -159,7 +160,8 @@ impl Rows {
                 if let Some(Slot { name, value: Some(Some(value)) }) = self.window.pop_front() {
                     return row(path, &name, value, no_values);
                 }
-                continue; // it has been deleted in the meantime
+                // Deleted since the list was made.
+                continue;
             }
             if self.window.len() == AHEAD {
                 return Step::Wait;
@@ -172,10 +174,11 @@ impl Rows {
         }
     }
 
-    /// What the next name of the list needs; `None` after the last.
+    /// The step for the next name of the list; `None` after the last.
     fn take(&mut self, path: &Path, no_values: bool, room: bool) -> Option<Step> {
-        let asks = matches!(self.list, List::Names(_)) && !no_values;
-        if !asks && !room {
+        let needs_lookup = matches!(self.list, List::Names(_)) && !no_values;
+        if !needs_lookup && !room {
+            // The end of the list needs no space, and must not wait for it.
             let mut peek = self.members;
             return peek.next_item(self.list.raw()).map(|_| Step::Wait);
         }
@@ -199,7 +202,8 @@ impl Rows {
                 }
                 match text(value) {
                     Ok(Some(value)) => return Some(row(path, &name, value, false)),
-                    Ok(None) => {} // null is no value
+                    // `null` is a miss.
+                    Ok(None) => {}
                     Err(JsonError) => return Some(Step::Fail(UNREADABLE)),
                 }
             },
@@ -221,7 +225,7 @@ impl List {
         }
     }
 
-    /// Sorts by name.
+    /// Sorts the list by name.
     fn sort(&mut self) {
         let (pairs, open, close) = match self {
             List::Names(_) => (false, '[', ']'),
@@ -232,6 +236,7 @@ impl List {
             let value = if pairs { members.next_item(raw).unwrap_or_default() } else { "" };
             items.push((text(name).ok().flatten().unwrap_or_default(), name, value));
         }
+        // By the decoded names: escapes would sort wrongly.
         items.sort_by(|one, other| one.0.cmp(&other.0));
         let colon = if pairs { ":" } else { "" };
         let texts: Vec<String> = items.iter().map(|(_, name, value)| format!("{name}{colon}{value}")).collect();
@@ -246,12 +251,12 @@ fn row(path: &Path, name: &str, value: String, no_values: bool) -> Step {
     Step::Row { name: path.row(name.as_bytes()), value: if no_values { String::new() } else { value } }
 }
 
-/// A name in a list: a string or a number.
+/// A name of a list, which is a string or a number.
 fn name(raw: &str) -> Option<String> {
     if raw.starts_with(['[', '{']) { None } else { text(raw).ok()? }
 }
 
-/// What a raw JSON value is for Dovecot; `None` for null.
+/// The text of a raw JSON value for Dovecot; `None` for `null`.
 fn text(raw: &str) -> Result<Option<String>, JsonError> {
     Ok(value::member(raw)?.for_dovecot().map(|text| text.into_owned()))
 }
@@ -265,19 +270,20 @@ mod tests {
         Iteration::new(Iterate { paths, sorted, no_values, exact: false, max_rows })
     }
 
-    /// Lists `list`, answers lookups by `value`, and returns the rows; asks at most `AHEAD` at once.
+    /// Runs an iteration with `list` and the values of `value`, and returns the rows. At most `AHEAD` lookups are open
+    /// at once.
     fn run(mut iteration: Iteration, list: &str, value: impl Fn(&str) -> Option<&'static str>) -> Vec<String> {
-        let (mut rows, mut asked) = (Vec::new(), VecDeque::new());
+        let (mut rows, mut requested) = (Vec::new(), VecDeque::new());
         loop {
             match iteration.next(true) {
                 Step::List(_) => iteration.answered(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap(),
                 Step::Get(part, key) => {
-                    asked.push_back((part, String::from_utf8(key).unwrap()));
-                    assert!(asked.len() <= AHEAD);
+                    requested.push_back((part, String::from_utf8(key).unwrap()));
+                    assert!(requested.len() <= AHEAD);
                 }
                 Step::Row { name, value } => rows.push(format!("{}={value}", String::from_utf8(name).unwrap())),
                 Step::Wait => {
-                    let (part, key) = asked.pop_back().expect("waits for nothing"); // the last first
+                    let (part, key) = requested.pop_back().expect("waits for nothing"); // the last first
                     let answer = value(&key).map_or(Answer::Miss, |text| Answer::Found(Value::Text(text.into())));
                     iteration.answered(part, answer).unwrap();
                 }
@@ -324,17 +330,17 @@ mod tests {
     }
 
     #[test]
-    fn without_room_nothing_is_sent_and_little_is_asked() {
+    fn without_room_nothing_is_sent_and_little_is_requested() {
         let mut one = iteration(false, false, 0);
         one.next(true);
         let list = format!("[{}1]", "1,".repeat(99));
         one.answered(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap();
-        let mut asked = 0;
+        let mut requested = 0;
         while let Step::Get(part, _) = one.next(false) {
             one.answered(part, Answer::Found(Value::Text("v".into()))).unwrap();
-            asked += 1;
+            requested += 1;
         }
-        assert_eq!(asked, 1, "an answer that cannot be sent holds back the next question");
+        assert_eq!(requested, 1, "an answer that cannot be sent holds back the next lookup");
         assert!(matches!(one.next(true), Step::Row { .. }));
     }
 }

@@ -1,4 +1,5 @@
-//! The long jobs of a dict as pure state machines: answers in, questions and rows out.
+//! Iterations and transactions of dict clients as state machines without I/O: answers go in, requests and rows come
+//! out.
 
 pub mod commit;
 pub mod iteration;

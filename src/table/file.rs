@@ -1,4 +1,4 @@
-//! The file table: a JSON object of key to value, held in memory.
+//! The file table: a JSON object of keys and values, held in memory.
 
 use super::{Plan, Question, SettingError, Setup, Table, TableEntry, TableSpec};
 use crate::log;
@@ -10,16 +10,20 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-/// The file is looked at so often, and only when there is a question.
-const LOOK: Duration = Duration::from_secs(1);
+/// The minimum interval between two checks of the file for changes, which are made only when there is a question.
+// Checked on lookup rather than watched with inotify, which misses changes on network file systems and through symbolic
+// links.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Opens a file table; `--param` is the path.
 pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     let mut settings = spec.settings;
     let timeout = settings.seconds("timeout").map_err(SettingError::option)?;
     settings.finish().map_err(SettingError::option)?;
     let path = PathBuf::from(spec.param);
+    // A file that cannot be read is an error at the start, but only a warning later.
     let (stamp, content) = read(&path).map_err(|error| SettingError::param(format!("{}: {error}", path.display())))?;
-    let table = File { name: spec.name.to_owned(), path, stamp, looked: None, content, list: String::new() };
+    let table = File { name: spec.name.to_owned(), path, stamp, checked: None, content, list: String::new() };
     Ok(TableEntry { name: spec.name.to_owned(), timeout, caching: None, table: Box::new(table) })
 }
 
@@ -27,26 +31,28 @@ struct File {
     name: String,
     path: PathBuf,
     stamp: Stamp,
-    looked: Option<Instant>,
+    checked: Option<Instant>,
     content: Content,
-    /// The last list that was asked for.
+    /// The last list, which the answer borrows.
     list: String,
 }
 
-/// What shows that a file has changed.
+/// Modification time and length, by which a change is noticed.
 type Stamp = (SystemTime, u64);
 
 struct Content {
+    // The serialised text with an index of positions: a parsed tree of a million keys would take several times the
+    // memory, and most values are never used.
     text: String,
-    /// Where in the text the raw value of each key stands.
+    /// The range of the raw value of each key in the text.
     values: BTreeMap<String, Range<usize>>,
 }
 
 impl Table for File {
     fn plan(&mut self, question: Question<'_>, now: Instant) -> Plan<'_> {
-        if self.looked.is_none_or(|at| at + LOOK <= now) {
-            self.looked = Some(now);
-            self.look();
+        if self.checked.is_none_or(|at| at + CHECK_INTERVAL <= now) {
+            self.checked = Some(now);
+            self.check();
         }
         Plan::Answer(match question {
             Question::Get(key) => self.get(key),
@@ -59,8 +65,8 @@ impl Table for File {
     }
 
     fn reload(&mut self, _: &mut Setup<'_>) {
-        self.stamp.1 = u64::MAX; // no file is that long
-        self.look();
+        self.stamp.1 = u64::MAX; // differs from any length
+        self.check();
     }
 }
 
@@ -76,8 +82,8 @@ impl File {
         }
     }
 
-    /// Reads the file again if it has changed. While it cannot be read the old content stays.
-    fn look(&mut self) {
+    /// Reads the file again if it has changed. The old content stays in use while it cannot be read.
+    fn check(&mut self) {
         if std::fs::metadata(&self.path).is_ok_and(|of| of.modified().is_ok_and(|at| self.stamp == (at, of.len()))) {
             return;
         }
@@ -92,6 +98,7 @@ impl File {
 }
 
 fn read(path: &std::path::Path) -> Result<(Stamp, Content), String> {
+    // Before the content: if the file changes in between, the stamp is the older one and the file is read again.
     let of = std::fs::metadata(path).map_err(|error| error.to_string())?;
     let stamp = (of.modified().map_err(|error| error.to_string())?, of.len());
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
@@ -104,17 +111,19 @@ impl Content {
             return Err("not a JSON object of key to value".to_owned());
         };
         let (mut members, mut values) = (Members::new(), BTreeMap::new());
-        let broken = |_| "a key or value is not valid Unicode".to_owned();
-        while let Some((name, value)) = members.next(&raw).map_err(broken)? {
-            value::member(value).map_err(broken)?;
+        let not_unicode = |_| "a key or value is not valid Unicode".to_owned();
+        while let Some((name, value)) = members.next(&raw).map_err(not_unicode)? {
+            // Checked now, so that a broken value is reported at the start and not at its first lookup.
+            value::member(value).map_err(not_unicode)?;
             let end = members.position();
             values.insert(name.into_owned(), end - value.len()..end);
         }
         Ok(Self { text: raw.into_owned(), values })
     }
 
-    /// What lies below a path, as a JSON object of relative name to value. Keys of a user end with it.
+    /// The entries below a path, as a JSON object of relative name to value. A key of a user ends with the user.
     fn list(&self, path: &Path) -> String {
+        // With a slash, as `it` must not list `item`.
         let mut prefix = path.path.clone();
         if !prefix.is_empty() && !prefix.ends_with(b"/") {
             prefix.push(b'/');
@@ -163,19 +172,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.json");
         std::fs::write(&path, r#"{"a@x": "b@x", "n": null, "q\"": [1, 2]}"#).unwrap();
-        let (mut opened, now) = (table(&path).unwrap(), Instant::now());
-        assert_eq!(get(&mut opened, "a@x", now).as_deref(), Some("b@x"));
-        assert_eq!(get(&mut opened, "q\"", now).as_deref(), Some("1,2"));
-        assert_eq!(get(&mut opened, "n", now), None);
-        assert_eq!(get(&mut opened, "none", now), None);
+        let (mut entry, now) = (table(&path).unwrap(), Instant::now());
+        assert_eq!(get(&mut entry, "a@x", now).as_deref(), Some("b@x"));
+        assert_eq!(get(&mut entry, "q\"", now).as_deref(), Some("1,2"));
+        assert_eq!(get(&mut entry, "n", now), None);
+        assert_eq!(get(&mut entry, "none", now), None);
         std::fs::write(&path, r#"{"a@x": "changed@x"}"#).unwrap();
-        assert_eq!(get(&mut opened, "a@x", now).as_deref(), Some("b@x"));
-        assert_eq!(get(&mut opened, "a@x", now + LOOK).as_deref(), Some("changed@x"));
+        assert_eq!(get(&mut entry, "a@x", now).as_deref(), Some("b@x"));
+        assert_eq!(get(&mut entry, "a@x", now + CHECK_INTERVAL).as_deref(), Some("changed@x"));
         std::fs::write(&path, r#"{"a@x": half"#).unwrap();
-        assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("changed@x"));
+        assert_eq!(get(&mut entry, "a@x", now + 2 * CHECK_INTERVAL).as_deref(), Some("changed@x"));
         std::fs::write(&path, r#"{"a@x": "again"}"#).unwrap();
-        with_setup(|setup| opened.table.reload(setup));
-        assert_eq!(get(&mut opened, "a@x", now + 2 * LOOK).as_deref(), Some("again"));
+        with_setup(|setup| entry.table.reload(setup));
+        assert_eq!(get(&mut entry, "a@x", now + 2 * CHECK_INTERVAL).as_deref(), Some("again"));
     }
 
     #[test]
@@ -185,9 +194,9 @@ mod tests {
         assert!(table(&path).is_err_and(|error| error.why.contains("No such file")));
         std::fs::write(&path, r#"{"a": "1", "\ud800": "x", "b": "2"}"#).unwrap();
         assert!(table(&path).is_err_and(|error| error.why.contains("not valid Unicode")));
-        for wrong in ["", "[]", "1", "{", "{\"a\": 1}}"] {
-            std::fs::write(&path, wrong).unwrap();
-            assert!(table(&path).is_err_and(|error| error.why.contains("not a JSON object")), "{wrong}");
+        for text in ["", "[]", "1", "{", "{\"a\": 1}}"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(table(&path).is_err_and(|error| error.why.contains("not a JSON object")), "{text}");
         }
     }
 

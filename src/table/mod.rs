@@ -1,4 +1,4 @@
-//! Tables: each says what it needs to answer a question, and is told what came.
+//! Tables: a table either answers a question itself, or plans the request that does and interprets the response.
 
 mod file;
 mod tls_options;
@@ -13,47 +13,53 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use tls_options::TlsConfigs;
 
-/// A source of answers.
+/// A table.
 pub trait Table {
-    /// Answers a question, or says which request would.
+    /// Answers a question, or returns the request that will.
     fn plan(&mut self, question: Question<'_>, now: Instant) -> Plan<'_>;
 
-    /// Makes an answer of the response to a [`Question::Get`] or [`Question::List`]; `list` tells them apart.
+    /// Interprets the response to a [`Question::Get`], or to a [`Question::List`] if `list` is set.
+    ///
+    /// # Errors
+    /// The response says nothing about the key, and must not be taken for a miss.
     fn parse_value<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
         let _ = list;
         Err(ResponseError::Status(response.status))
     }
 
-    /// Tells what the response to a [`Question::Write`] means for its write.
+    /// Interprets the response to a [`Question::Write`].
+    ///
+    /// # Errors
+    /// The write was not acknowledged.
     fn parse_write(&self, write: &Write, response: &Response<'_>) -> Result<Written, ResponseError> {
         let _ = write;
         Err(ResponseError::Status(response.status))
     }
 
-    /// Reads again what was read from files.
+    /// Reads files again, after SIGHUP.
     fn reload(&mut self, setup: &mut Setup<'_>) {
         let _ = setup;
     }
 }
 
-/// What a table can be asked.
+/// A question to a table.
 #[derive(Debug)]
 pub enum Question<'a> {
     Get(&'a [u8]),
-    /// The names below a path, with or without their values.
+    /// The names below a path, with or without values.
     List(&'a Path),
     Write(&'a Write),
 }
 
-/// What a table needs to answer.
+/// How a question is answered.
 #[derive(Debug)]
 pub enum Plan<'a> {
     Answer(Answer<'a>),
-    /// This request, with the key that was asked for.
+    /// This request, with the key of the question.
     Request(Request),
 }
 
-/// How a write ended that was answered.
+/// The result of a write that was acknowledged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Written {
     Done,
@@ -61,12 +67,12 @@ pub enum Written {
     NotFound,
 }
 
-/// What is wrong with a response. `Display` completes a sentence that begins with the backend.
+/// Why a response has no answer. `Display` continues a sentence that begins with the backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ResponseError {
     Status(u16),
     NotJson,
-    /// 400, as the port takes nothing but TLS.
+    /// 400, because the port accepts nothing but TLS.
     WantsTls,
 }
 
@@ -80,25 +86,27 @@ impl fmt::Display for ResponseError {
     }
 }
 
-/// A table of the command line, open.
+/// A table that is open.
 pub struct TableEntry {
     pub name: String,
-    /// The life of a request, if not that of all tables.
+    /// The time limit of a request, if it is not that of all tables.
     pub timeout: Option<Duration>,
-    /// How long answers are kept, if they are.
+    /// The lifetime of cached answers; `None` without a cache.
+    // Opt-in: some backends count on every lookup, like Mailu's rate limits.
     pub caching: Option<Caching>,
     pub table: Box<dyn Table>,
 }
 
-/// How long answers of a table are kept, where their backend says nothing else.
+/// The lifetime of cached answers, unless the response has one of its own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Caching {
+    /// The time for which an answer is served without a request.
     pub fresh: Duration,
-    /// How long after that an answer will do if there is no new one (RFC 5861).
+    /// The time after that for which it is served if the backend fails (RFC 5861, section 4).
     pub stale: Duration,
 }
 
-/// What a table is opened with.
+/// The command line arguments of a table.
 #[derive(Debug)]
 pub struct TableSpec<'a> {
     pub name: &'a str,
@@ -106,24 +114,25 @@ pub struct TableSpec<'a> {
     pub settings: Settings<'a>,
 }
 
-/// What tables are opened and reloaded with.
+/// The environment in which tables are opened and reloaded.
 pub struct Setup<'a> {
     pub backends: &'a mut Backends,
     pub turn: &'a mut Turn,
-    /// TLS configurations by what they were made from, so that tables with the same files share them.
+    /// TLS configurations by their files, so that tables with the same files share them.
     tls_configs: TlsConfigs,
 }
 
 impl<'a> Setup<'a> {
+    /// An environment without any TLS configuration yet.
     pub fn new(backends: &'a mut Backends, turn: &'a mut Turn) -> Self {
         Self { backends, turn, tls_configs: TlsConfigs::default() }
     }
 }
 
-/// Opens a table, or says what is wrong.
+/// Opens a table of one type.
 pub type Constructor = fn(TableSpec<'_>, &mut Setup<'_>) -> Result<TableEntry, SettingError>;
 
-/// The flag that says something unusable, and what is wrong with it.
+/// An invalid setting: the flag that has it, and why it is invalid.
 #[derive(Debug, Eq, PartialEq)]
 pub struct SettingError {
     pub flag: &'static str,
@@ -140,10 +149,10 @@ impl SettingError {
     }
 }
 
-/// The table types of the command line. A new type is a new file and one line here.
+/// The table types of `--type`. A new type is a new file and one line here.
 pub const TYPES: &[(&str, Constructor)] = &[("file", file::open), ("url", url::open)];
 
-/// Opens a table of a type in [`TYPES`].
+/// Opens a table of the type `kind`, which is one of [`TYPES`].
 pub fn open(kind: &str, spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     match TYPES.iter().find(|(name, _)| *name == kind) {
         Some((_, open)) => open(spec, setup),
@@ -155,21 +164,22 @@ pub fn open(kind: &str, spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<Ta
     }
 }
 
-/// The settings of one table, as `--option` gave them. Each is taken by the table that knows it; what
-/// is left is a mistake, unless it was meant for all tables.
+/// The settings of one table from `--option`. A table takes those that it knows; any other is an error, unless it was
+/// given for all tables.
 #[derive(Debug, Default)]
 pub struct Settings<'a> {
     left: Vec<&'a Setting>,
-    /// Those that the table knows.
+    /// Keys that the table knows, for the error message.
     known: Vec<&'static str>,
 }
 
 impl<'a> Settings<'a> {
+    /// Settings of which none has been taken.
     pub fn new(settings: &'a [Setting]) -> Self {
         Self { left: settings.iter().collect(), known: Vec::new() }
     }
 
-    /// The values of a setting that may be given several times.
+    /// Takes all values of a setting that may be repeated.
     pub fn all(&mut self, key: &'static str) -> Vec<&'a str> {
         self.known.push(key);
         let values = self.left.iter().filter(|one| one.key == key).map(|one| &one.value[..]).collect();
@@ -177,7 +187,7 @@ impl<'a> Settings<'a> {
         values
     }
 
-    /// The value of a setting: the last one given, where one for the table beats one for all.
+    /// Takes the value of a setting. The last one counts, and one for the table overrides one for all tables.
     pub fn one(&mut self, key: &'static str) -> Option<&'a str> {
         self.known.push(key);
         let of = |general| self.left.iter().rfind(|one| one.key == key && one.general == general);
@@ -186,20 +196,21 @@ impl<'a> Settings<'a> {
         value
     }
 
-    /// True if a setting is given for this table alone.
+    /// Whether a setting is given for this table alone.
     pub fn has_own(&self, key: &str) -> bool {
         self.left.iter().any(|one| one.key == key && !one.general)
     }
 
-    /// A setting that is a time in seconds, above zero; fractions are allowed.
+    /// Takes a setting in seconds, above zero; fractions are allowed.
     pub fn seconds(&mut self, key: &'static str) -> Result<Option<Duration>, String> {
         self.one(key)
             .map(|text| config::seconds(text).ok_or_else(|| format!("{key}={text}: not a time in seconds")))
             .transpose()
     }
 
-    /// Complains of what nobody took.
+    /// Reports a setting that the table has not taken.
     pub fn finish(mut self) -> Result<(), String> {
+        // A setting of all tables may be meant for another type.
         let Some(one) = self.left.iter().find(|one| !one.general) else { return Ok(()) };
         self.known.sort_unstable();
         Err(format!("setting '{}' is unknown, it is one of: {}", one.key, self.known.join(", ")))
@@ -211,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_a_table_beat_those_of_all_and_unknown_ones_are_told() {
+    fn settings_of_a_table_beat_those_of_all_and_unknown_ones_are_reported() {
         let setting = |key: &str, value: &str, general| Setting { key: key.into(), value: value.into(), general };
         let given = [
             setting("timeout", "1", false),

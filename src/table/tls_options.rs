@@ -1,4 +1,4 @@
-//! The TLS settings of a table, and what they name, read from files.
+//! The TLS settings of a table, and the files that they name.
 
 use super::Settings;
 use crate::backend::tls::TlsConnector;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[cfg(feature = "tls")]
 pub(super) use files::TlsConfigs;
 
-/// In a build without TLS there are none.
+/// A build without TLS has no TLS configurations.
 #[cfg(not(feature = "tls"))]
 #[derive(Debug, Default)]
 pub(super) struct TlsConfigs {}
@@ -19,15 +19,15 @@ pub(super) struct TlsOptions {
     /// Trusted roots, in place of those of the system.
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
-    /// If it is not in the file of the certificate.
+    /// The private key; `None` if it is in the file of the certificate.
     key: Option<PathBuf>,
-    /// The name that the certificate must have, if not the host of the URL.
+    /// The expected name in the certificate; `None` for the host of the URL.
     servername: Option<String>,
 }
 
 impl TlsOptions {
-    /// Takes the settings. `secure` tells whether the table has any https:// URL: without one, a setting that is given
-    /// for this table alone is an error.
+    /// Takes the settings. `secure` is whether the table has an https:// URL: without one, a TLS setting of this table
+    /// is an error.
     pub(super) fn take(settings: &mut Settings<'_>, secure: bool) -> Result<Self, String> {
         if !secure {
             return match ["ca", "cert", "key", "servername"].into_iter().find(|key| settings.has_own(key)) {
@@ -35,7 +35,7 @@ impl TlsOptions {
                 None => Ok(Self::default()),
             };
         }
-        // One file with both is not completed by the key of all tables.
+        // A file of this table with both certificate and key must not be combined with the key of all tables.
         let both = settings.has_own("cert") && !settings.has_own("key");
         let servername = settings.one("servername").map(str::to_owned);
         let mut path = |key| settings.one(key).map(PathBuf::from);
@@ -46,8 +46,8 @@ impl TlsOptions {
         Ok(Self { ca, cert, key, servername })
     }
 
-    /// How connections to a host are secured, by what is in the files now. Errors name the setting and the file, never
-    /// its content.
+    /// The connector for a host, from the current content of the files. Errors name the setting and the file, but never
+    /// its content, which may be a private key.
     #[cfg(feature = "tls")]
     pub(super) fn connector(&self, host: &str, configs: &mut TlsConfigs) -> Result<TlsConnector, String> {
         let name = self.servername.as_deref().unwrap_or(host);
@@ -55,7 +55,7 @@ impl TlsOptions {
         config.connector(name).map_err(|error| format!("{} {name}: {}", error.setting, error.why))
     }
 
-    /// A build without TLS refuses https:// URLs before it comes here.
+    /// A build without TLS refuses https:// URLs before this is called.
     #[cfg(not(feature = "tls"))]
     pub(super) fn connector(&self, _: &str, _: &mut TlsConfigs) -> Result<TlsConnector, String> {
         Err("this build has no TLS".to_owned())
@@ -68,12 +68,13 @@ mod files {
     use crate::backend::tls::{KeyPair, Roots, TlsConfig};
     use std::path::Path;
 
-    /// TLS configurations by what they were made from.
+    /// TLS configurations by their files.
     #[derive(Debug, Default)]
+    // Shared, because parsing the roots of the system takes milliseconds, and a table may have many URLs.
     pub(crate) struct TlsConfigs(Vec<TlsConfig>);
 
     impl TlsConfigs {
-        /// The configuration that the options name, which is made from their files once.
+        /// The configuration of these options, made on first use.
         pub(crate) fn config(&mut self, options: &TlsOptions) -> Result<&TlsConfig, String> {
             let source = format!("{:?} {:?} {:?}", options.ca, options.cert, options.key);
             let at = match self.0.iter().position(|config| config.source() == source) {
@@ -113,12 +114,12 @@ mod files {
         std::fs::read(path).map_err(|error| format!("{setting} {}: {error}", path.display()))
     }
 
-    /// The trusted roots of the system: the bundle of Debian's `ca-certificates` and its like, or what `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR` name.
+    /// The trusted roots of the system: the bundle of Debian's `ca-certificates` and the like, or the files that
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     ///
-    /// `rustls-native-certs` reads them; `rustls-platform-verifier` would do the same on Linux, through more packages.
+    /// `rustls-platform-verifier` would do the same on Linux, through more packages.
     fn system() -> Vec<Vec<u8>> {
-        // What of it cannot be read is left out, as other programs do; an empty store is an error.
+        // Certificates that cannot be read are skipped, as in other programs; an empty store is an error later.
         let found = rustls_native_certs::load_native_certs().certs;
         found.into_iter().map(|certificate| certificate.to_vec()).collect()
     }

@@ -1,6 +1,6 @@
-//! Base64 (RFC 4648, 4).
+//! Base64 with the standard alphabet (RFC 4648, section 4).
 
-/// Encodes with padding.
+/// Encodes `bytes`, with padding.
 pub fn encode(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();

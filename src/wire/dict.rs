@@ -4,16 +4,19 @@ use super::decimal;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Majors of the protocol that are spoken: 2 up to Dovecot 2.3.16, 3 up to 2.3.21, 4 from 2.4 on.
+/// Major versions of the protocol that are supported: 2 is sent by Dovecot up to 2.3.16, 3 by 2.3.17 to 2.3.21, 4 since
+/// 2.4.
 pub const MAJORS: std::ops::RangeInclusive<u32> = 2..=4;
 
-/// Why a line is not a command. The connection is closed then.
+/// Why a line is not a command. The connection is closed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Error {
-    /// The first letter is not one of the protocol's.
+    /// The first byte is not a command of the protocol.
     Unknown,
     /// Fields are missing or are not numbers.
     Malformed,
+    // Not skipped: a line that is dropped without a reply would shift all later replies by one, as the client counts
+    // them.
     TooLong,
 }
 
@@ -27,7 +30,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// One command, its fields unescaped.
+/// One command with its fields unescaped.
 #[derive(Debug, Eq, PartialEq)]
 pub enum DictCommand<'a> {
     Hello {
@@ -40,7 +43,7 @@ pub enum DictCommand<'a> {
         key: Cow<'a, [u8]>,
         user: Option<Cow<'a, [u8]>>,
     },
-    /// `rest` is one path and the user, in major 2 some paths.
+    /// `rest` is one path and an optional user; in major 2, one or more paths.
     Iterate {
         flags: u32,
         max_rows: u64,
@@ -64,7 +67,7 @@ pub enum DictCommand<'a> {
         key: Cow<'a, [u8]>,
         by: i64,
     },
-    /// When the change was made, and whether values may be logged: nothing a backend is told.
+    /// `T` (timestamp of the change) and `V` (whether values may be logged), neither of which is passed on to backends.
     Remark {
         id: u32,
     },
@@ -76,8 +79,10 @@ pub enum DictCommand<'a> {
     },
 }
 
-/// Finds the end of the first line of `input`, of which `seen` bytes were searched in vain before.
-/// `None` until the line is whole; at most `limit` bytes may come before its end.
+/// Finds the newline that ends the first line of `input`. `None` if the line is incomplete.
+///
+/// `seen` is the number of bytes that an earlier call has already searched; `limit` is the maximum length of a line in
+/// bytes, without the newline.
 pub fn line(input: &[u8], seen: usize, limit: usize) -> Result<Option<usize>, Error> {
     match input.iter().skip(seen).position(|byte| *byte == b'\n') {
         Some(at) if seen + at <= limit => Ok(Some(seen + at)),
@@ -86,7 +91,7 @@ pub fn line(input: &[u8], seen: usize, limit: usize) -> Result<Option<usize>, Er
     }
 }
 
-/// Reads a line, without its end.
+/// Parses a line, without its newline.
 pub fn parse(line: &[u8]) -> Result<DictCommand<'_>, Error> {
     let (letter, rest) = line.split_first().ok_or(Error::Malformed)?;
     let mut fields = rest.split(|byte| *byte == b'\t').map(unescape);
@@ -108,7 +113,9 @@ pub fn parse(line: &[u8]) -> Result<DictCommand<'_>, Error> {
         b'A' => Ok(DictCommand::Increment { id: number(&field()?)?, key: field()?, by: signed(&field()?)? }),
         b'T' | b'V' => Ok(DictCommand::Remark { id: number(&field()?)? }),
         b'R' => Ok(DictCommand::Rollback { id: number(&field()?)? }),
+        // D is the asynchronous commit of 2.2 and 2.3; it is answered like C.
         b'C' | b'D' => Ok(DictCommand::Commit { id: number(&field()?)? }),
+        // Unlike unknown fields, an unknown command cannot be ignored: whether it needs a reply is unknown too.
         _ => Err(Error::Unknown),
     }
 }
@@ -121,8 +128,10 @@ fn signed(field: &[u8]) -> Result<i64, Error> {
     std::str::from_utf8(field).ok().and_then(|text| text.parse().ok()).ok_or(Error::Malformed)
 }
 
-/// Byte 1 and one of `01tnr` stand for NUL, byte 1, tab, newline and CR (str_tabunescape).
+/// Decodes escapes: byte 1 followed by one of `01tnr` is NUL, byte 1, tab, newline or CR (str_tabunescape in
+/// strescape.c).
 pub fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
+    // Escapes are rare: without any, the field borrows from the line.
     if !field.contains(&1) {
         return Cow::Borrowed(field);
     }
@@ -135,6 +144,7 @@ pub fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
                 Some(b't') => b'\t',
                 Some(b'n') => b'\n',
                 Some(b'r') => b'\r',
+                // As str_tabunescape does: an unknown escape is the character itself, and a trailing byte 1 is dropped.
                 Some(&other) => other,
                 None => break,
             },
@@ -144,7 +154,7 @@ pub fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// Appends `text` with those bytes escaped that would end a field or line.
+/// Appends `text` to `out` with the bytes escaped that would end a field or a line.
 pub fn escape(text: &[u8], out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(at) = rest.iter().position(|byte| matches!(byte, 0 | 1 | b'\t' | b'\n' | b'\r')) {
@@ -243,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_escaped_is_unescaped() {
+    fn escaping_and_unescaping_are_inverse() {
         let all: Vec<u8> = (0..=255).collect();
         let mut out = Vec::new();
         escape(&all, &mut out);

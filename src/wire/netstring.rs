@@ -1,11 +1,12 @@
-//! Netstrings, `LENGTH:PAYLOAD,`: the frames of Postfix socketmap (netstring.c, dict_sockmap.c).
+//! Netstrings, `LENGTH:PAYLOAD,`: the framing of Postfix socketmap (netstring.c and dict_sockmap.c).
 
 use std::fmt;
 
-/// Why the input is not a netstring. The frame boundaries are lost then.
+/// Why the input is not a netstring. The frame boundaries are lost after that, so the connection cannot be used
+/// further.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Error {
-    /// The length is empty, not decimal, or padded with a zero.
+    /// The length is empty, not decimal, or has a leading zero.
     Length,
     /// The announced payload is longer than the limit.
     TooLong,
@@ -23,16 +24,21 @@ impl fmt::Display for Error {
     }
 }
 
-/// Cuts one netstring off the front of `input`: its payload and the bytes it took in all, or `None`
-/// until more bytes are there. A payload longer than `limit` bytes is refused as soon as its length is read.
+/// Decodes the netstring at the front of `input`: its payload and its encoded length in bytes, or `None` if it is
+/// incomplete.
+///
+/// A payload longer than `limit` bytes is refused as soon as its length has been read, before its bytes are buffered.
 pub fn decode(input: &[u8], limit: usize) -> Result<Option<(&[u8], usize)>, Error> {
     let mut length = 0;
     for (at, &byte) in input.iter().enumerate() {
         match byte {
             b':' if at > 0 => return payload(input, at + 1, length),
+            // A leading zero would give one payload several encodings; the specification of netstrings forbids it, and
+            // Postfix never sends one.
             b'0'..=b'9' if at == 0 || length > 0 => length = length * 10 + usize::from(byte - b'0'),
             _ => return Err(Error::Length),
         }
+        // Checked for each digit, so that `length` cannot overflow.
         if length > limit {
             return Err(Error::TooLong);
         }
@@ -48,10 +54,10 @@ fn payload(input: &[u8], start: usize, length: usize) -> Result<Option<(&[u8], u
     }
 }
 
-/// Appends the netstring of `parts` joined together.
+/// Appends the netstring of the concatenated `parts` to `out`.
 pub fn encode(parts: &[&[u8]], out: &mut Vec<u8>) {
     let payload = parts.iter().map(|part| part.len()).sum::<usize>();
-    // Digits and colon, from the end of an array that no length fills.
+    // Written backwards from the colon: the formatting machinery costs more than the digits. 20 of them hold any u64.
     let (mut head, mut at, mut length) = ([b':'; 21], 20, payload);
     loop {
         at -= 1;
@@ -61,6 +67,7 @@ pub fn encode(parts: &[&[u8]], out: &mut Vec<u8>) {
             break;
         }
     }
+    // Reserved once, as growing in steps would reallocate for each part.
     out.reserve(head.len() - at + payload + 1);
     out.extend_from_slice(&head[at..]);
     parts.iter().for_each(|part| out.extend_from_slice(part));
@@ -73,7 +80,7 @@ mod tests {
 
     const LIMIT: usize = 20;
 
-    /// What goes in, the payloads that come out, and how it ends. A new case is one line.
+    /// Input, payloads, and how it ends. A new case is one line.
     type Case = (&'static [u8], &'static [&'static [u8]], Result<(), Error>);
     const CASES: &[Case] = &[
         (b"", &[], Ok(())),
@@ -99,15 +106,15 @@ mod tests {
     fn any_split_of_the_input_gives_the_same_payloads() {
         for (input, payloads, end) in CASES {
             for step in 1..=input.len().max(1) {
-                let (mut held, mut got, mut ended) = (Vec::new(), Vec::new(), Ok(()));
+                let (mut buffered, mut got, mut ended) = (Vec::new(), Vec::new(), Ok(()));
                 'all: for piece in input.chunks(step) {
-                    held.extend_from_slice(piece);
+                    buffered.extend_from_slice(piece);
                     loop {
-                        match decode(&held, LIMIT) {
+                        match decode(&buffered, LIMIT) {
                             Ok(None) => break,
                             Ok(Some((payload, used))) => {
                                 got.push(payload.to_vec());
-                                held.drain(..used);
+                                buffered.drain(..used);
                             }
                             Err(error) => {
                                 ended = Err(error);
@@ -122,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoding_and_decoding_are_inverse() {
         for length in [0, 1, 9, 10, 99, 100, 100_000] {
             let (text, mut out) = (vec![b'x'; length], Vec::new());
             encode(&[b"OK ", &text], &mut out);

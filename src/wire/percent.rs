@@ -1,39 +1,41 @@
-//! Percent-encoding of keys in URLs (RFC 3986, 2.1 to 2.3).
+//! Percent-encoding of keys in URLs (RFC 3986, sections 2.1 to 2.3).
 
-/// Where in a URL a key stands.
+/// The component of a URL that a key is inserted into.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Component {
-    /// `/` stays as it is: backends route on it, as they did with the Python original.
+    /// `/` is not encoded.
+    // Backends route on it: Mailu has routes like /internal/dovecot/quota/storage/USER, and the Python original quoted
+    // keys with `/` as a safe character.
     Path,
     /// `/` is encoded too.
     Query,
 }
 
-/// The bytes that stay: `unreserved`, and `/` in a path.
+/// Bytes that are not encoded: `unreserved` of RFC 3986, and `/` in a path.
 const IN_QUERY: [bool; 256] = {
-    let mut stays = [false; 256];
+    let mut literal = [false; 256];
     let mut byte = 0;
     while byte < 256 {
         let c = byte as u8;
-        stays[byte] = c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-' | b'~');
+        literal[byte] = c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-' | b'~');
         byte += 1;
     }
-    stays
+    literal
 };
 const IN_PATH: [bool; 256] = {
-    let mut stays = IN_QUERY;
-    stays[b'/' as usize] = true;
-    stays
+    let mut literal = IN_QUERY;
+    literal[b'/' as usize] = true;
+    literal
 };
 
-/// Appends `key` byte by byte: letters, digits and `_.-~` stay, the rest becomes `%XX`.
+/// Appends `key` to `out`: letters, digits and `_.-~` as they are, any other byte as `%XX`.
 pub fn encode(key: &[u8], component: Component, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let stays = if component == Component::Path { &IN_PATH } else { &IN_QUERY };
-    // Most bytes stay, and are copied together.
-    for piece in key.split_inclusive(|byte| !stays[usize::from(*byte)]) {
+    let literal = if component == Component::Path { &IN_PATH } else { &IN_QUERY };
+    // Most bytes need no encoding and are copied in runs.
+    for piece in key.split_inclusive(|byte| !literal[usize::from(*byte)]) {
         match piece.split_last() {
-            Some((&last, plain)) if !stays[usize::from(last)] => {
+            Some((&last, plain)) if !literal[usize::from(last)] => {
                 out.extend_from_slice(plain);
                 out.extend_from_slice(&[b'%', HEX[usize::from(last >> 4)], HEX[usize::from(last & 15)]]);
             }
@@ -42,7 +44,7 @@ pub fn encode(key: &[u8], component: Component, out: &mut Vec<u8>) {
     }
 }
 
-/// Decodes `%XX`; anything that is not two hexadecimal digits after a `%` stays as it is.
+/// Decodes `%XX`. A `%` that is not followed by two hexadecimal digits is left as it is.
 pub fn decode(text: &str) -> Vec<u8> {
     let (text, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
     let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));
@@ -77,9 +79,9 @@ mod tests {
             (b"_.-~", "_.-~", "_.-~"),
         ];
         for (key, path, query) in CASES {
-            for (part, expected) in [(Component::Path, path), (Component::Query, query)] {
+            for (component, expected) in [(Component::Path, path), (Component::Query, query)] {
                 let mut out = Vec::new();
-                encode(key, part, &mut out);
+                encode(key, component, &mut out);
                 assert_eq!(std::str::from_utf8(&out), Ok(*expected));
             }
         }

@@ -1,22 +1,26 @@
-//! The header fields of `header` and `header-file`.
+//! The header fields of the settings `header` and `header-file`.
 
-/// The fields that `header` and `header-file` give.
+/// Header fields that are added to each request.
 #[derive(Default)]
 pub(super) struct Fields {
-    /// Each with its line end.
+    /// Field lines, each with its CR LF.
     pub lines: String,
-    /// In place of the host of the URL.
+    /// The value of `Host`, if it is not that of the URL.
     pub host: Option<String>,
-    /// There is an `Authorization` field.
+    /// Whether there is an `Authorization` field.
     pub authorized: bool,
 }
 
 impl Fields {
-    /// Adds a line `Name: value`.
+    /// Adds a field line `Name: value`.
+    ///
+    /// # Errors
+    /// The line is malformed, or the field is one that Podop sets itself.
     pub(super) fn add(&mut self, line: &str) -> Result<(), String> {
-        // The line itself may be a secret and is not told.
+        // The line may hold a secret, so that errors do not repeat it.
         let (name, value) = line.split_once(':').ok_or("header wants 'Name: value'")?;
         let value = value.trim();
+        // A token (RFC 9110, section 5.6.2). Control characters in the value would allow a second field or request.
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty()
             || !name.bytes().all(token)
@@ -26,6 +30,7 @@ impl Fields {
         }
         match name.to_ascii_lowercase().as_str() {
             "host" => self.host = Some(value.to_owned()),
+            // The framing, and anything that would allow a response which the decoder does not understand.
             "content-length" | "transfer-encoding" | "connection" | "content-type" | "accept-encoding" | "te"
             | "expect" | "upgrade" => return Err(format!("header {name} is Podop's own")),
             lower => {

@@ -1,4 +1,4 @@
-//! The URL table: a lookup is a GET, a write is a POST, PATCH or DELETE.
+//! The URL table: a lookup is a GET; a write is a POST, PATCH or DELETE.
 
 mod fields;
 mod options;
@@ -18,14 +18,15 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// The fields of every request besides `Host`.
+/// The fields of every request except `Host`.
+// No coding but identity: values are small, and a decompressor would need a bound of its own against bombs.
 const FIELDS: &str = concat!(
     "Accept: application/json\r\nAccept-Encoding: identity\r\nUser-Agent: podop/",
     env!("CARGO_PKG_VERSION"),
     "\r\n"
 );
 
-/// Opens a URL table; `--param` has one or more URLs.
+/// Opens a URL table; `--param` is one or more URLs.
 pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     let urls: Result<Vec<Url>, String> = spec.param.split_ascii_whitespace().map(Url::parse).collect();
     let urls = urls.map_err(SettingError::param)?;
@@ -46,7 +47,7 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
     Ok(TableEntry { name, timeout, caching, table: Box::new(table) })
 }
 
-/// How connections for a URL are secured: by what the files contain now.
+/// The TLS connector for a URL, from the current content of the files; `None` for a URL without TLS.
 fn connector(url: &Url, options: &UrlOptions, setup: &mut Setup<'_>) -> Result<Option<TlsConnector>, String> {
     match &url.to {
         Target::Tcp(host, _) if url.secure => options.tls.connector(host, &mut setup.tls_configs).map(Some),
@@ -57,10 +58,10 @@ fn connector(url: &Url, options: &UrlOptions, setup: &mut Setup<'_>) -> Result<O
 struct UrlTable {
     name: String,
     urls: Vec<Url>,
-    /// The number of each URL's backend.
+    /// The index of each URL's backend.
     backends: Vec<usize>,
     routes: Rc<[Route]>,
-    /// Requests carry credentials: 401 speaks of those, and not of the key.
+    /// Whether requests carry credentials, so that 401 is about those and not about the key.
     authorized: bool,
     options: UrlOptions,
 }
@@ -83,6 +84,7 @@ impl Table for UrlTable {
                 (Method::Patch, Some(format!("{{\"increment\": {by}}}").into_bytes().into_boxed_slice()))
             }
         };
+        // A lookup of such a key is a miss, but a write must not be lost without an error.
         if self.urls.iter().any(|url| url.bends(&write.key)) {
             return self.refuse("the key has a dot segment");
         }
@@ -92,7 +94,9 @@ impl Table for UrlTable {
     fn parse_value<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
         match response.status {
             200 => {}
+            // A wrong scheme in the URL would make every key a miss.
             400 if wants_tls(&response.body) => return Err(ResponseError::WantsTls),
+            // A rotated password would otherwise bounce all mail.
             401 if self.authorized && matches!(self.options.misses, Misses::Usual) => {
                 return Err(ResponseError::Status(401));
             }
@@ -114,6 +118,7 @@ impl Table for UrlTable {
     fn parse_write(&self, write: &Write, response: &Response<'_>) -> Result<Written, ResponseError> {
         match (response.status, &write.change) {
             (200..300, _) => Ok(Written::Done),
+            // The key is gone, which is what was requested.
             (404, Change::Unset) if self.options.unset == Method::Delete => Ok(Written::Done),
             (404, Change::Increment(_)) => Ok(Written::NotFound),
             (status, _) => Err(ResponseError::Status(status)),
@@ -130,7 +135,7 @@ impl Table for UrlTable {
                 Ok(Some(connector)) => setup.backends.set_connector(*backend, connector, setup.turn),
                 Err(error) => {
                     log::warn(format_args!("tls-unreadable table={} cause=\"{error}\"", self.name));
-                    break; // as it is for the others
+                    break; // all URLs have the same files
                 }
             }
         }
@@ -149,11 +154,12 @@ impl UrlTable {
         Plan::Answer(Answer::Failed(Failure::temporary(format_args!("{}: {why}", self.name))))
     }
 
-    /// Prepares all of the requests that does not depend on the key.
+    /// Prepares everything in requests that does not depend on the key.
     fn prepare(&mut self) -> Result<(), String> {
         let mut extra = Fields::default();
         self.options.header.iter().try_for_each(|line| extra.add(line))?;
         for path in &self.options.header_files {
+            // Read at each reload, so that tokens can be rotated without a restart.
             let at = |error: String| format!("header-file {}: {error}", path.display());
             let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
             text.lines().filter(|line| !line.trim().is_empty()).try_for_each(|line| extra.add(line)).map_err(at)?;
@@ -171,8 +177,7 @@ impl UrlTable {
     }
 }
 
-/// How nginx, Go's net/http (Caddy, Traefik), Apache httpd and Tomcat answer plain HTTP on a port for TLS, with 400: no
-/// word on the key.
+/// How nginx, Go's net/http (Caddy, Traefik), Apache httpd and Tomcat explain, with 400, that a port accepts TLS only.
 const TLS_ONLY: [&[u8]; 4] = [
     b"plain HTTP request was sent to HTTPS port",
     b"HTTP request to an HTTPS server",
@@ -181,7 +186,7 @@ const TLS_ONLY: [&[u8]; 4] = [
 ];
 
 fn wants_tls(body: &[u8]) -> bool {
-    TLS_ONLY.iter().any(|words| body.windows(words.len()).any(|part| part == *words))
+    TLS_ONLY.iter().any(|words| body.windows(words.len()).any(|window| window == *words))
 }
 
 #[cfg(test)]
@@ -203,7 +208,7 @@ mod tests {
         let answer = |given: Option<(&'static str, &'static str)>, status, body: &'static str| {
             let setting = |(key, value): (&str, &str)| Setting { key: key.into(), value: value.into(), general: false };
             let given: Vec<Setting> = given.into_iter().map(setting).collect();
-            let opened = open_with(&given).unwrap();
+            let entry = open_with(&given).unwrap();
             let response = Response {
                 status,
                 keep: true,
@@ -211,7 +216,7 @@ mod tests {
                 extra_headers: None,
                 body: body.as_bytes().into(),
             };
-            match opened.table.parse_value(false, response) {
+            match entry.table.parse_value(false, response) {
                 Ok(Answer::Found(value)) => value.for_postfix().map_or("miss".to_owned(), |text| text.into_owned()),
                 Ok(Answer::Miss) => "miss".to_owned(),
                 Ok(Answer::Failed(failure)) => failure.reason().to_owned(),

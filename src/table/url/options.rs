@@ -1,4 +1,4 @@
-//! The settings of a URL table.
+//! The settings of a URL table from `--option`.
 
 use super::super::tls_options::TlsOptions;
 use super::super::{Caching, Settings};
@@ -6,10 +6,11 @@ use crate::backend::{Method, PoolOptions};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long an unused connection stays open: below the shortest idle limit of a common server, gunicorn's 2 s.
+/// The idle timeout of connections.
+// Below the shortest timeout of common servers, gunicorn's 2 s: a server that closes first may cross with a request.
 const KEEPALIVE: Duration = Duration::from_millis(1500);
 
-/// Connections to one backend, where nothing else is set.
+/// Maximum number of connections to one backend, by default.
 const CONNECTIONS: usize = 1024;
 
 /// The settings of one table.
@@ -18,7 +19,7 @@ pub(super) struct UrlOptions {
     pub caching: Option<Caching>,
     pub pool: PoolOptions,
     pub misses: Misses,
-    /// What an unset is: a POST of `null`, or a DELETE.
+    /// The method of an unset: `POST` of `null`, or `DELETE`.
     pub unset: Method,
     pub select: Option<String>,
     pub header: Vec<String>,
@@ -27,7 +28,7 @@ pub(super) struct UrlOptions {
 }
 
 impl UrlOptions {
-    /// `secure` tells whether there is any https:// URL.
+    /// Takes the settings. `secure` is whether the table has an https:// URL.
     pub(super) fn take(mut settings: Settings<'_>, secure: bool) -> Result<Self, String> {
         let options = Self {
             timeout: settings.seconds("timeout")?,
@@ -56,14 +57,15 @@ impl UrlOptions {
     }
 }
 
-/// Statuses that say "no such key".
+/// Statuses that mean that there is no such key.
 pub(super) enum Misses {
-    /// 4XX, but for those that say "not now".
+    /// 4XX, except those that are about the moment or the connection instead of the key (408, 421, 425, 429).
     Usual,
     These(Vec<u16>),
 }
 
 impl Misses {
+    /// Whether a response with this status is a miss.
     pub(super) fn contains(&self, status: u16) -> bool {
         match self {
             Misses::Usual => (400..500).contains(&status) && !matches!(status, 408 | 421 | 425 | 429),
@@ -82,6 +84,7 @@ fn caching(settings: &mut Settings<'_>) -> Result<Option<Caching>, String> {
 
 fn misses(setting: Option<&str>) -> Result<Misses, String> {
     let Some(text) = setting else { return Ok(Misses::Usual) };
+    // 200 has the value; a miss with it is `null`.
     let status = |text: &str| text.trim().parse().ok().filter(|status| (200..600).contains(status) && *status != 200);
     let list: Option<Vec<u16>> = text.split(',').map(status).collect();
     list.map(Misses::These).ok_or_else(|| format!("miss={text}: wants statuses like 404,410"))

@@ -1,16 +1,16 @@
-//! The URL of a table, with places for the key.
+//! URLs of tables, with places for the key.
 
 use crate::backend::{Piece, Target, tls};
 use crate::wire::percent::{self, Component};
 use crate::wire::{self, base64};
 use std::path::PathBuf;
 
-/// One URL of a table, taken apart. Its userinfo is in `authorization` only, and never logged.
+/// A parsed URL of a table. Its userinfo is in `authorization` only, and is never logged.
 #[derive(Debug)]
 pub(super) struct Url {
-    /// Its name in reasons, log and metrics.
+    /// The name of the backend in reasons, log and metrics.
     pub label: String,
-    /// The scheme is https.
+    /// Whether the scheme is https.
     pub secure: bool,
     pub to: Target,
     /// The value of the `Host` field.
@@ -22,7 +22,7 @@ pub(super) struct Url {
 }
 
 impl Url {
-    /// Errors do not repeat the URL: it may hold a password.
+    /// Parses a URL. Errors do not repeat it, because it may hold a password.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").ok_or("not a URL, which starts with http://")?;
         let (unix, secure) = match scheme.to_ascii_lowercase().as_str() {
@@ -36,6 +36,7 @@ impl Url {
             }
             other => return Err(format!("scheme {other}:// is not supported, use http://, https:// or http+unix://")),
         };
+        // A fragment is not sent to a server (RFC 3986, section 3.5).
         let rest = rest.split('#').next().unwrap_or_default();
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
@@ -48,12 +49,12 @@ impl Url {
         Ok(Self { label, secure, to, host, target: pieces(target)?, authorization })
     }
 
-    /// True if the key would bend the path: a segment of dots cannot be expressed in a URL, as
-    /// everybody on the way may resolve it.
+    /// Whether the key makes a dot segment in the path, which cannot be expressed in a URL: any client or proxy on the
+    /// way may resolve it to another path (RFC 3986, section 5.2.4), even when it is percent-encoded.
     pub(super) fn bends(&self, key: &[u8]) -> bool {
-        // A segment with anything but dots stays harmless, whatever stands around it.
+        // The usual case. A segment with any other byte than dots is harmless, whatever surrounds it.
         if key.first().is_some_and(|first| *first != b'.') && wire::all(key, |byte| byte != b'/') {
-            return false; // as nearly all keys
+            return false;
         }
         if !key.split(|byte| *byte == b'/').any(|segment| segment.iter().all(|byte| *byte == b'.')) {
             return false;
@@ -71,6 +72,7 @@ impl Url {
     }
 }
 
+/// The target of an authority with host and port, the value of `Host`, and the label of the backend.
 fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String), String> {
     let (host, port) = match authority.rfind(':').filter(|at| !authority[*at..].contains(']')) {
         Some(at) => (&authority[..at], Some(&authority[at + 1..])),
@@ -92,11 +94,13 @@ fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String),
     if host == host_without_brackets && (host.is_empty() || !host.bytes().all(valid)) {
         return Err(format!("'{host}' is not a host name"));
     }
+    // The port is omitted if it is the default one, as in `Host` fields of other clients: some frameworks compare them.
     let shown = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
     let label = if secure { format!("https://{shown}") } else { shown.clone() };
     Ok((Target::Tcp(host_without_brackets.to_owned(), port), shown, label))
 }
 
+/// The same for the percent-encoded path of a unix socket.
 fn unix_target(authority: &str) -> Result<(Target, String, String), String> {
     let path = String::from_utf8(percent::decode(authority)).map_err(|_| "the socket path is not UTF-8")?;
     if !path.starts_with('/') || path.contains(|c: char| c.is_control()) {
@@ -107,7 +111,7 @@ fn unix_target(authority: &str) -> Result<(Target, String, String), String> {
     Ok((Target::Unix(PathBuf::from(&path)), "localhost".to_owned(), format!("unix:{path}")))
 }
 
-/// Cuts path and query at the places of the key.
+/// Splits path and query at the places of the key.
 fn pieces(target: &str) -> Result<Vec<Piece>, String> {
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
     let path_end = target.find('?').unwrap_or(target.len());
@@ -128,11 +132,12 @@ fn pieces(target: &str) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
+/// The next `§` or `{}` from `from` on, and its position.
 fn next_mark(target: &str, from: usize) -> Option<(usize, &'static str)> {
     ["§", "{}"].into_iter().filter_map(|mark| target[from..].find(mark).map(|at| (from + at, mark))).min()
 }
 
-/// A part of the URL that is the same for all keys. What a URL cannot hold is encoded.
+/// The bytes of a part between two places of the key. Bytes that are not allowed in a URL are encoded.
 fn literal(text: &str) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     for byte in text.bytes() {
@@ -187,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_urls_are_refused_without_telling_passwords() {
+    fn unusable_urls_are_refused_without_showing_passwords() {
         let cases = [
             ("admin/§", "not a URL"),
             ("ftp://u:secret@admin/§", "scheme ftp://"),
