@@ -221,11 +221,6 @@ impl Addresses {
         self.list.is_empty()
     }
 
-    /// True if several have been reached.
-    pub(super) fn has_several(&self) -> bool {
-        self.list.iter().filter(|one| one.reached).count() > 1
-    }
-
     /// True if an address may be asked in place of this one.
     pub(super) fn has_other(&self, address: &Address, now: Instant) -> bool {
         self.list.iter().any(|one| one.address != *address && one.reached && !one.is_ejected(now))

@@ -6,6 +6,8 @@ use super::breaker::Permit;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Candidate {
     pub permit: Permit,
+    /// It had too many faults of late, or asked for a pause.
+    pub avoided: bool,
     /// All of its addresses are ejected.
     pub ejected: bool,
     /// No address of it is known.
@@ -14,8 +16,9 @@ pub(super) struct Candidate {
     pub load: usize,
 }
 
-/// The best of the candidates: one that has to be probed, else the one with working addresses and the fewest exchanges;
-/// `None` if all of them are down. A write goes to a probe only if it must: what may be sent again elsewhere is the
+/// The best of the candidates: one that has to be probed, else one without faults of late, with working addresses and the
+/// fewest exchanges; `None` if none of them answers in time. If all had faults, the best of them is asked all the same: one
+/// key's faults must not fail another key. A write goes to a probe only if it must: what may be sent again elsewhere is the
 /// better probe.
 pub(super) fn pick(safe: bool, candidates: impl Iterator<Item = (u8, Candidate)>) -> Option<u8> {
     // A probe comes first, so that a backend that has recovered is found by the next GET and not only when the others fail.
@@ -26,7 +29,9 @@ pub(super) fn pick(safe: bool, candidates: impl Iterator<Item = (u8, Candidate)>
         Permit::Deny => None,
     };
     candidates
-        .filter_map(|(route, of)| rank(of.permit).map(|rank| (route, (rank, of.ejected, of.unresolved, of.load))))
+        .filter_map(|(route, of)| {
+            rank(of.permit).map(|rank| (route, (rank, of.avoided, of.ejected, of.unresolved, of.load)))
+        })
         .min_by_key(|(_, order)| *order)
         .map(|(route, _)| route)
 }
@@ -35,11 +40,13 @@ pub(super) fn pick(safe: bool, candidates: impl Iterator<Item = (u8, Candidate)>
 mod tests {
     use super::*;
 
-    const GOOD: Candidate = Candidate { permit: Permit::Allow, ejected: false, unresolved: false, load: 5 };
+    const GOOD: Candidate =
+        Candidate { permit: Permit::Allow, avoided: false, ejected: false, unresolved: false, load: 5 };
     const IDLE: Candidate = Candidate { load: 0, ..GOOD };
     const EJECTED: Candidate = Candidate { ejected: true, load: 0, ..GOOD };
     const UNRESOLVED: Candidate = Candidate { unresolved: true, load: 0, ..GOOD };
     const PROBE: Candidate = Candidate { permit: Permit::Probe, load: 9, ..GOOD };
+    const AVOIDED: Candidate = Candidate { avoided: true, load: 0, ..GOOD };
     const DOWN: Candidate = Candidate { permit: Permit::Deny, load: 0, ..GOOD };
 
     #[test]
@@ -53,6 +60,10 @@ mod tests {
             (&[GOOD, IDLE], Some(1), Some(1)),
             (&[EJECTED, GOOD], Some(1), Some(1)),
             (&[EJECTED, DOWN], Some(0), Some(0)),
+            (&[AVOIDED, GOOD], Some(1), Some(1)),
+            (&[AVOIDED, EJECTED], Some(1), Some(1)),
+            (&[AVOIDED, AVOIDED], Some(0), Some(0)),
+            (&[AVOIDED, DOWN], Some(0), Some(0)),
             (&[UNRESOLVED, GOOD], Some(1), Some(1)),
             (&[UNRESOLVED, EJECTED], Some(0), Some(0)),
             (&[GOOD, PROBE], Some(1), Some(0)),

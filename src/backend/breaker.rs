@@ -1,110 +1,113 @@
-//! Whether a backend is worth asking: a circuit breaker for each.
+//! Whether a backend answers one table in time: a circuit breaker. Pure: time and keys come in as numbers.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// So many faults in a row, without an answer in between, set a backend down.
-const FAULTS: u32 = 5;
+/// Timeouts in a row that open a breaker.
+const TIMEOUTS: usize = 5;
 
-/// For how long at first; twice as long each time that the probe afterwards fails, up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// Different keys among them. One key that hangs, whoever asks for it, says nothing of the others.
+const KEYS: usize = 3;
 
-/// What a backend asks for with `Retry-After` is granted up to here: mail should not wait longer for one that has recovered.
-const MAX_ASKED: Duration = Duration::from_secs(60);
+/// Time from the opening to the first probe.
+const FIRST_PROBE: Duration = Duration::from_millis(250);
 
-/// Healthy ── [`FAULTS`] in a row ──▶ down ── pause over, one probe ──▶ healthy | down for longer
-#[derive(Debug, Default)]
-pub(super) struct CircuitBreaker {
-    /// Faults since the last answer.
-    failures: u32,
-    /// How often in a row it was set down.
-    pauses: u32,
-    /// It is set down; not asked before then, and after that only by one probe at a time.
-    down: Option<Instant>,
-    /// A probe is on its way; after this it is over in any case.
-    probe: Option<Instant>,
-    /// What went wrong last.
-    cause: String,
+/// Keys that have just hung, which are not used as probes.
+const MAX_HUNG: usize = 64;
+
+/// The breaker of one table at one backend. It counts what costs time, and nothing else: a fault that comes at once costs as
+/// little as knowing it in advance, and says nothing of other keys.
+///
+/// Closed ── [`TIMEOUTS`] in a row, of [`KEYS`] keys ──▶ Open ── any response ──▶ Closed
+#[derive(Debug)]
+pub(super) enum CircuitBreaker {
+    Closed {
+        /// The keys of the timeouts in a row so far.
+        timeouts: Vec<u64>,
+    },
+    Open {
+        /// The next request from then on is a probe.
+        next_probe: Instant,
+        /// Keys that have just hung.
+        hung: VecDeque<u64>,
+        cause: String,
+    },
 }
 
-/// Whether a request may go to a backend now.
+/// Whether a request may be sent to a backend now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Permit {
     Allow,
-    /// One may, to see how it does.
+    /// It may, to see how the backend does.
     Probe,
     Deny,
 }
 
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self::Closed { timeouts: Vec::new() }
+    }
+}
+
 impl CircuitBreaker {
-    pub(super) fn permit(&self, now: Instant) -> Permit {
-        match self.down {
-            None => Permit::Allow,
-            Some(until) if now < until || self.probe.is_some_and(|probe| now < probe) => Permit::Deny,
-            Some(_) => Permit::Probe,
+    pub(super) fn permit(&self, key: u64, now: Instant) -> Permit {
+        match self {
+            Self::Closed { .. } => Permit::Allow,
+            Self::Open { next_probe, hung, .. } if now < *next_probe || hung.contains(&key) => Permit::Deny,
+            Self::Open { .. } => Permit::Probe,
         }
     }
 
-    /// A probe is sent, which will have ended by `deadline`.
-    pub(super) fn probe(&mut self, deadline: Instant) {
-        self.probe = Some(deadline);
-    }
-
-    /// A probe may have been given up before it was sent, so that another one may go.
-    pub(super) fn release(&mut self) {
-        self.probe = None;
-    }
-
-    /// An answer has come, whatever it says. True if it had been set down.
-    pub(super) fn answered(&mut self) -> bool {
-        self.failures = 0;
-        // The common case, which should cost nothing.
-        if self.down.is_none() {
-            return false;
+    /// A request is sent; if the breaker is open, it is a probe, and the next one may follow after `interval`.
+    pub(super) fn on_submit(&mut self, interval: Duration, now: Instant) {
+        if let Self::Open { next_probe, .. } = self {
+            *next_probe = now + interval;
         }
+    }
+
+    /// The backend has not answered a request for `key` in time, which it had for long enough. True if that opens the
+    /// breaker.
+    pub(super) fn on_timeout(&mut self, key: u64, cause: &impl ToString, now: Instant) -> bool {
+        match self {
+            Self::Open { hung, .. } => {
+                hung.push_back(key);
+                if hung.len() > MAX_HUNG {
+                    hung.pop_front();
+                }
+                false
+            }
+            Self::Closed { timeouts } => {
+                timeouts.push(key);
+                let mut keys = timeouts.clone();
+                keys.sort_unstable();
+                keys.dedup();
+                if timeouts.len() < TIMEOUTS || keys.len() < KEYS {
+                    timeouts.truncate(MAX_HUNG);
+                    return false;
+                }
+                *self = Self::Open { next_probe: now + FIRST_PROBE, hung: keys.into(), cause: cause.to_string() };
+                true
+            }
+        }
+    }
+
+    /// The backend has answered, whatever it says. True if the breaker was open.
+    pub(super) fn on_answer(&mut self) -> bool {
+        let was_open = self.is_open();
         *self = Self::default();
-        true
+        was_open
     }
 
-    /// A fault that speaks against the backend as a whole. True if that sets it down.
-    pub(super) fn fault(&mut self, cause: impl ToString, now: Instant) -> bool {
-        self.failures += 1;
-        // Only the probe speaks of the backend as it is now.
-        let probed = self.probe.take().is_some();
-        match self.down {
-            Some(_) if !probed => return false, // from before it was set down
-            None if self.failures < FAULTS => return false,
-            Some(_) | None => {}
-        }
-        let pause = LAST_PAUSE.min(FIRST_PAUSE * 2u32.pow(self.pauses.min(8)));
-        self.pauses += 1;
-        self.cause = cause.to_string();
-        let news = self.down.is_none();
-        self.down = Some(now + pause);
-        news
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Open { .. })
     }
 
-    /// The backend wants to be left alone for so long (`Retry-After`). True if that sets it down.
-    pub(super) fn asked(&mut self, pause: Duration, cause: impl ToString, now: Instant) -> bool {
-        let news = self.down.is_none();
-        self.cause = cause.to_string();
-        self.probe = None;
-        self.down = Some(now + pause.min(MAX_ASKED));
-        news
-    }
-
-    /// What went wrong last.
+    /// Why it is open.
     pub(super) fn cause(&self) -> &str {
-        &self.cause
-    }
-
-    /// True if there were faults since the last answer.
-    pub(super) fn has_faults(&self) -> bool {
-        self.failures > 0 || self.down.is_some()
-    }
-
-    pub(super) fn is_down(&self) -> bool {
-        self.down.is_some()
+        match self {
+            Self::Closed { .. } => "",
+            Self::Open { cause, .. } => cause,
+        }
     }
 }
 
@@ -112,48 +115,48 @@ impl CircuitBreaker {
 mod tests {
     use super::*;
 
+    const MS: Duration = Duration::from_millis(1);
+    const INTERVAL: Duration = Duration::from_millis(100);
+
     #[test]
-    fn five_faults_in_a_row_set_a_backend_aside_and_one_probe_decides() {
-        let (mut breaker, mut now) = (CircuitBreaker::default(), Instant::now());
-        assert!(!breaker.fault("a", now) && !breaker.fault("b", now));
-        assert!(!breaker.answered());
-        assert_eq!(["c", "d", "x", "y"].map(|cause| breaker.fault(cause, now)), [false; 4]);
-        assert_eq!(breaker.permit(now), Permit::Allow);
-        assert!(breaker.fault("e", now));
-        for pause in [250, 500, 1000, 2000, 2000] {
-            assert!(!breaker.fault("late", now), "from before");
-            now += Duration::from_millis(pause - 1);
-            assert_eq!(breaker.permit(now), Permit::Deny);
-            now += Duration::from_millis(1);
-            assert_eq!(breaker.permit(now), Permit::Probe);
-            breaker.probe(now + Duration::from_secs(5));
-            assert_eq!(breaker.permit(now), Permit::Deny, "one probe at a time");
-            assert!(!breaker.fault("f", now));
-            assert_eq!(breaker.cause(), "f");
+    fn five_timeouts_in_a_row_of_three_keys_open_it() {
+        // The keys of timeouts, 0 for a response in between; whether it is open at the end.
+        let cases: &[(&[u64], bool)] = &[
+            (&[1, 2, 3, 4], false),
+            (&[1, 2, 3, 4, 5], true),
+            (&[1, 2, 3, 0, 4, 5], false),
+            (&[1, 1, 1, 1, 1, 1, 1], false),
+            (&[1, 2, 1, 2, 1, 2], false),
+            (&[1, 2, 1, 2, 3], true),
+            (&[1, 1, 1, 1, 1, 1, 2, 3], true),
+        ];
+        for (keys, open) in cases {
+            let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
+            for key in *keys {
+                match key {
+                    0 => drop(breaker.on_answer()),
+                    key => drop(breaker.on_timeout(*key, &"did not answer in time", now)),
+                }
+            }
+            assert_eq!(breaker.is_open(), *open, "{keys:?}");
         }
-        now += LAST_PAUSE;
-        breaker.probe(now + Duration::from_secs(5));
-        assert!(breaker.answered());
-        assert_eq!(breaker.permit(now), Permit::Allow);
     }
 
     #[test]
-    fn a_probe_that_is_lost_does_not_close_it_for_ever() {
+    fn one_request_per_interval_probes_an_open_breaker() {
         let (mut breaker, mut now) = (CircuitBreaker::default(), Instant::now());
-        assert_eq!([(); 5].map(|()| breaker.fault("x", now)), [false, false, false, false, true]);
-        now += FIRST_PAUSE;
-        breaker.probe(now + Duration::from_secs(5));
-        now += Duration::from_secs(5);
-        assert_eq!(breaker.permit(now), Permit::Probe);
-    }
-
-    #[test]
-    fn a_backend_that_asks_for_a_pause_gets_it_within_limits() {
-        let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
-        assert!(breaker.asked(Duration::from_secs(7), "answered 503", now));
-        assert_eq!(breaker.permit(now + Duration::from_secs(6)), Permit::Deny);
-        assert_eq!(breaker.permit(now + Duration::from_secs(7)), Permit::Probe);
-        breaker.asked(Duration::from_secs(86_400), "answered 503", now);
-        assert_eq!(breaker.permit(now + MAX_ASKED), Permit::Probe);
+        let opened = (1..=5).map(|key| breaker.on_timeout(key, &"slow", now)).filter(|opened| *opened).count();
+        assert_eq!((opened, breaker.cause()), (1, "slow"));
+        assert_eq!(breaker.permit(9, now + FIRST_PROBE - MS), Permit::Deny);
+        now += FIRST_PROBE;
+        assert_eq!(breaker.permit(3, now), Permit::Deny, "it has just hung");
+        assert_eq!(breaker.permit(9, now), Permit::Probe);
+        breaker.on_submit(INTERVAL, now);
+        assert_eq!(breaker.permit(8, now + INTERVAL - MS), Permit::Deny);
+        assert_eq!(breaker.permit(8, now + INTERVAL), Permit::Probe, "also while the first one hangs");
+        breaker.on_timeout(9, &"slow", now);
+        assert_eq!(breaker.permit(9, now + INTERVAL), Permit::Deny);
+        assert!(breaker.on_answer() && !breaker.on_answer());
+        assert_eq!(breaker.permit(9, now), Permit::Allow);
     }
 }

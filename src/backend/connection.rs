@@ -3,7 +3,7 @@
 use super::arrival::{AfterResponse, Arrival, CloseReason};
 use super::exchange::Exchange;
 use super::fault::{Fault, Phase};
-use super::in_flight::InFlight;
+use super::in_flight::{Expired, InFlight};
 use super::retry::Progress;
 use super::tls::{SessionEnd, TlsConnector, Transport};
 use crate::io::Address;
@@ -163,12 +163,12 @@ impl Connection {
     }
 
     /// Puts a request on the wire. True if there was no output before.
-    pub(super) fn push(&mut self, exchange: Box<Exchange>) -> bool {
+    pub(super) fn push(&mut self, exchange: Box<Exchange>, now: Instant) -> bool {
         let before = self.transport.unsent();
         // Written at once, encrypted only when it leaves: the requests of one turn share a record and a system call.
         exchange.write_to(self.transport.requests());
         let size = self.transport.unsent() - before;
-        self.in_flight.push(exchange, size);
+        self.in_flight.push(exchange, size, now);
         before == 0
     }
 
@@ -348,8 +348,13 @@ impl Connection {
         self.in_flight.take(invalid || !self.decoder.is_clean())
     }
 
-    /// Takes out an exchange whose deadline has passed, with whether the backend may have seen it.
-    pub(super) fn take_expired(&mut self, now: Instant) -> Option<(Box<Exchange>, bool)> {
+    /// The table of the exchange whose response is the next one, and when it was sent.
+    pub(super) fn front(&self) -> Option<(usize, Instant)> {
+        self.in_flight.front()
+    }
+
+    /// Takes out an exchange whose deadline has passed.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<Expired> {
         self.in_flight.take_expired(now)
     }
 

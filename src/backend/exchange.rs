@@ -28,6 +28,8 @@ pub enum Asker {
 #[derive(Debug)]
 pub struct Exchange {
     pub asker: Asker,
+    /// The number of the table that it is for.
+    pub table: usize,
     pub deadline: Instant,
     pub request: Request,
     pub key: Vec<u8>,
@@ -64,8 +66,8 @@ struct Phases {
 }
 
 impl Exchange {
-    fn new(asker: Asker, deadline: Instant, request: Request, key: Vec<u8>, now: Instant) -> Self {
-        Self { asker, deadline, request, key, since: now, route: 0, resent: false, rare: None }
+    fn new(asker: Asker, table: usize, deadline: Instant, request: Request, key: Vec<u8>, now: Instant) -> Self {
+        Self { asker, table, deadline, request, key, since: now, route: 0, resent: false, rare: None }
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -163,6 +165,12 @@ impl Exchange {
         phases.resolve = resolve.map_or(0, overlap);
     }
 
+    /// True if it was on its way from `sent` on for at least half of its life, of which `now` is the end.
+    pub(super) fn had_time(&self, sent: Instant, now: Instant) -> bool {
+        let life = self.deadline.saturating_duration_since(self.since);
+        now.saturating_duration_since(sent) >= life / 2
+    }
+
     /// Records that the head of its response was complete at `head`, and the rest at `now`.
     pub(super) fn record_head(&mut self, head: Instant, now: Instant) {
         if now.saturating_duration_since(head) >= MIN_PHASE {
@@ -202,6 +210,7 @@ impl SpareExchanges {
     pub fn take(
         &mut self,
         asker: Asker,
+        table: usize,
         deadline: Instant,
         request: Request,
         key: &[u8],
@@ -209,11 +218,12 @@ impl SpareExchanges {
     ) -> Box<Exchange> {
         // Each field is set where it stands: to build a new exchange and move it here would cost twice as much.
         let Some(mut exchange) = self.0.pop() else {
-            return Box::new(Exchange::new(asker, deadline, request, key.to_vec(), now));
+            return Box::new(Exchange::new(asker, table, deadline, request, key.to_vec(), now));
         };
-        let Exchange { asker: of, deadline: until, request: asked, key: memory, since, route, resent, rare } =
+        let Exchange { asker: by, table: of, deadline: until, request: asked, key: memory, since, route, resent, rare } =
             &mut *exchange;
-        (*of, *until, *asked, *since, *route, *resent, *rare) = (asker, deadline, request, now, 0, false, None);
+        (*by, *of, *until, *asked) = (asker, table, deadline, request);
+        (*since, *route, *resent, *rare) = (now, 0, false, None);
         memory.clear();
         memory.extend_from_slice(key);
         exchange

@@ -1,85 +1,134 @@
-//! Whether a backend is sent requests, and what its responses and faults mean for that.
+//! Whether a backend is sent requests, and what its responses, faults and silence mean for that.
 
 use super::breaker::{CircuitBreaker, Permit};
+use super::exchange::Exchange;
 use super::fault::Fault;
+use super::preference::Preference;
 use crate::log;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 /// Shortest time between two log lines that say that a backend is unreachable: each lookup may find it out again.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The circuit breaker of one backend, with the rules of what counts.
+/// Shortest time between two probes of a backend that does not answer a table in time.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The same where another replica can answer: each probe may cost a request its life.
+const REPLICA_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is known of one backend.
 #[derive(Debug)]
 pub(super) struct Health {
     label: String,
-    breaker: CircuitBreaker,
     /// Tables may ask another backend in its place.
     replica: bool,
+    preference: Preference,
+    /// The breakers of tables that had timeouts since their last response, by the table's number. A slow table must not
+    /// take the others with it.
+    breakers: Vec<(usize, CircuitBreaker)>,
     /// When it was logged last that it is unreachable.
     logged: Option<Instant>,
 }
 
 impl Health {
     pub(super) fn new(label: &str) -> Self {
-        Self { label: label.to_owned(), breaker: CircuitBreaker::default(), replica: false, logged: None }
+        let (label, preference) = (label.to_owned(), Preference::default());
+        Self { label, replica: false, preference, breakers: Vec::new(), logged: None }
     }
 
     pub(super) fn set_replica(&mut self) {
         self.replica = true;
     }
 
-    pub(super) fn permit(&self, now: Instant) -> Permit {
-        self.breaker.permit(now)
+    /// True if others should be preferred.
+    pub(super) fn is_avoided(&self, now: Instant) -> bool {
+        self.preference.is_avoided(now)
     }
 
-    pub(super) fn is_down(&self) -> bool {
-        self.breaker.is_down()
+    /// True if it does not answer some table in time, or others are preferred to it.
+    pub(super) fn is_down(&self, now: Instant) -> bool {
+        self.breakers.iter().any(|(_, breaker)| breaker.is_open()) || self.replica && self.is_avoided(now)
     }
 
-    /// Why requests are denied.
-    pub(super) fn down_cause(&self) -> Fault {
-        Fault::Down(self.breaker.cause().to_owned())
+    fn breaker(&self, table: usize) -> Option<&CircuitBreaker> {
+        self.breakers.iter().find(|(of, _)| *of == table).map(|(_, breaker)| breaker)
     }
 
-    /// A request that ends by `deadline` is sent; it is the probe if there has to be one.
-    pub(super) fn on_submit(&mut self, deadline: Instant, now: Instant) {
-        if self.breaker.is_down() && self.breaker.permit(now) == Permit::Probe {
-            self.breaker.probe(deadline);
+    pub(super) fn permit(&self, exchange: &Exchange, now: Instant) -> Permit {
+        // As nearly always: no table had a timeout.
+        if self.breakers.is_empty() {
+            return Permit::Allow;
+        }
+        self.breaker(exchange.table).map_or(Permit::Allow, |breaker| breaker.permit(hash(&exchange.key), now))
+    }
+
+    /// True if a table had timeouts since its last response.
+    pub(super) fn has_timeouts(&self) -> bool {
+        !self.breakers.is_empty()
+    }
+
+    /// Why requests of a table are denied.
+    pub(super) fn down_cause(&self, table: usize) -> Fault {
+        Fault::Down(self.breaker(table).map_or("", CircuitBreaker::cause).to_owned())
+    }
+
+    /// A request is sent, or waits to be.
+    pub(super) fn on_submit(&mut self, table: usize, now: Instant) {
+        let interval = if self.replica { REPLICA_PROBE_INTERVAL } else { PROBE_INTERVAL };
+        let breaker = self.breakers.iter_mut().find(|(of, _)| *of == table);
+        breaker.into_iter().for_each(|(_, breaker)| breaker.on_submit(interval, now));
+    }
+
+    /// The backend has not answered an exchange in time. True if it is down for the table now, and was not before.
+    pub(super) fn on_timeout(&mut self, exchange: &Exchange, cause: &Fault, now: Instant) -> bool {
+        let table = exchange.table;
+        if self.breaker(table).is_none() {
+            self.breakers.push((table, CircuitBreaker::default()));
+        }
+        let breaker = self.breakers.iter_mut().find(|(of, _)| *of == table);
+        let opened = breaker.is_some_and(|(_, breaker)| breaker.on_timeout(hash(&exchange.key), cause, now));
+        if opened {
+            log::warn(format_args!("backend-down backend={} cause=\"{cause}\"", self.label));
+        }
+        opened
+    }
+
+    /// The backend has answered a table, whatever it says.
+    pub(super) fn on_answer(&mut self, table: usize) {
+        let Some(at) = self.breakers.iter().position(|(of, _)| *of == table) else { return };
+        if self.breakers.swap_remove(at).1.on_answer() {
+            log::warn(format_args!("backend-up backend={}", self.label));
         }
     }
 
-    /// Requests were dropped that were not sent; a probe may have been among them.
-    pub(super) fn release_probe(&mut self) {
-        self.breaker.release();
+    /// A fault: others are preferred for a while if there are too many. It never denies a request: a fault that comes at
+    /// once costs as little as knowing it, and one key that the backend cannot answer must not keep it from answering
+    /// others.
+    pub(super) fn on_fault(&mut self, cause: &impl ToString, now: Instant) {
+        if self.preference.on_fault(now) && self.replica {
+            log::warn(format_args!("backend-down backend={} cause=\"{}\"", self.label, cause.to_string()));
+        }
     }
 
-    /// True if a response with this status may change the state of the breaker.
+    /// The backend wants no requests for a while (`Retry-After`).
+    pub(super) fn on_retry_after(&mut self, seconds: u32, status: u16, now: Instant) {
+        if self.preference.on_retry_after(Duration::from_secs(seconds.into()), now) && self.replica {
+            let cause = format!("answered {status}");
+            log::warn(format_args!("backend-down backend={} cause=\"{cause}\" seconds={seconds}", self.label));
+        }
+    }
+
+    /// True if a response with this status may change what is known.
     pub(super) fn may_change(&self, status: u16) -> bool {
-        matches!(status, 429 | 502..=504) || self.breaker.has_faults()
+        matches!(status, 429 | 502..=504) || self.preference.has_faults()
     }
 
-    /// A fault that speaks against the backend as a whole. True if it is down now, and was not before. A backend without
-    /// replicas, and without `several` addresses, is only held responsible for what costs time (`slow`): otherwise
-    /// sending a request costs as little as knowing the result, and one key that it cannot answer must not keep it from
-    /// answering others.
-    pub(super) fn record_failure(&mut self, cause: &impl ToString, slow: bool, several: bool, now: Instant) -> bool {
-        // Once it is down, whatever happens to the probe decides.
-        let counts = slow || self.replica || several || self.breaker.is_down();
-        if !counts || !self.breaker.fault(cause.to_string(), now) {
-            return false;
+    /// A response that is no fault.
+    pub(super) fn on_success(&mut self) {
+        if self.preference.on_success() && self.replica {
+            log::warn(format_args!("backend-up backend={}", self.label));
         }
-        log::warn(format_args!("backend-down backend={} cause=\"{}\"", self.label, self.breaker.cause()));
-        true
-    }
-
-    /// The backend wants no requests for a while (`Retry-After`). True if it is down now, and was not before.
-    pub(super) fn record_retry_after(&mut self, seconds: u32, status: u16, now: Instant) -> bool {
-        let (pause, cause) = (Duration::from_secs(seconds.into()), format!("answered {status}"));
-        if !self.breaker.asked(pause, &cause, now) {
-            return false;
-        }
-        log::warn(format_args!("backend-down backend={} cause=\"{cause}\" seconds={seconds}", self.label));
-        true
     }
 
     /// Logs that it cannot be reached, unless that was logged just now.
@@ -89,11 +138,11 @@ impl Health {
             log::info(format_args!("unreachable backend={} cause=\"{fault}\"", self.label));
         }
     }
+}
 
-    /// A response that is no fault.
-    pub(super) fn record_success(&mut self) {
-        if self.breaker.answered() {
-            log::warn(format_args!("backend-up backend={}", self.label));
-        }
-    }
+/// A key as the number by which breakers know it.
+fn hash(key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }

@@ -21,11 +21,23 @@ struct Slot {
     /// The deadline of the exchange. It stays when the exchange has gone: the response is still owed, and those behind
     /// cannot be answered before.
     deadline: Instant,
+    /// The table that it is for, and when it was added.
+    table: usize,
+    since: Instant,
     /// Where its request begins and ends, counted from the first byte on the connection.
     begins: u64,
     ends: u64,
     /// It was sent together with one in front of it.
     ahead: bool,
+}
+
+/// An exchange whose deadline has passed.
+pub(super) struct Expired {
+    pub exchange: Box<Exchange>,
+    /// The backend may have seen it.
+    pub sent: bool,
+    /// It had been sent for long enough: that it has no response is the backend's doing, and not that of our queue.
+    pub had_time: bool,
 }
 
 impl InFlight {
@@ -38,12 +50,13 @@ impl InFlight {
     }
 
     /// Adds an exchange whose request has `size` bytes.
-    pub(super) fn push(&mut self, exchange: Box<Exchange>, size: usize) {
+    pub(super) fn push(&mut self, exchange: Box<Exchange>, size: usize, now: Instant) {
         let begins = self.written;
         self.written += size as u64;
         let ahead = !self.slots.is_empty();
-        let deadline = exchange.deadline;
-        self.slots.push_back(Slot { exchange: Some(exchange), deadline, begins, ends: self.written, ahead });
+        let (deadline, table, ends) = (exchange.deadline, exchange.table, self.written);
+        let slot = Slot { exchange: Some(exchange), deadline, table, since: now, begins, ends, ahead };
+        self.slots.push_back(slot);
     }
 
     /// The exchange that was added last.
@@ -75,6 +88,11 @@ impl InFlight {
         self.slots.front().is_some_and(|first| taken == first.begins && is_safe(first))
     }
 
+    /// The table of the exchange whose response is the next one, and when it was added.
+    pub(super) fn front(&self) -> Option<(usize, Instant)> {
+        self.slots.front().map(|slot| (slot.table, slot.since))
+    }
+
     /// Takes out the slot whose response has arrived: its exchange, unless that has expired, and whether it was sent
     /// ahead.
     pub(super) fn pop(&mut self) -> Option<(Option<Box<Exchange>>, bool)> {
@@ -100,13 +118,14 @@ impl InFlight {
         slots.filter_map(|(at, slot)| slot.exchange.map(|exchange| (exchange, progress(at, slot.begins)))).collect()
     }
 
-    /// Takes out an exchange whose deadline has passed, with whether the backend may have seen it. Its place in the order
-    /// of responses stays: the response still has to be read, and dropped.
-    pub(super) fn take_expired(&mut self, now: Instant) -> Option<(Box<Exchange>, bool)> {
+    /// Takes out an exchange whose deadline has passed. Its place in the order of responses stays: the response still has
+    /// to be read, and dropped.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<Expired> {
         let left = self.left;
         self.slots.iter_mut().find_map(|slot| {
             let exchange = slot.exchange.take_if(|exchange| exchange.deadline <= now)?;
-            Some((exchange, left > slot.begins))
+            let (sent, had_time) = (left > slot.begins, exchange.had_time(slot.since, now));
+            Some(Expired { exchange, sent, had_time })
         })
     }
 

@@ -14,6 +14,7 @@ mod lent;
 mod options;
 mod pool;
 mod pools;
+mod preference;
 mod queue;
 mod reach;
 mod redirect;
@@ -40,6 +41,7 @@ use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
 use arrival::{AfterResponse, Arrival, CloseReason};
 use connection::Connection;
+use in_flight::Expired;
 use pool::Pool;
 use pools::Pools;
 pub use resolver::Resolver;
@@ -83,7 +85,7 @@ impl Backends {
             match self.pools.pick(&exchange, exchange.open_routes(), turn.now) {
                 Some(route) => exchange.set_route(route),
                 None => {
-                    let fault = self.pools.pool(exchange.pool()).health().down_cause();
+                    let fault = self.pools.pool(exchange.pool()).health().down_cause(exchange.table);
                     return self.fail(exchange, fault, false);
                 }
             }
@@ -206,7 +208,7 @@ impl Backends {
             }
         }
         if !failed.is_empty() {
-            self.pools.record_failure(at, Some(&orphans.address), &fault, false, &mut self.pending, turn);
+            self.pools.on_fault(at, Some(&orphans.address), &fault, turn);
         }
         for (exchange, sent) in failed {
             match sent {
@@ -230,33 +232,26 @@ impl Backends {
     fn on_unreachable(&mut self, at: usize, fault: &Fault, slow: bool, turn: &mut Turn) {
         self.pools.pool(at).reach().on_unreachable(fault);
         for exchange in self.pools.pool(at).drain_unreachable() {
+            // Waiting for a connection that is not accepted is waiting for the backend.
+            if slow {
+                self.pending.extend(self.pools.on_timeout(&exchange, fault, turn.now));
+            }
             let next = retry::next(self.pools.facts(&exchange, turn.now), Outcome::Unreachable);
             if next == Next::FailOver { self.fail_over(exchange) } else { self.fail(exchange, fault.clone(), false) }
         }
-        self.pools.record_failure(at, None, fault, slow, &mut self.pending, turn);
+        self.pools.on_fault(at, None, fault, turn);
     }
 
     /// What a status says of the backend that sent it.
     fn record_status(&mut self, at: usize, key: Key, response: &Response<'_>, turn: &mut Turn) {
+        let pool = self.pools.pool(at);
         match (response.status, response.retry_after()) {
-            (status @ (429 | 503), Some(seconds)) => {
-                let pool = self.pools.pool(at);
-                if pool.health().record_retry_after(seconds, status, turn.now) {
-                    self.pending.extend(pool.queue().drain(true));
-                }
-            }
+            (status @ (429 | 503), Some(seconds)) => pool.health().on_retry_after(seconds, status, turn.now),
             (status @ 502..=504, _) => {
                 let address = self.pools.connection(key).map(|connection| connection.address().clone());
-                self.pools.record_failure(
-                    at,
-                    address.as_ref(),
-                    &format_args!("answered {status}"),
-                    false,
-                    &mut self.pending,
-                    turn,
-                );
+                self.pools.on_fault(at, address.as_ref(), &format_args!("answered {status}"), turn);
             }
-            _ => self.pools.pool(at).health().record_success(),
+            _ => pool.health().on_success(),
         }
     }
 
@@ -357,12 +352,15 @@ impl Backends {
 
     fn expire_connection(&mut self, key: Key, turn: &mut Turn) {
         let Some(phase) = self.pools.connection(key).map(Connection::phase) else { return };
-        while let Some((exchange, sent)) = self.pools.take_expired(key, turn.now) {
+        while let Some(Expired { exchange, sent, had_time }) = self.pools.take_expired(key, turn.now) {
+            if had_time {
+                self.pending.extend(self.pools.on_timeout(&exchange, &Fault::Timeout(phase), turn.now));
+            }
             self.fail(exchange, Fault::Timeout(phase), sent);
         }
         let Some(connection) = self.pools.connection(key).filter(|connection| connection.is_stuck()) else { return };
         let (at, address) = (connection.pool(), connection.address().clone());
-        self.pools.record_failure(at, Some(&address), &Fault::Timeout(phase), true, &mut self.pending, turn);
+        self.pools.on_fault(at, Some(&address), &Fault::Timeout(phase), turn);
         self.on_closed(key, CloseReason::Fault(Fault::Closed), turn);
     }
 
@@ -389,8 +387,8 @@ impl Backends {
     }
 
     /// The metrics of each backend, by its label; several go by the same label if their options differ.
-    pub fn metrics(&self) -> impl Iterator<Item = (&str, BackendMetrics)> {
-        self.pools.metrics()
+    pub fn metrics(&self, now: Instant) -> impl Iterator<Item = (&str, BackendMetrics)> {
+        self.pools.metrics(now)
     }
 
     /// How many backends there are, and how many of them cannot be reached at the moment.

@@ -84,13 +84,14 @@ impl Pool {
 
     // --- admission
 
-    pub(super) fn permit(&self, now: Instant) -> Permit {
-        self.health.permit(now)
+    pub(super) fn permit(&self, exchange: &Exchange, now: Instant) -> Permit {
+        self.health.permit(exchange, now)
     }
 
-    pub(super) fn candidate(&self, now: Instant) -> Candidate {
+    pub(super) fn candidate(&self, exchange: &Exchange, now: Instant) -> Candidate {
         let (ejected, unresolved) = (self.addresses.all_ejected(now), self.addresses.is_empty());
-        Candidate { permit: self.health.permit(now), ejected, unresolved, load: self.load() }
+        let (permit, avoided) = (self.health.permit(exchange, now), self.health.is_avoided(now));
+        Candidate { permit, avoided, ejected, unresolved, load: self.load() }
     }
 
     /// Exchanges in flight and waiting.
@@ -100,7 +101,7 @@ impl Pool {
 
     /// Sends an exchange as soon as there is a connection. Gives it back if too many wait.
     pub(super) fn submit(&mut self, exchange: Box<Exchange>, lent: &mut Lent<'_>) -> Option<Box<Exchange>> {
-        self.health.on_submit(exchange.deadline, lent.turn.now);
+        self.health.on_submit(exchange.table, lent.turn.now);
         let exchange = self.dispatch(exchange, lent)?;
         self.queue.push(exchange, lent.turn.now)
     }
@@ -142,7 +143,7 @@ impl Pool {
         self.in_flight += 1;
         self.batch = Some(key);
         let waited = lent.turn.now > exchange.since;
-        if connection.push(exchange) {
+        if connection.push(exchange, lent.turn.now) {
             lent.turn.push(Action::Flush(Peer::Backend(key)));
         }
         if waited {
@@ -153,9 +154,10 @@ impl Pool {
     /// Gives a free connection its next exchanges, or makes it idle.
     pub(super) fn serve_next(&mut self, key: Key, lent: &mut Lent<'_>) {
         let Some(connection) = lent.connections.get_mut(key) else { return };
-        let Some(exchange) = self.queue.pop(connection.is_new()) else {
+        let now = lent.turn.now;
+        let Some(exchange) = self.queue.pop(connection.is_new(), now, |_| true) else {
             connection.set_idle();
-            let until = lent.turn.now + connection.idle_time(self.spec.options.keepalive);
+            let until = now + connection.idle_time(self.spec.options.keepalive);
             return self.roster.set_idle(key, until);
         };
         let more = connection.pipeline() - 1;
@@ -163,11 +165,8 @@ impl Pool {
         for _ in 0..more {
             let connection = lent.connections.get(key);
             let fits = |next: &Exchange| connection.is_some_and(|connection| connection.can_pipeline(next));
-            if !self.queue.peek().is_some_and(fits) {
-                return;
-            }
-            let next = self.queue.pop(false);
-            next.into_iter().for_each(|exchange| self.send(key, exchange, lent));
+            let Some(exchange) = self.queue.pop(false, now, fits) else { return };
+            self.send(key, exchange, lent);
         }
     }
 
@@ -213,6 +212,13 @@ impl Pool {
         surplus: bool,
         now: Instant,
     ) -> (Option<Box<Exchange>>, AfterResponse) {
+        // As nearly always, nothing waits and no table had a timeout: then this need not be known.
+        if (self.queue.len() > 0 || self.health.has_timeouts())
+            && let Some((table, since)) = connection.front()
+        {
+            self.queue.on_response(now.saturating_duration_since(since));
+            self.health.on_answer(table);
+        }
         let exchange = connection.complete(response, now);
         if connection.has_pipelined() {
             self.addresses.pipelining_ok(connection.address());
@@ -356,8 +362,7 @@ impl Pool {
 
     /// When there is something to do for its connections.
     pub(super) fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
-        let options = &self.spec.options;
-        let growth = growth::wanted_at(&self.roster, &self.queue, options, now);
+        let growth = growth::wanted_at(&self.roster, &self.queue, &self.spec.options, now);
         let growth = growth.map(|at| self.addresses.earliest(at, resolver));
         // What could be done at once was done in this turn; what is left waits for an event.
         let refresh = self.addresses.outdated_at(resolver).filter(|_| self.roster.open() > 0);
@@ -365,7 +370,7 @@ impl Pool {
         later.chain(self.roster.deadline()).min()
     }
 
-    // --- faults
+    // --- faults and reports
 
     /// Closes the unused connections to an address.
     pub(super) fn close_idle_to(&mut self, address: &Address, lent: &mut Lent<'_>) {
@@ -379,19 +384,17 @@ impl Pool {
         self.queue.drain(self.roster.open() == 0)
     }
 
-    // --- reports
-
-    pub(super) fn metrics(&self) -> BackendMetrics {
+    pub(super) fn metrics(&self, now: Instant) -> BackendMetrics {
         BackendMetrics {
             tls: self.spec.connector.is_some(),
             waiting: self.queue.len() as u64,
-            down: u64::from(self.health.is_down()),
+            down: u64::from(self.health.is_down(now)),
             ..self.roster.metrics(&self.metrics)
         }
     }
 
     /// True if it cannot be reached, or is down.
     pub(super) fn is_unavailable(&self, now: Instant) -> bool {
-        self.addresses.all_ejected(now) || self.health.is_down()
+        self.addresses.all_ejected(now) || self.health.is_down(now)
     }
 }

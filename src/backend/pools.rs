@@ -6,6 +6,7 @@ use super::breaker::Permit;
 use super::connection::Connection;
 use super::exchange::{Asker, Exchange};
 use super::fault::{Fault, Phase};
+use super::in_flight::Expired;
 use super::lent::{Lent, Orphans};
 use super::options::BackendSpec;
 use super::pool::Pool;
@@ -17,7 +18,6 @@ use crate::arena::{Arena, Key};
 use crate::io::{Action, Address, Peer, Turn};
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
-use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::time::Instant;
 
@@ -94,9 +94,9 @@ impl Pools {
         let pool = |route| &self.pools[exchange.pool_of(route)];
         // Nearly all tables have one backend, and need no comparison.
         if exchange.request.routes.len() == 1 {
-            return routes.find(|route| pool(*route).permit(now) != Permit::Deny);
+            return routes.find(|route| pool(*route).permit(exchange, now) != Permit::Deny);
         }
-        balance::pick(exchange.is_safe(), routes.map(|route| (route, pool(route).candidate(now))))
+        balance::pick(exchange.is_safe(), routes.map(|route| (route, pool(route).candidate(exchange, now))))
     }
 
     /// What is known of an exchange whose attempt has ended.
@@ -120,34 +120,29 @@ impl Pools {
         pool.requeue(exchange, lent);
     }
 
-    /// A fault that speaks against a backend. If that is down now, what waits for it is moved to `displaced`.
-    pub(super) fn record_failure(
-        &mut self,
-        at: usize,
-        address: Option<&Address>,
-        cause: &impl ToString,
-        slow: bool,
-        displaced: &mut VecDeque<Box<Exchange>>,
-        turn: &mut Turn,
-    ) {
+    /// A fault that speaks against a backend, and against one of its addresses if it has others.
+    pub(super) fn on_fault(&mut self, at: usize, address: Option<&Address>, cause: &impl ToString, turn: &mut Turn) {
         let (pool, lent) = lend!(self, at, turn);
         if let Some(address) = address
             && pool.addresses().eject(address, lent.turn.now)
         {
             pool.close_idle_to(address, lent);
         }
-        let several = pool.addresses().has_several();
-        if pool.health().record_failure(cause, slow, several, lent.turn.now) {
-            displaced.extend(pool.queue().drain(true));
-        }
+        pool.health().on_fault(cause, lent.turn.now);
+    }
+
+    /// A backend has not answered an exchange in time. If it is down for the table now, what waits of that has to go
+    /// elsewhere.
+    pub(super) fn on_timeout(&mut self, exchange: &Exchange, cause: &Fault, now: Instant) -> Vec<Box<Exchange>> {
+        let pool = &mut self.pools[exchange.pool()];
+        let opened = pool.health().on_timeout(exchange, cause, now);
+        if opened { pool.queue().drain_table(exchange.table) } else { Vec::new() }
     }
 
     /// Drops the waiting exchanges that `is_live` does not hold for.
     pub(super) fn sweep(&mut self, mut is_live: impl FnMut(Asker) -> bool) {
         for pool in &mut self.pools {
-            if pool.queue().retain(|exchange| is_live(exchange.asker)) {
-                pool.health().release_probe();
-            }
+            pool.queue().retain(|exchange| is_live(exchange.asker));
         }
     }
 
@@ -294,9 +289,8 @@ impl Pools {
         self.connections.iter().filter(|(_, one)| late(one)).map(|(key, _)| key).collect()
     }
 
-    /// Takes out an exchange in flight on a connection whose deadline has passed, with whether the backend may have seen
-    /// it.
-    pub(super) fn take_expired(&mut self, key: Key, now: Instant) -> Option<(Box<Exchange>, bool)> {
+    /// Takes out an exchange in flight on a connection whose deadline has passed.
+    pub(super) fn take_expired(&mut self, key: Key, now: Instant) -> Option<Expired> {
         let connection = self.connections.get_mut(key)?;
         let expired = connection.take_expired(now)?;
         self.pools[connection.pool()].on_expired();
@@ -333,7 +327,7 @@ impl Pools {
         self.pools.iter_mut().map(result).collect()
     }
 
-    pub(super) fn metrics(&self) -> impl Iterator<Item = (&str, BackendMetrics)> {
-        self.pools.iter().map(|pool| (pool.label(), pool.metrics()))
+    pub(super) fn metrics(&self, now: Instant) -> impl Iterator<Item = (&str, BackendMetrics)> {
+        self.pools.iter().map(move |pool| (pool.label(), pool.metrics(now)))
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
     /// How many at the front need a new connection.
     fresh: usize,
+    /// How long a response takes of late, with a quarter on top, as far as exchanges were waiting.
+    latency: Duration,
 }
 
 #[derive(Debug)]
@@ -25,6 +27,10 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn is_hopeless(&self, latency: Duration, now: Instant) -> bool {
+        self.exchange.deadline < now + latency && self.exchange.had_time(self.exchange.since, now)
+    }
+
     /// What the queue is sorted by.
     fn rank(&self) -> (bool, Instant) {
         (!self.fresh, self.exchange.deadline)
@@ -65,20 +71,28 @@ impl Queue {
         self.fresh += 1;
     }
 
-    /// The next exchange for a connection, which is new or not.
-    pub(super) fn pop(&mut self, new_connection: bool) -> Option<Box<Exchange>> {
-        if !new_connection {
-            // What needs a new connection must not go on a used one: the one it was on has just shown that the backend closes them.
-            return self.waiting.remove(self.fresh).map(|waiting| waiting.exchange);
-        }
-        let waiting = self.waiting.pop_front()?;
-        self.fresh -= usize::from(waiting.fresh);
-        Some(waiting.exchange)
+    /// A response has come after so long, while exchanges wait.
+    pub(super) fn on_response(&mut self, took: Duration) {
+        self.latency = (self.latency * 7 + took * 5 / 4) / 8;
     }
 
-    /// The exchange that [`Queue::pop`] would return for a used connection.
-    pub(super) fn peek(&self) -> Option<&Exchange> {
-        self.waiting.get(self.fresh).map(|waiting| &*waiting.exchange)
+    /// The next exchange for a connection, which is new or not. One that has waited for most of its life, and has less time
+    /// left than a response takes of late, is left to its deadline: a response that comes too late would only keep another
+    /// from coming in time. `None` also if the next one does not fit.
+    pub(super) fn pop(
+        &mut self,
+        new_connection: bool,
+        now: Instant,
+        fits: impl Fn(&Exchange) -> bool,
+    ) -> Option<Box<Exchange>> {
+        // What needs a new connection must not go on a used one: the one it was on has just shown that the backend closes
+        // them.
+        let first = if new_connection { 0 } else { self.fresh };
+        let in_time = |at: &usize| !self.waiting[*at].is_hopeless(self.latency, now);
+        let at = (first..self.waiting.len()).find(in_time).filter(|at| fits(&self.waiting[*at].exchange))?;
+        let waiting = self.waiting.remove(at)?;
+        self.fresh -= usize::from(waiting.fresh);
+        Some(waiting.exchange)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -130,6 +144,16 @@ impl Queue {
         self.waiting.drain(..count).map(|waiting| waiting.exchange).collect()
     }
 
+    /// Takes out all of one table.
+    pub(super) fn drain_table(&mut self, table: usize) -> Vec<Box<Exchange>> {
+        let (drained, left) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|one| one.exchange.table == table);
+        self.waiting = left;
+        self.fresh = self.waiting.iter().take_while(|waiting| waiting.fresh).count();
+        let drained: VecDeque<Waiting> = drained;
+        drained.into_iter().map(|waiting| waiting.exchange).collect()
+    }
+
     /// Drops what `is_live` does not hold for; true if there was any.
     pub(super) fn retain(&mut self, mut is_live: impl FnMut(&Exchange) -> bool) -> bool {
         let before = self.waiting.len();
@@ -152,7 +176,7 @@ mod tests {
     fn exchange(name: &str, deadline: Instant, now: Instant) -> Box<Exchange> {
         let request = Request { method: Method::Get, routes: Rc::new([]), body: None };
         let asker = Asker::Lookup(Key { index: 0, age: 0 });
-        SpareExchanges::default().take(asker, deadline, request, name.as_bytes(), now)
+        SpareExchanges::default().take(asker, 0, deadline, request, name.as_bytes(), now)
     }
 
     /// Exchanges a to e: c and e need a new connection, b has the shortest deadline.
@@ -176,10 +200,10 @@ mod tests {
         assert_eq!(names(queue(now).drain(true)), "cebda");
         assert_eq!(names(queue(now).drain(false)), "ce");
         let mut used = queue(now);
-        let all: Vec<Box<Exchange>> = std::iter::from_fn(|| used.pop(false)).collect();
+        let all: Vec<Box<Exchange>> = std::iter::from_fn(|| used.pop(false, now, |_| true)).collect();
         assert_eq!((&names(all)[..], used.fresh(), used.any()), ("bda", 2, 0));
         let mut new = queue(now);
-        let all: Vec<Box<Exchange>> = std::iter::from_fn(|| new.pop(true)).collect();
+        let all: Vec<Box<Exchange>> = std::iter::from_fn(|| new.pop(true, now, |_| true)).collect();
         assert_eq!((&names(all)[..], new.fresh(), new.any()), ("cebda", 0, 0));
     }
 
@@ -207,5 +231,21 @@ mod tests {
         let (mut queue, now) = (Queue::default(), Instant::now());
         (0..MAX_WAITING).for_each(|_| assert!(queue.push(exchange("x", now, now), now).is_none()));
         assert!(queue.push(exchange("y", now, now), now).is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_answered_in_time_any_more_is_not_sent() {
+        let (mut queue, start) = (queue(Instant::now()), Instant::now());
+        // b has 0.4 s left of its second, the others much more.
+        let now = start + SECOND * 6 / 10;
+        queue.latency = SECOND / 2;
+        let next = queue.pop(false, now, |_| true).map(|exchange| names(vec![exchange]));
+        assert_eq!(next.as_deref(), Some("d"));
+        queue.latency = SECOND / 4;
+        let next = queue.pop(false, now, |_| true).map(|exchange| names(vec![exchange]));
+        assert_eq!(next.as_deref(), Some("b"));
+        // What has just come is sent, however slow the backend is: else nothing would show when it is fast again.
+        queue.latency = 10 * SECOND;
+        assert!(queue.pop(false, start, |_| true).is_some());
     }
 }

@@ -47,7 +47,7 @@ impl Commits {
         lookups.forget(table, &write.key, &shared.tables);
         match shared.tables.plan(table, Question::Write(write), now).plan {
             Plan::Request(request) => {
-                let exchange = shared.spare.take(Asker::Commit(key), *deadline, request, &write.key, now);
+                let exchange = shared.spare.take(Asker::Commit(key), table, *deadline, request, &write.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
             Plan::Answer(answer) => {

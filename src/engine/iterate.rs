@@ -77,7 +77,7 @@ impl Iterations {
             match plan {
                 Plan::Request(request) => {
                     let asker = Asker::Iteration(key, number);
-                    let exchange = shared.spare.take(asker, deadline, request, &asked, now);
+                    let exchange = shared.spare.take(asker, table, deadline, request, &asked, now);
                     shared.backends.submit(exchange, &mut shared.turn);
                 }
                 // A file table answers at once, and the loop goes on.

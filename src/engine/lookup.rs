@@ -86,7 +86,7 @@ impl Lookups {
             Plan::Request(request) => {
                 // Its only exchange has the same deadline, so it needs no timer of its own.
                 let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table }));
-                let exchange = shared.spare.take(asker, deadline, request, key, now);
+                let exchange = shared.spare.take(asker, table, deadline, request, key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
             Plan::Answer(answer) => {
@@ -154,7 +154,7 @@ impl Lookups {
         let fetch = Fetch { table, key: key.to_vec(), waiters: Vec::new(), current: true };
         let fetch = self.fetches.insert(fetch);
         self.in_flight[table].insert(key.to_vec(), fetch);
-        let exchange = shared.spare.take(Asker::Fetch(fetch), deadline, request, key, now);
+        let exchange = shared.spare.take(Asker::Fetch(fetch), table, deadline, request, key, now);
         shared.backends.submit(exchange, &mut shared.turn);
         Ok(fetch)
     }

@@ -23,7 +23,7 @@ pub(super) fn metrics(shared: &Shared, cache: CacheMetrics, unknown_table: u64) 
     table_metrics(&tables, &mut text);
     cache_metrics(cache, &mut text);
     let mut backends = BTreeMap::<&str, BackendMetrics>::new();
-    for (label, metrics) in shared.backends.metrics() {
+    for (label, metrics) in shared.backends.metrics(shared.turn.now) {
         backends.entry(label).or_default().add(&metrics);
     }
     backend_metrics(&backends, &mut text);

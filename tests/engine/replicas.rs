@@ -140,15 +140,16 @@ fn a_probe_that_ends_in_any_way_makes_room_for_the_next() {
     world.refuse();
     assert_eq!(reply(&mut world, probe), "TEMP alias: 192.0.2.1 refused the connection");
     let early = world.lookup("early");
-    assert!(reply(&mut world, early).contains("is marked down: refused the connection"));
-    world.wait(500 * MS);
+    assert!(reply(&mut world, early).contains("is marked down: did not answer in time"));
+    world.wait(100 * MS);
     let probe = world.lookup("closed");
     let backend = world.accept();
     world.end(backend, End::HalfClosed);
     assert!(reply(&mut world, probe).contains("closed the connection"));
-    world.wait(SECOND);
+    world.wait(100 * MS);
     let probe = world.lookup("left");
     world.end(probe, End::Closed(None));
+    world.wait(100 * MS);
     let last = world.lookup("last");
     assert_eq!(world.taken(last), "", "it is the next probe");
     let backend = world.accept();
@@ -179,17 +180,114 @@ fn a_pause_that_a_replica_asks_for_is_kept() {
         assert_eq!(hosts.contains(&"192.0.2.1".to_owned()), host, "{hosts:?}");
         world.taken(client);
     }
-    // For one that stands alone a 429 is a fault, and then a pause for all.
-    let mut world = World::with_alias(&[]);
-    let client = world.lookup("k");
-    let backend = world.accept();
-    world.asked(backend);
-    world.send(backend, b"HTTP/1.1 429 Slow down\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 answered 429");
-    let client = world.lookup("k");
-    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 is marked down: answered 429");
+}
+
+/// One key that a backend refuses, or wants to be asked for later, says nothing of the others.
+#[test]
+fn no_status_of_one_key_takes_a_lone_backend_out_of_use() {
+    for status in ["429 Slow down", "503 Busy", "500 No", "502 No"] {
+        let mut world = World::with_alias(&[]);
+        let (head, client) = (format!("HTTP/1.1 {status}\r\nRetry-After: 60\r\n"), world.lookup("bad"));
+        let backend = world.accept();
+        for _ in 0..20 {
+            assert_eq!(world.asked(backend), "bad");
+            world.send(backend, format!("{head}Content-Length: 0\r\n\r\n").as_bytes());
+            let expected = format!("TEMP alias: 192.0.2.1 answered {}", &status[..3]);
+            assert_eq!(reply(&mut world, client), expected);
+            world.ask(client, "bad");
+        }
+        let other = world.lookup("good");
+        let second = world.accept();
+        assert_eq!(world.asked(second), "good");
+        world.respond(second, "v");
+        assert_eq!(world.taken(other), "4:OK v,");
+    }
+}
+
+/// Two replicas, and one key that neither can answer: they are less preferred, and the best of them is asked all the same.
+#[test]
+fn a_key_that_no_replica_can_answer_keeps_none_from_answering_others() {
+    let mut world = three(&[]);
+    let answer = |world: &mut World| {
+        world.serve_hosts(|_| response(503, ""));
+    };
+    for _ in 0..20 {
+        let client = world.lookup("bad");
+        answer(&mut world);
+        assert!(reply(&mut world, client).contains("answered 503"));
+        let client = world.lookup("good");
+        world.serve_hosts(|_| response(200, "\"v\""));
+        assert_eq!(world.taken(client), "4:OK v,");
+    }
+    for _ in 0..20 {
+        let client = world.lookup("bad");
+        answer(&mut world);
+        assert!(reply(&mut world, client).contains("answered 503"), "they are asked also after many faults");
+    }
+    let client = world.lookup("good");
+    world.serve_hosts(|_| response(200, "\"v\""));
+    assert_eq!(world.taken(client), "4:OK v,");
+}
+
+/// The service hangs for one table, and answers another that asks at the same place.
+#[test]
+fn a_slow_table_takes_no_other_with_it() {
+    let mut world = World::new(&[
+        "--timeout",
+        "2",
+        "--name",
+        "alias",
+        "--type",
+        "url",
+        "--param",
+        "http://192.0.2.1/alias/§",
+        "--name",
+        "dane",
+        "--type",
+        "url",
+        "--param",
+        "http://192.0.2.1/dane/§",
+    ]);
+    let ask = |world: &mut World, table: &str, key: &str| {
+        let client = world.client(Mode::Postfix);
+        let text = format!("{table} {key}");
+        world.send(client, format!("{}:{text},", text.len()).as_bytes());
+        client
+    };
+    let stuck: Vec<Peer> = (0..6).map(|at| ask(&mut world, "dane", &at.to_string())).collect();
+    while !world.connecting.is_empty() {
+        world.accept();
+    }
     world.wait(2 * SECOND);
-    let client = world.lookup("k");
+    assert!(stuck.iter().all(|client| world.taken(*client).contains("TIMEOUT")));
+    let client = ask(&mut world, "dane", "next");
+    assert_eq!(reply(&mut world, client), "TEMP dane: 192.0.2.1 is marked down: did not answer in time");
+    for _ in 0..3 {
+        let client = ask(&mut world, "alias", "k");
+        world.serve_hosts(|_| response(200, "\"v\""));
+        assert_eq!(world.taken(client), "4:OK v,");
+    }
+    let client = ask(&mut world, "dane", "still");
+    assert_eq!(
+        reply(&mut world, client),
+        "TEMP dane: 192.0.2.1 is marked down: did not answer in time",
+        "answers to another table say nothing of it"
+    );
+}
+
+/// One key that hangs, asked for again and again by many.
+#[test]
+fn one_key_that_hangs_takes_no_other_with_it() {
+    let mut world = World::with_alias(&["--timeout", "2"]);
+    for round in 0..4 {
+        let stuck: Vec<Peer> = (0..6).map(|_| world.lookup("hangs")).collect();
+        while !world.connecting.is_empty() {
+            world.accept();
+        }
+        world.wait(2 * SECOND);
+        assert!(stuck.iter().all(|client| world.taken(*client).contains("TIMEOUT")), "round {round}");
+    }
+    let client = world.lookup("good");
     world.serve_hosts(|_| response(200, "\"v\""));
     assert_eq!(world.taken(client), "4:OK v,");
 }
@@ -229,6 +327,38 @@ fn an_address_that_was_never_reached_is_no_replica() {
     }
     world.send(backend, &response(200, "\"v\""));
     assert_eq!(world.taken(client), "4:OK v,", "and no key is failed for another");
+}
+
+/// A backend that answers 40 requests in a second is sent 80: 4 at a time, for 0.1 s each.
+#[test]
+fn at_twice_its_capacity_a_backend_still_answers_most_of_what_it_can() {
+    let mut world = World::with_alias(&["--timeout", "1", "--option", "alias:connections=4"]);
+    let (mut clients, mut due, mut answered) = (Vec::new(), Vec::new(), 0);
+    let (turns, turn) = (2000, 5 * MS);
+    for at in 1..=turns {
+        if at * 80 / 200 > (at - 1) * 80 / 200 {
+            clients.push(world.lookup(&at.to_string()));
+        }
+        while !world.connecting.is_empty() {
+            world.accept();
+        }
+        while let Some(backend) = world.next_asked() {
+            due.push((at + 20, backend));
+        }
+        due.retain(|(time, backend)| {
+            if *time <= at && world.is_open(*backend) {
+                world.respond(*backend, "v");
+            }
+            *time > at
+        });
+        world.wait(turn);
+        clients.retain(|client| {
+            let reply = world.taken(*client);
+            answered += usize::from(reply == "4:OK v,");
+            reply.is_empty()
+        });
+    }
+    assert!(answered > 400 * 8 / 10, "{answered} of 400 that it could answer in ten seconds");
 }
 
 fn reply(world: &mut World, client: Peer) -> String {

@@ -265,6 +265,11 @@ impl World {
         Some((peer, self.taken(peer)))
     }
 
+    /// The next backend connection that was sent a request, which is taken.
+    pub fn next_asked(&mut self) -> Option<Peer> {
+        self.next_request().map(|(peer, _)| peer)
+    }
+
     /// True while a peer is connected, as far as the engine has closed nothing.
     pub fn is_open(&self, peer: Peer) -> bool {
         self.wires.contains_key(&peer)
