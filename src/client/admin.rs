@@ -1,6 +1,6 @@
 //! The metrics listener: `GET` of metrics, health and readiness over HTTP, one request per connection.
 
-use super::{AdminPage, Event, MAX_REQUEST, ProtocolError};
+use super::message::{AdminPage, Event, MAX_REQUEST, ProtocolError};
 
 /// Parses one request; its header fields are ignored. Returns the page and the length of the request in bytes.
 pub(super) fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolError> {

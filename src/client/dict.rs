@@ -1,9 +1,7 @@
 //! The Dovecot dict protocol (dict-client.c, dict-commands.c), major versions 2, 3 and 4.
 
-use super::{
-    Event, MAX_REQUEST, ProtocolError, Reply,
-    replies::{Part, Replies},
-};
+use super::message::{Event, MAX_REQUEST, ProtocolError, Reply};
+use super::replies::{Part, Replies};
 use crate::buffer::Output;
 use crate::query::{Answer, Change, Commit, Failure, Iterate, Outcome, Path, Query, Write};
 use crate::wire::dict::{self, DictCommand};

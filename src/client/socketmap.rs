@@ -1,10 +1,8 @@
 //! Postfix socketmap: `NAME SPACE KEY` in a netstring, answered by one of five words (socketmap_table(5),
 //! dict_sockmap.c).
 
-use super::{
-    Event, MAX_REQUEST, ProtocolError, Reply,
-    replies::{Part, Replies},
-};
+use super::message::{Event, MAX_REQUEST, ProtocolError, Reply};
+use super::replies::{Part, Replies};
 use crate::buffer::Output;
 use crate::query::{Answer, Failure, FailureKind, Query};
 use crate::wire::netstring;

@@ -1,6 +1,6 @@
 //! The command line: flags to a [`Command`]. Every error is one line that names the flag and what it wants.
 
-use super::{
+use super::command::{
     Command, Config, ConfigError, EX_USAGE, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, seconds, unusable,
 };
 use crate::system;

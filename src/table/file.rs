@@ -1,6 +1,8 @@
 //! The file table: a JSON object of keys and values, held in memory.
 
-use super::{Plan, Question, SettingError, Setup, Table, TableEntry, TableSpec};
+use super::interface::{Plan, Question, Table, TableEntry};
+use super::settings::SettingError;
+use super::setup::{Setup, TableSpec};
 use crate::log;
 use crate::query::{Answer, Failure, Path};
 use crate::value::{self, Members, Value};
@@ -145,7 +147,7 @@ impl Content {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Settings, TableSpec};
+    use super::super::settings::Settings;
     use super::*;
     use crate::backend::Backends;
     use crate::io::Turn;

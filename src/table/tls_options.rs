@@ -1,6 +1,6 @@
 //! The TLS settings of a table, and the files that they name.
 
-use super::Settings;
+use super::settings::Settings;
 use crate::backend::tls::TlsConnector;
 use std::path::PathBuf;
 
@@ -64,8 +64,8 @@ impl TlsOptions {
 
 #[cfg(feature = "tls")]
 mod files {
-    use super::TlsOptions;
     use crate::backend::tls::{KeyPair, Roots, TlsConfig};
+    use crate::table::tls_options::TlsOptions;
     use std::path::Path;
 
     /// TLS configurations by their files.

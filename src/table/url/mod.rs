@@ -4,7 +4,9 @@ mod fields;
 mod options;
 mod parse;
 
-use super::{Plan, Question, ResponseError, SettingError, Setup, Table, TableEntry, TableSpec, Written};
+use super::interface::{Plan, Question, ResponseError, Table, TableEntry, Written};
+use super::settings::SettingError;
+use super::setup::{Setup, TableSpec};
 use crate::backend::tls::TlsConnector;
 use crate::backend::{BackendSpec, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;

@@ -1,7 +1,8 @@
 //! The settings of a URL table from `--option`.
 
+use super::super::interface::Caching;
+use super::super::settings::Settings;
 use super::super::tls_options::TlsOptions;
-use super::super::{Caching, Settings};
 use crate::backend::{Method, PoolOptions};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -53,19 +53,7 @@ impl Decoder {
                     }
                     Some(body) => self.state = body,
                 },
-                State::Length(head, missing) => {
-                    if self.body.is_empty()
-                        && let Some(body) = input.split_off(..missing)
-                    {
-                        return Ok(Some(head.response(Cow::Borrowed(body))));
-                    }
-                    let missing = missing - self.take_body(input, missing);
-                    if missing == 0 {
-                        return Ok(Some(self.complete(head)));
-                    }
-                    self.state = State::Length(head, missing);
-                    return Ok(None);
-                }
+                State::Length(head, missing) => return Ok(self.rest(head, missing, input)),
                 State::ChunkSize(head) => match self.line(input, MAX_CHUNK_LINE, Error::Chunk)? {
                     None => {
                         self.state = State::ChunkSize(head);
@@ -95,17 +83,35 @@ impl Decoder {
                     }
                     true => return Ok(Some(self.complete(head))),
                 },
-                State::UntilEnd(head) => {
-                    // One byte more than allowed is enough to see that the body is too long.
-                    self.take_body(input, MAX_BODY + 1);
-                    if self.body.len() > MAX_BODY {
-                        return Err(Error::BodyTooLong);
-                    }
-                    self.state = State::UntilEnd(head);
-                    return Ok(None);
-                }
+                State::UntilEnd(head) => return self.until_end(head, input).map(|()| None),
             }
         }
+    }
+
+    /// Consumes `input` up to the end of a body of which this many bytes are missing.
+    fn rest<'a>(&mut self, head: Head, missing: usize, input: &mut &'a [u8]) -> Option<Response<'a>> {
+        if self.body.is_empty()
+            && let Some(body) = input.split_off(..missing)
+        {
+            return Some(head.response(Cow::Borrowed(body)));
+        }
+        let missing = missing - self.take_body(input, missing);
+        if missing == 0 {
+            return Some(self.complete(head));
+        }
+        self.state = State::Length(head, missing);
+        None
+    }
+
+    /// Consumes `input` as a body that lasts until the end of the stream.
+    fn until_end(&mut self, head: Head, input: &mut &[u8]) -> Result<(), Error> {
+        // One byte more than allowed is enough to see that the body is too long.
+        self.take_body(input, MAX_BODY + 1);
+        if self.body.len() > MAX_BODY {
+            return Err(Error::BodyTooLong);
+        }
+        self.state = State::UntilEnd(head);
+        Ok(())
     }
 
     /// Handles the end of the stream: completes a body that lasts until then. `None` if no response had begun.

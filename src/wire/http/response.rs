@@ -1,6 +1,6 @@
 //! HTTP responses, and the errors of parsing them.
 
-use super::CacheControl;
+use crate::wire::cache_control::CacheControl;
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;

@@ -1,0 +1,93 @@
+//! What a client asks, and what it is told.
+
+use crate::arena::Key;
+use crate::query::{Answer, Failure, Outcome, Query};
+use crate::wire;
+use std::fmt;
+
+/// Maximum length of a request in bytes: the payload of a netstring, or a dict line.
+// Dovecot's own dict server has the same limit for a line (dict-client.h); Postfix bounds its queries by 10 000
+// bytes since 3.12 and not at all before.
+pub const MAX_REQUEST: usize = 65_536;
+
+/// What a client has sent.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Needs no reply, or its reply has been written.
+    Nothing,
+    Ask {
+        place: u64,
+        /// `None` stands for the table that the client has named before.
+        table: Option<&'a [u8]>,
+        query: Query<'a>,
+    },
+    /// A request to the metrics listener.
+    Admin(AdminPage),
+}
+
+/// A page of the metrics listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AdminPage {
+    Metrics,
+    Health,
+    Readiness,
+    /// Answered 404.
+    Unknown,
+    /// A method other than GET, answered 405.
+    Refused,
+}
+
+/// The destination of a reply: the client, and the place in the order of its replies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReplyTo {
+    pub client: Key,
+    pub place: u64,
+}
+
+/// A reply to a request, or a part of one.
+#[derive(Debug)]
+pub enum Reply<'a> {
+    Answer(Answer<'a>),
+    /// A row of an iteration; more follow.
+    Row {
+        name: &'a [u8],
+        value: &'a str,
+    },
+    /// The end of an iteration.
+    End,
+    /// The end of an iteration or lookup that failed.
+    Failed(Failure),
+    /// The result of the transaction with this id.
+    Committed(u32, Outcome),
+}
+
+/// A violation of the protocol by the client. Its connection is closed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProtocolError {
+    /// The first byte belongs to neither protocol.
+    Protocol,
+    Netstring(wire::netstring::Error),
+    Dict(wire::dict::Error),
+    /// A dict command before HELLO, or a second HELLO.
+    Hello,
+    /// An unsupported major version of the dict protocol.
+    Version,
+    /// An id of an unknown transaction, or one that is already in use.
+    Transaction,
+    /// Not an HTTP request, or too long, at the metrics listener.
+    Page,
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProtocolError::Protocol => f.write_str("neither socketmap nor dict"),
+            ProtocolError::Netstring(error) => error.fmt(f),
+            ProtocolError::Dict(error) => error.fmt(f),
+            ProtocolError::Hello => f.write_str("dict command before HELLO, or a second HELLO"),
+            ProtocolError::Version => f.write_str("unknown major version of the dict protocol"),
+            ProtocolError::Transaction => f.write_str("unknown or reused transaction id"),
+            ProtocolError::Page => f.write_str("no HTTP request to the figures"),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What a table is opened with.
+
+use super::settings::Settings;
+use super::tls_options::TlsConfigs;
+use crate::backend::Backends;
+use crate::io::Turn;
+
+/// The command line arguments of a table.
+#[derive(Debug)]
+pub struct TableSpec<'a> {
+    pub name: &'a str,
+    pub param: &'a str,
+    pub settings: Settings<'a>,
+}
+
+/// The environment in which tables are opened and reloaded.
+pub struct Setup<'a> {
+    pub backends: &'a mut Backends,
+    pub turn: &'a mut Turn,
+    /// TLS configurations by their files, so that tables with the same files share them.
+    pub(super) tls_configs: TlsConfigs,
+}
+
+impl<'a> Setup<'a> {
+    /// An environment without any TLS configuration yet.
+    pub fn new(backends: &'a mut Backends, turn: &'a mut Turn) -> Self {
+        Self { backends, turn, tls_configs: TlsConfigs::default() }
+    }
+}
