@@ -1,6 +1,6 @@
 //! The text of `--help`.
 
-/// What `--help` says.
+/// The output of `--help`.
 pub const HELP: &str = "\
 Lets Postfix (socketmap) and Dovecot (dict) look things up in an HTTP service.
 

@@ -94,7 +94,7 @@ fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String),
     if host == host_without_brackets && (host.is_empty() || !host.bytes().all(valid)) {
         return Err(format!("'{host}' is not a host name"));
     }
-    // The port is omitted if it is the default one, as in `Host` fields of other clients: some frameworks compare them.
+    // The default port is omitted, as in the `Host` fields of other clients.
     let shown = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
     let label = if secure { format!("https://{shown}") } else { shown.clone() };
     Ok((Target::Tcp(host_without_brackets.to_owned(), port), shown, label))
