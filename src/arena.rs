@@ -57,6 +57,7 @@ impl<T> Arena<T> {
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let (age, slot) = self.slots.get_mut(key.index as usize).filter(|(age, _)| *age == key.age)?;
         let value = slot.take()?;
+        // A key is mistaken for a later one only after 2^31 reuses of its slot, and no event is that late.
         *age = (*age + 1) % AGES;
         self.free.push(key.index);
         Some(value)

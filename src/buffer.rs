@@ -45,6 +45,8 @@ impl Output {
 
     /// Removes `count` bytes that the socket has accepted.
     pub fn advance(&mut self, count: usize) {
+        // A position instead of a removal: moving the rest to the front at each partial write would copy long replies
+        // repeatedly.
         self.sent += count;
         debug_assert!(self.sent <= self.bytes.len(), "more bytes sent than buffered");
         if self.is_empty() {
@@ -68,6 +70,7 @@ impl Input {
     /// The buffered bytes followed by those that have arrived. Nothing is copied if nothing is buffered, which is the
     /// usual case. The caller returns the unused rest with [`Input::keep`].
     pub fn join<'a>(&mut self, arrived: &'a [u8]) -> Joined<'a> {
+        // The usual case, as requests are short and mostly arrive whole.
         if self.held.is_empty() {
             return Joined::Arrived(arrived);
         }

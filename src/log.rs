@@ -90,6 +90,7 @@ fn put(level: Level, line: fmt::Arguments<'_>) {
     // Appended and written at once: one write per line keeps lines of several processes apart.
     text.push('\n');
     if !system::stderr_is_writable() || std::io::stderr().write_all(text.as_bytes()).is_err() {
+        // Added back, as the line that would have reported them is lost too.
         LOST.fetch_add(lost + 1, Ordering::Relaxed);
     }
 }

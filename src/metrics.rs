@@ -68,7 +68,7 @@ pub struct TableMetrics {
 /// Results of the requests to one backend.
 #[derive(Clone, Debug, Default)]
 pub struct BackendMetrics {
-    /// Responses by status class, from 2XX to 5XX; any other status counts as 5XX.
+    /// Responses by status class, from 2XX to 5XX; a status above 599 counts as 5XX.
     pub answered: [u64; 4],
     pub failed: u64,
     pub timed_out: u64,

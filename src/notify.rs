@@ -57,6 +57,7 @@ impl Notifier {
 
     /// Notifies the watchdog, if due, that the event loop makes progress, and sends the status if it has changed.
     pub fn turn(&mut self, summary: impl FnOnce() -> String, now: Instant) {
+        // Without systemd the summary is never formatted.
         if self.socket.is_none() {
             return;
         }

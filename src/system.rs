@@ -30,7 +30,7 @@ impl Signals {
     pub fn catch() -> io::Result<Signals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: `set` is initialised by sigemptyset before it is read; the descriptor that signalfd
-        // returns belongs to nobody else.
+        // returns is owned by nothing else.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {

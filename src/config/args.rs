@@ -33,6 +33,7 @@ const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--so
 /// Parses the arguments that follow the name of the program.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
     let mut args = Arguments::from_vec(expand(args)?);
+    // Before the other flags are checked, so that it works in a command line with errors.
     if args.contains("--help") {
         return Ok(Command::Help);
     }
@@ -54,6 +55,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     let endpoints: Vec<Endpoint> =
         all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
     let metrics = all(&mut args, "--metrics")?;
+    // Several modes belong to the --socket flags in their order, and say nothing of inherited sockets.
     let inherited = if let [only] = modes[..] { only } else { Mode::Auto };
     let mut config = Config {
         listeners: Vec::new(),
@@ -67,6 +69,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     };
     // An unknown argument is reported before a missing one, as it is mostly a typing error of the latter.
     finish(args)?;
+    // A check needs no listener, so that tables can be tried before the sockets are chosen.
     if endpoints.is_empty() && !check && system::inherited() == 0 {
         return Err(usage("--socket is required: where to listen"));
     }
@@ -89,6 +92,7 @@ fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Con
                 let lines = std::fs::read_to_string(path).map_err(|error| unusable(format!("@{path}: {error}")))?;
                 let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
                 for line in lines {
+                    // Lines are not split at spaces, as values may have them, such as several URLs in --param.
                     if line.starts_with("--") && line.contains(' ') && !line.contains('=') {
                         return Err(usage(format!("@{path}: '{line}' is two arguments, which want a line each")));
                     }

@@ -23,6 +23,7 @@ pub trait Table {
     /// # Errors
     /// The response says nothing about the key, and must not be taken for a miss.
     fn parse_value<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+        // Only tables that plan requests receive responses.
         let _ = list;
         Err(ResponseError::Status(response.status))
     }
@@ -190,6 +191,7 @@ impl<'a> Settings<'a> {
     /// Takes the value of a setting. The last one counts, and one for the table overrides one for all tables.
     pub fn one(&mut self, key: &'static str) -> Option<&'a str> {
         self.known.push(key);
+        // The last one, as command lines are extended at their end.
         let of = |general| self.left.iter().rfind(|one| one.key == key && one.general == general);
         let value = of(false).or_else(|| of(true)).map(|one| &one.value[..]);
         self.left.retain(|one| one.key != key);
