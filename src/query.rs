@@ -54,7 +54,7 @@ impl Path {
     }
 
     fn full(&self, name: &[u8]) -> Vec<u8> {
-        // Dovecot sends `priv/it/` as well as `priv/it`, and both mean the same.
+        // A path means the same with and without a final slash.
         let slash = !self.path.is_empty() && !name.is_empty() && !self.path.ends_with(b"/");
         [&self.path[..], if slash { b"/" } else { b"" }, name].concat()
     }
