@@ -1,16 +1,17 @@
-//! Storage that hands out generational keys, so that nothing that arrives late can hit the wrong target.
+//! An arena with generational keys: an event that arrives late for a removed value cannot reach the next one in its
+//! slot.
 
-/// Names a value in an [`Arena`]. `age` counts how often its slot was emptied before.
+/// The key of a value in an [`Arena`]. `age` is the number of times that its slot was emptied before.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Key {
     pub index: u32,
     pub age: u32,
 }
 
-/// Ages wrap here: 31 bits, so that a key and one flag fit into an event token of 64 bits.
+/// Ages wrap at this number: 31 bits, so that a key and a flag fit into an event token of 64 bits.
 pub const AGES: u32 = 1 << 31;
 
-/// Values in slots that are used again, each time under another key.
+/// Values in slots, which are reused under another key.
 #[derive(Debug)]
 pub struct Arena<T> {
     slots: Vec<(u32, Option<T>)>,
@@ -24,7 +25,7 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
-    /// Stores a value and returns the key that names it from now on.
+    /// Stores a value and returns its key.
     pub fn insert(&mut self, value: T) -> Key {
         match self.free.pop() {
             Some(index) => {
@@ -40,29 +41,34 @@ impl<T> Arena<T> {
         }
     }
 
+    /// The value of a key, if it has not been removed.
     pub fn get(&self, key: Key) -> Option<&T> {
         let (age, value) = self.slots.get(key.index as usize)?;
         if *age == key.age { value.as_ref() } else { None }
     }
 
+    /// The value of a key, mutable.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let (age, value) = self.slots.get_mut(key.index as usize)?;
         if *age == key.age { value.as_mut() } else { None }
     }
 
-    /// Takes a value out; its key names nothing any more.
+    /// Removes and returns a value. Its key is invalid afterwards.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let (age, slot) = self.slots.get_mut(key.index as usize).filter(|(age, _)| *age == key.age)?;
         let value = slot.take()?;
+        // A key is mistaken for a later one only after 2^31 reuses of its slot, and no event is that late.
         *age = (*age + 1) % AGES;
         self.free.push(key.index);
         Some(value)
     }
 
+    /// Whether the value of a key is present.
     pub fn contains(&self, key: Key) -> bool {
         self.get(key).is_some()
     }
 
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -71,14 +77,14 @@ impl<T> Arena<T> {
         self.len() == 0
     }
 
-    /// Every value with its key, in the order of the slots.
+    /// All values with their keys, in the order of the slots.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, (age, value))| {
             value.as_ref().map(|value| (Key { index: index as u32, age: *age }, value))
         })
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
         self.slots.iter_mut().enumerate().filter_map(|(index, (age, value))| {
             value.as_mut().map(|value| (Key { index: index as u32, age: *age }, value))

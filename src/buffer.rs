@@ -1,40 +1,40 @@
-//! Bytes on their way in or out of one connection.
+//! Input and output buffers of connections.
 
-/// Empty buffers up to this capacity are kept for the next use, where nothing else is said; larger ones give
-/// their memory back.
-const KEPT: usize = 1024; // bytes
+/// The capacity in bytes up to which an empty buffer keeps its memory, unless another one is set.
+// Ten thousand clients may be connected: each may keep what its usual reply needs, and not what its largest one did.
+const RETAINED: usize = 1024;
 
-/// Bytes waiting for the kernel to take them.
+/// Bytes that wait to be written to the socket.
 #[derive(Debug)]
 pub struct Output {
     bytes: Vec<u8>,
     sent: usize,
-    kept: usize,
+    retained: usize,
 }
 
 impl Default for Output {
     fn default() -> Self {
-        Self::keeping(KEPT)
+        Self::keeping(RETAINED)
     }
 }
 
 impl Output {
-    /// Keeps so many bytes of memory while it is empty.
-    pub fn keeping(kept: usize) -> Self {
-        Self { bytes: Vec::new(), sent: 0, kept }
+    /// A buffer that retains up to `retained` bytes of memory while it is empty.
+    pub fn keeping(retained: usize) -> Self {
+        Self { bytes: Vec::new(), sent: 0, retained }
     }
 
-    /// Keeps so many bytes of memory while it is empty, from now on.
-    pub fn keep(&mut self, kept: usize) {
-        self.kept = kept;
+    /// Sets the number of bytes of memory that the buffer retains while it is empty.
+    pub fn keep(&mut self, retained: usize) {
+        self.retained = retained;
     }
 
-    /// Where encoders append.
+    /// The end of the buffer, where encoders append.
     pub fn end(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// What the kernel has not taken yet.
+    /// The bytes that the socket has not accepted yet.
     pub fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
@@ -43,18 +43,20 @@ impl Output {
         self.sent == self.bytes.len()
     }
 
-    /// Notes that the kernel took `count` bytes.
+    /// Removes `count` bytes that the socket has accepted.
     pub fn advance(&mut self, count: usize) {
+        // A position instead of a removal: moving the rest to the front at each partial write would copy long replies
+        // repeatedly.
         self.sent += count;
-        debug_assert!(self.sent <= self.bytes.len(), "more was sent than there is");
+        debug_assert!(self.sent <= self.bytes.len(), "more bytes sent than buffered");
         if self.is_empty() {
             self.sent = 0;
-            recycle(&mut self.bytes, self.kept);
+            recycle(&mut self.bytes, self.retained);
         }
     }
 }
 
-/// Bytes that arrived and could not be used yet, because their frame is incomplete.
+/// Received bytes of an incomplete frame.
 #[derive(Debug, Default)]
 pub struct Input {
     held: Vec<u8>,
@@ -65,9 +67,10 @@ impl Input {
         self.held.is_empty()
     }
 
-    /// What is held together with what has just arrived. Nothing is copied when nothing is held.
-    /// The caller gives the unused rest back with [`Input::keep`].
+    /// The buffered bytes followed by those that have arrived. Nothing is copied if nothing is buffered, which is the
+    /// usual case. The caller returns the unused rest with [`Input::keep`].
     pub fn join<'a>(&mut self, arrived: &'a [u8]) -> Joined<'a> {
+        // The usual case, as requests are short and mostly arrive whole.
         if self.held.is_empty() {
             return Joined::Arrived(arrived);
         }
@@ -76,15 +79,15 @@ impl Input {
         Joined::Held(held)
     }
 
-    /// Keeps the part of `joined` from `used` on for later.
+    /// Buffers the bytes of `joined` from `used` on.
     pub fn keep(&mut self, joined: Joined<'_>, used: usize) {
-        debug_assert!(self.held.is_empty(), "bytes of the future were kept before those of the past");
+        debug_assert!(self.held.is_empty(), "bytes are buffered out of order");
         match joined {
             Joined::Arrived(bytes) => self.held.extend_from_slice(&bytes[used..]),
             Joined::Held(mut bytes) => {
                 bytes.drain(..used);
                 if bytes.is_empty() {
-                    recycle(&mut bytes, KEPT);
+                    recycle(&mut bytes, RETAINED);
                 }
                 self.held = bytes;
             }
@@ -92,7 +95,7 @@ impl Input {
     }
 }
 
-/// See [`Input::join`].
+/// The result of [`Input::join`].
 #[derive(Debug)]
 pub enum Joined<'a> {
     Arrived(&'a [u8]),
@@ -100,6 +103,7 @@ pub enum Joined<'a> {
 }
 
 impl Joined<'_> {
+    /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Joined::Arrived(bytes) => bytes,
@@ -108,9 +112,9 @@ impl Joined<'_> {
     }
 }
 
-/// Empties a buffer, and gives its memory back if it has grown beyond `kept` bytes.
-fn recycle(bytes: &mut Vec<u8>, kept: usize) {
-    if bytes.capacity() > kept {
+/// Clears a buffer, and frees its memory if its capacity exceeds `retained` bytes.
+fn recycle(bytes: &mut Vec<u8>, retained: usize) {
+    if bytes.capacity() > retained {
         *bytes = Vec::new();
     } else {
         bytes.clear();
@@ -124,10 +128,10 @@ mod tests {
     #[test]
     fn output_is_sent_in_pieces_and_memory_of_a_burst_is_given_back() {
         let mut output = Output::default();
-        output.end().extend_from_slice(&[b'x'; 3 * KEPT]);
+        output.end().extend_from_slice(&[b'x'; 3 * RETAINED]);
         output.advance(1);
-        assert_eq!(output.unsent().len(), 3 * KEPT - 1);
-        output.advance(3 * KEPT - 1);
+        assert_eq!(output.unsent().len(), 3 * RETAINED - 1);
+        output.advance(3 * RETAINED - 1);
         assert!(output.is_empty() && output.end().capacity() == 0);
     }
 

@@ -152,6 +152,7 @@ impl Cache {
             self.small_bytes += size;
             self.small.push_back(at);
         }
+        // This ends, because each pass over the main queue lowers the counters of its entries.
         while self.bytes > self.limit {
             self.evict();
         }

@@ -1,4 +1,4 @@
-//! Listening: sockets with the right permissions, and files that only we may remove.
+//! Listening sockets: their permissions, and their files.
 
 use crate::config::{Endpoint, Mode, Permissions};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -10,10 +10,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Connections that may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`).
+/// Length of the accept queue, which the kernel limits to `net.core.somaxconn`.
+// Postfix connects to unix sockets without blocking: with a full queue its lookup fails with EAGAIN at once.
 const BACKLOG: i32 = 4096;
 
-/// A socket that is listened on. The file of a unix socket goes with it.
+/// A listening socket, and the file of a unix socket.
 #[derive(Debug)]
 pub struct Listener {
     pub socket: ListenerSocket,
@@ -21,11 +22,11 @@ pub struct Listener {
     pub file: Option<SocketFile>,
 }
 
-/// The file of a unix socket, by path, device and inode: removed when this is dropped, if it is still ours.
+/// The file of a unix socket by path, device and inode, which is removed on drop if it is still the same file.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf, u64, u64);
 
-/// Does not block.
+/// A non-blocking listening socket.
 #[derive(Debug)]
 pub enum ListenerSocket {
     Unix(UnixListener),
@@ -33,21 +34,25 @@ pub enum ListenerSocket {
 }
 
 impl Listener {
-    /// Takes over a socket that somebody else has opened, and told to listen.
+    /// Takes over a listening socket that was opened by another process.
+    ///
+    /// # Errors
+    /// It is not a stream socket, or is connected.
     pub fn inherit(socket: OwnedFd, mode: Mode) -> io::Result<Listener> {
         let socket = Socket::from(socket);
         let (kind, address) = (socket.r#type()?, socket.local_addr()?);
         if kind != Type::STREAM {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a stream socket"));
         }
-        socket.listen(BACKLOG)?; // again, as systemd's default is shorter; a connected socket fails here
+        // Again, as the accept queue of systemd is shorter by default; a connected socket fails here.
+        socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         let fd = OwnedFd::from(socket);
         let socket = if address.is_unix() { ListenerSocket::Unix(fd.into()) } else { ListenerSocket::Tcp(fd.into()) };
         Ok(Listener { socket, mode, file: None })
     }
 
-    /// What would keep a socket from being made at a path; somebody who serves it already is none of it.
+    /// Checks that a socket could be created at the endpoint. A process that already listens there is no error.
     pub fn check(endpoint: &Endpoint) -> io::Result<()> {
         let Endpoint::Unix(path) = endpoint else { return Ok(()) };
         match fs::symlink_metadata(path) {
@@ -67,23 +72,27 @@ impl Listener {
         }
     }
 
-    /// What a warning is due for: everybody who can reach the address may ask.
+    /// Whether hosts other than this one can connect, which is worth a warning: clients are not authenticated.
     pub fn is_exposed(&self) -> bool {
         match &self.socket {
             ListenerSocket::Unix(_) => false,
             ListenerSocket::Tcp(socket) => {
+                // An IPv4 address that is mapped to IPv6 counts as what it is.
                 socket.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback())
             }
         }
     }
 
-    /// Listens. The permissions are set before anybody can connect. A socket file that nobody serves any
-    /// more is replaced; a living one, and a file that is no socket, are left alone.
+    /// Listens at an endpoint. The file of a dead process is replaced.
+    ///
+    /// # Errors
+    /// Another process listens there, the file is not a socket, or the permissions cannot be set.
     pub fn bind(endpoint: &Endpoint, mode: Mode, permissions: Permissions) -> io::Result<Listener> {
         match endpoint {
             Endpoint::Inet(address) => {
                 let address = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
                 let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+                // Without it a restart fails while connections of the previous process are in TIME_WAIT.
                 socket.set_reuse_address(true)?;
                 socket.bind(&address.into())?;
                 socket.listen(BACKLOG)?;
@@ -94,14 +103,15 @@ impl Listener {
             Endpoint::Unix(path) => {
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 let address = SockAddr::unix(path)?;
-                make_way(path)?;
+                remove_dead_socket(path)?;
                 socket.bind(&address)?;
                 let of = fs::symlink_metadata(path)?;
                 let file = SocketFile(path.clone(), of.dev(), of.ino());
+                // Between bind and listen: nobody can connect before the permissions are set.
                 fs::set_permissions(path, fs::Permissions::from_mode(permissions.mode))?;
                 if permissions.owner.is_some() || permissions.group.is_some() {
-                    let given = std::os::unix::fs::chown(path, permissions.owner, permissions.group);
-                    given.map_err(|error| {
+                    let changed = std::os::unix::fs::chown(path, permissions.owner, permissions.group);
+                    changed.map_err(|error| {
                         let why = "cannot be given to --socket-owner and --socket-group (be root, or in the group)";
                         io::Error::new(error.kind(), format!("{why}: {error}"))
                     })?;
@@ -118,14 +128,15 @@ impl Listener {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let SocketFile(path, device, inode) = self;
+        // A process that was started meanwhile may have replaced the file, and must not lose its socket.
         if fs::symlink_metadata(&*path).is_ok_and(|of| (of.dev(), of.ino()) == (*device, *inode)) {
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Removes a socket file that a dead process left.
-fn make_way(path: &Path) -> io::Result<()> {
+/// Removes the socket file of a dead process.
+fn remove_dead_socket(path: &Path) -> io::Result<()> {
     let of = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         of => of?,
@@ -133,6 +144,7 @@ fn make_way(path: &Path) -> io::Result<()> {
     if !of.file_type().is_socket() {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "exists and is not a socket"));
     }
+    // Only a connection attempt shows whether a process still listens.
     match UnixStream::connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -157,10 +169,10 @@ mod tests {
         assert_eq!(kind(bind()), Some(ErrorKind::AlreadyExists));
         fs::remove_file(&path).unwrap();
 
-        let living = bind().unwrap();
+        let alive = bind().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(kind(bind()), Some(ErrorKind::AddrInUse));
-        drop(living);
+        drop(alive);
         assert!(!path.exists());
 
         drop(UnixListener::bind(&path).unwrap());
@@ -169,7 +181,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
         drop(ours);
-        assert!(path.exists(), "somebody else's socket was removed");
+        assert!(path.exists(), "the socket of another process was removed");
         drop(other);
     }
 }

@@ -1,4 +1,4 @@
-//! Log lines on stderr: `level event name=value …`, without a date (the collector adds it).
+//! Log lines on stderr: `level event name=value …`, without a date, which journald and other collectors add.
 
 use crate::system;
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How much a line matters, with its syslog priority (`<4>` is a warning to the journal, sd-daemon(3)).
+/// The severity of a line, with its syslog priority, which the journal reads as `<4>` (sd-daemon(3)).
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Level {
     Error = 3,
@@ -18,18 +18,21 @@ pub enum Level {
 
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
 static JOURNAL: AtomicBool = AtomicBool::new(false);
+/// Lines that stderr did not take since the last one that it took.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Lines are cut here, so that a write to a pipe that poll(2) called writable never blocks (`PIPE_BUF`).
-const MAX_LINE: usize = 4_000; // bytes
+/// Maximum length of a line in bytes.
+// Below PIPE_BUF (4096), so that a write to a pipe that poll(2) reported as writable never blocks: a log collector that
+// hangs must not stop the mail.
+const MAX_LINE: usize = 4_000;
 
-/// Says which lines are written, and whether with the journal's priorities. Called once at the start.
+/// Sets the level of lines that are written, and whether they have the journal's prefix. Called once at the start.
 pub fn start(level: Level) {
     LEVEL.store(level as u8, Ordering::Relaxed);
     JOURNAL.store(system::stderr_is_journal(), Ordering::Relaxed);
 }
 
-/// True if lines of this level are written.
+/// Whether lines of this level are written.
 pub fn shows(level: Level) -> bool {
     level as u8 <= LEVEL.load(Ordering::Relaxed)
 }
@@ -46,7 +49,7 @@ pub fn info(line: fmt::Arguments<'_>) {
     write(Level::Info, line);
 }
 
-/// Writes a line that somebody has asked for, whatever the level.
+/// Writes a line at any level, in reply to a signal.
 pub fn notice(line: fmt::Arguments<'_>) {
     put(Level::Info, line);
 }
@@ -55,8 +58,8 @@ pub fn debug(line: fmt::Arguments<'_>) {
     write(Level::Debug, line);
 }
 
-/// Writes one line. It never blocks and never fails: a line that stderr does not take is counted, and
-/// the count is told with the next line that goes through.
+/// Writes one line. It never blocks or fails: lines that stderr does not take are counted, and the count is logged with
+/// the next line.
 fn write(level: Level, line: fmt::Arguments<'_>) {
     if shows(level) {
         put(level, line);
@@ -84,13 +87,15 @@ fn put(level: Level, line: fmt::Arguments<'_>) {
     if lost > 0 {
         text += &format!(" lines_lost={lost}");
     }
+    // Appended and written at once: one write per line keeps lines of several processes apart.
     text.push('\n');
     if !system::stderr_is_writable() || std::io::stderr().write_all(text.as_bytes()).is_err() {
+        // Added back, as the line that would have reported them is lost too.
         LOST.fetch_add(lost + 1, Ordering::Relaxed);
     }
 }
 
-/// Bytes from a socket as one printable word: quotes, controls and bytes beyond ASCII are escaped.
+/// Bytes from a socket, quoted for a log line: quotes, control characters and bytes beyond ASCII are escaped.
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
@@ -99,51 +104,52 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// For so long after a fault was reported its repetitions are only counted.
+/// The time after a fault for which its repetitions are only counted.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Beyond so many kinds of fault at once the oldest are told and forgotten early.
+/// Maximum number of different faults that are tracked at once.
+// Lines hold reasons that depend on backends, so that their number has no bound of its own.
 const KINDS: usize = 256;
 
-/// Folds faults that repeat: the first is told at once, then a count after a quiet time.
+/// Folds faults that repeat: the first is logged at once, and the number of repetitions after 30 s.
 #[derive(Debug, Default)]
 pub struct Repeats {
     seen: HashMap<String, (Instant, u64)>,
 }
 
 impl Repeats {
-    /// Warns of a fault, or counts it if the same line was written a short while ago.
+    /// Logs a fault, or counts it if the same line was logged a short time ago.
     pub fn warn(&mut self, line: &str, now: Instant) {
         self.warn_of(line, "", now);
     }
 
-    /// The same with details that may differ from time to time; those of the first time are shown.
+    /// The same with details that may differ between repetitions; only those of the first are logged.
     pub fn warn_of(&mut self, line: &str, details: &str, now: Instant) {
         if let Some((_, count)) = self.seen.get_mut(line) {
             *count += 1;
             return;
         }
         if self.seen.len() >= KINDS {
-            self.tell(|_| true);
+            self.flush(|_| true);
         }
         let space = if details.is_empty() { "" } else { " " };
         warn(format_args!("{line}{space}{details}"));
         self.seen.insert(line.to_owned(), (now + QUIET, 0));
     }
 
-    /// When [`Repeats::expire`] has something to do.
+    /// When [`Repeats::expire`] must be called.
     pub fn deadline(&self) -> Option<Instant> {
         self.seen.values().map(|(until, _)| *until).min()
     }
 
-    /// Tells how often each fault came again during its quiet time, and forgets it.
+    /// Logs the number of repetitions of faults whose quiet time is over, and forgets those.
     pub fn expire(&mut self, now: Instant) {
         if !self.seen.is_empty() {
-            self.tell(|until| until <= now);
+            self.flush(|until| until <= now);
         }
     }
 
-    fn tell(&mut self, due: impl Fn(Instant) -> bool) {
+    fn flush(&mut self, due: impl Fn(Instant) -> bool) {
         self.seen.retain(|line, (until, count)| {
             if due(*until) && *count > 0 {
                 warn(format_args!("{line} repeated={count}"));

@@ -1,9 +1,10 @@
-//! Figures, and the text in which Prometheus reads them (exposition format 0.0.4).
+//! Metrics, and their text for Prometheus (text exposition format 0.0.4).
 
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
-/// Upper bounds of the buckets, in microseconds, and as they are written, in seconds.
+/// Upper bounds of the buckets: in microseconds, and in seconds as written.
+// With the text of each bound, so that labels need no formatting of floats. The last bound is the default timeout.
 const BUCKETS: [(u64, &str); 14] = [
     (500, "0.0005"),
     (1_000, "0.001"),
@@ -21,16 +22,18 @@ const BUCKETS: [(u64, &str); 14] = [
     (20_000_000, "20"),
 ];
 
-/// How long something took, how often.
+/// A histogram of durations.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
-    /// Per bucket, not yet added up; the last one has no bound.
+    /// Observations per bucket, not cumulative; the last bucket is unbounded.
     counts: [u64; BUCKETS.len() + 1],
     sum_us: u64,
 }
 
 impl Histogram {
+    /// Counts a duration.
     pub fn observe(&mut self, took: Duration) {
+        // In 64 bits: `as_micros` computes in 128.
         let us = took.as_secs() * 1_000_000 + u64::from(took.subsec_micros());
         let at = BUCKETS.iter().position(|(bound, _)| us <= *bound).unwrap_or(BUCKETS.len());
         self.counts[at] += 1;
@@ -38,14 +41,14 @@ impl Histogram {
     }
 }
 
-/// What became of the requests to one table.
+/// Results of the requests to one table.
 #[derive(Clone, Debug, Default)]
 pub struct TableMetrics {
     pub found: u64,
     pub missed: u64,
     pub failed: u64,
     pub timed_out: u64,
-    /// Lookups of all these kinds.
+    /// Latency of lookups with any result.
     pub latency: Histogram,
     pub iterated: u64,
     pub iterations_failed: u64,
@@ -53,56 +56,58 @@ pub struct TableMetrics {
     pub commits_not_found: u64,
     pub commits_failed: u64,
     pub commits_uncertain: u64,
-    /// Lookups that were answered from the cache, with an answer that was out of date, or together with others.
+    /// Lookups that were answered from the cache, with an expired answer, or by a request that was in flight for
+    /// another one.
     pub cache_fresh: u64,
     pub cache_stale: u64,
     pub coalesced: u64,
-    /// Exchanges that took longer than what is called slow.
+    /// Requests that took longer than `--slow`.
     pub slow: u64,
 }
 
-/// What became of the exchanges with one backend.
+/// Results of the requests to one backend.
 #[derive(Clone, Debug, Default)]
 pub struct BackendMetrics {
-    /// By the first digit of the status, from 2 on; what does not exist counts as 5.
+    /// Responses by status class, from 2XX to 5XX; a status above 599 counts as 5XX.
     pub answered: [u64; 4],
     pub failed: u64,
     pub timed_out: u64,
-    /// Sent once more, because a used connection broke.
+    /// Requests that were sent again because a reused connection broke.
     pub resent: u64,
-    /// Handed on to another replica.
+    /// Requests that were sent to another replica after a fault.
     pub retried: u64,
     pub opened: u64,
-    /// Its connections have TLS, and so many handshakes were done in full, were shortened, and failed.
+    /// Whether its connections use TLS; handshakes that were full, resumed, and failed.
     pub tls: bool,
     pub handshakes_full: u64,
     pub handshakes_resumed: u64,
     pub handshakes_failed: u64,
-    /// What those took that were done.
+    /// The total time of successful handshakes in microseconds.
     pub handshakes_us: u64,
     pub busy: u64,
     pub idle: u64,
     pub connecting: u64,
     pub handshaking: u64,
     pub waiting: u64,
-    /// How many of that name are set down.
+    /// The number of addresses of this backend that are marked down.
     pub down: u64,
 }
 
 impl BackendMetrics {
-    /// Counts an answer by its status.
+    /// Counts a response by its status.
     pub fn answer(&mut self, status: u16) {
         self.answered[usize::from(status / 100).clamp(2, 5) - 2] += 1;
     }
 
-    /// Counts a handshake that was done.
+    /// Counts a successful handshake.
     pub fn handshake(&mut self, resumed: bool, took: Duration) {
         *(if resumed { &mut self.handshakes_resumed } else { &mut self.handshakes_full }) += 1;
         self.handshakes_us += took.as_micros() as u64;
     }
 
-    /// Adds the figures of another one that goes by the same name.
+    /// Adds the metrics of another pool with the same label.
     pub fn add(&mut self, other: &BackendMetrics) {
+        // Taken apart without `..`, so that a new field cannot be forgotten here.
         let BackendMetrics {
             answered,
             failed,
@@ -154,22 +159,24 @@ pub struct CacheMetrics {
     pub evicted: u64,
 }
 
-/// The text, family by family.
+/// The text of the metrics endpoint, family by family.
 #[derive(Debug, Default)]
 pub struct Exposition(String);
 
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Exposition {
-    /// Begins a family: all samples of one name. `kind` is `counter`, `gauge` or `histogram`.
+    /// Begins a family, which is all samples of one name. `kind` is `counter`, `gauge` or `histogram`.
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}"); // memory takes it
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}"); // writing to a String cannot fail
     }
 
+    /// Appends one sample.
     pub fn sample(&mut self, name: &str, labels: Labels<'_>, value: impl Display) {
         let _ = writeln!(self.0, "{name}{} {value}", Braces(labels));
     }
 
+    /// Appends the cumulative buckets, sum and count of a histogram.
     pub fn histogram(&mut self, name: &str, labels: Labels<'_>, histogram: &Histogram) {
         let mut sum = 0;
         let bounds = BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
@@ -181,6 +188,7 @@ impl Exposition {
         self.sample(&format!("{name}_count"), labels, sum);
     }
 
+    /// Returns the text.
     pub fn into_string(self) -> String {
         self.0
     }
@@ -191,6 +199,7 @@ struct Braces<'a>(Labels<'a>);
 impl Display for Braces<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (name, value)) in self.0.iter().enumerate() {
+            // The escapes of label values in the exposition format.
             let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             write!(f, "{}{name}=\"{value}\"", if at == 0 { "{" } else { "," })?;
         }
@@ -224,10 +233,10 @@ mod tests {
 
     #[test]
     fn answers_are_counted_by_class() {
-        let mut figures = BackendMetrics::default();
-        [200, 204, 308, 404, 503, 999, 100].into_iter().for_each(|status| figures.answer(status));
-        let mut sum = figures.clone();
-        sum.add(&figures);
-        assert_eq!((figures.answered, sum.answered), ([3, 1, 1, 2], [6, 2, 2, 4]));
+        let mut metrics = BackendMetrics::default();
+        [200, 204, 308, 404, 503, 999, 100].into_iter().for_each(|status| metrics.answer(status));
+        let mut sum = metrics.clone();
+        sum.add(&metrics);
+        assert_eq!((metrics.answered, sum.answered), ([3, 1, 1, 2], [6, 2, 2, 4]));
     }
 }

@@ -1,5 +1,5 @@
-//! The service manager: what systemd is told (sd_notify(3)), and how often it wants to hear that we live. Without its
-//! variables in the environment nothing of this does anything.
+//! Notifications to systemd (sd_notify(3)) and its watchdog (sd_watchdog_enabled(3)). Without the environment variables
+//! of systemd there are none.
 
 use crate::log;
 use crate::system;
@@ -7,21 +7,22 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// The status line is told again at most so often.
+/// The minimum interval between two changes of the status line.
 const STATUS: Duration = Duration::from_secs(1);
 
-/// Tells systemd how we do.
+/// A connection to systemd.
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// Half of the watchdog's time, and when it is over.
+    /// Half of the watchdog's timeout, and when the next notification is due.
+    // Half of the timeout, as sd_watchdog_enabled(3) recommends.
     watchdog: Option<(Duration, Instant)>,
-    /// The last status, and when it was told.
+    /// The last status, and when it was sent or compared.
     status: Option<(String, Instant)>,
 }
 
 impl Notifier {
-    /// Reads `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`.
+    /// Reads `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`. A socket that cannot be used is logged.
     pub fn from_environment(now: Instant) -> Self {
         let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return Self::default() };
         let socket = match connect(&path) {
@@ -33,59 +34,63 @@ impl Notifier {
         };
         let ours = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
         let time = std::env::var("WATCHDOG_USEC").ok().filter(|_| ours).and_then(|us| us.parse().ok());
+        // Below 2 µs half of it would be zero, and always due.
         let half = time.filter(|us| *us > 1).map(|us: u64| Duration::from_micros(us / 2));
         Self { socket, watchdog: half.map(|half| (half, now)), status: None }
     }
 
-    /// All listeners listen.
+    /// Reports that all listeners accept connections, or that a reload has ended.
     pub fn ready(&mut self, summary: &str, now: Instant) {
-        self.tell(&format!("READY=1\nSTATUS={summary}"));
+        self.send(&format!("READY=1\nSTATUS={summary}"));
         self.status = Some((summary.to_owned(), now));
     }
 
-    /// A reload begins; [`Notifier::ready`] ends it.
+    /// Reports that a reload begins; [`Notifier::ready`] ends it.
     pub fn reloading(&self) {
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", system::monotonic_us()));
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", system::monotonic_us()));
     }
 
+    /// Reports that a shutdown has begun.
     pub fn stopping(&self) {
-        self.tell("STOPPING=1\nSTATUS=answering what is in flight");
+        self.send("STOPPING=1\nSTATUS=answering what is in flight");
     }
 
-    /// Tells the watchdog in time that the loop turns, and the status when it has changed.
+    /// Notifies the watchdog, if due, that the event loop makes progress, and sends the status if it has changed.
     pub fn turn(&mut self, summary: impl FnOnce() -> String, now: Instant) {
+        // Without systemd the summary is never formatted.
         if self.socket.is_none() {
             return;
         }
         if let Some((half, due)) = self.watchdog.filter(|(_, due)| *due <= now) {
-            self.tell("WATCHDOG=1");
+            self.send("WATCHDOG=1");
             self.watchdog = Some((half, due.max(now) + half));
         }
-        let Some((told, at)) = &mut self.status else { return };
+        let Some((sent, at)) = &mut self.status else { return };
         if now < *at + STATUS {
             return;
         }
         *at = now;
         let summary = summary();
-        if *told != summary {
-            told.clone_from(&summary);
-            self.tell(&format!("STATUS={summary}"));
+        if *sent != summary {
+            sent.clone_from(&summary);
+            self.send(&format!("STATUS={summary}"));
         }
     }
 
-    /// When [`Notifier::turn`] has something to do though nothing happens.
+    /// When [`Notifier::turn`] must be called even without events.
     pub fn deadline(&self) -> Option<Instant> {
         self.watchdog.filter(|_| self.socket.is_some()).map(|(_, due)| due)
     }
 
-    fn tell(&self, message: &str) {
+    fn send(&self, message: &str) {
         if let Some(socket) = &self.socket {
-            let _ = socket.send(message.as_bytes()); // whoever does not listen any more need not know
+            // Without blocking, and without retries: a notification that is lost must not stop the service.
+            let _ = socket.send(message.as_bytes());
         }
     }
 }
 
-/// A path, or after `@` a name in the abstract namespace.
+/// Connects to a path, or after `@` to a name in the abstract namespace.
 fn connect(path: &str) -> std::io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
@@ -101,30 +106,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_hears_in_time_and_a_status_is_told_once() {
+    fn the_watchdog_is_notified_in_time_and_a_status_is_sent_once() {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let heard = || {
+        let received = || {
             let mut bytes = [0; 200];
             theirs.recv(&mut bytes).map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned()).ok()
         };
         let (mut now, half) = (Instant::now(), Duration::from_secs(5));
         let mut notifier = Notifier { socket: Some(ours), watchdog: Some((half, now)), status: None };
         notifier.ready("a", now);
-        assert_eq!(heard().as_deref(), Some("READY=1\nSTATUS=a"));
+        assert_eq!(received().as_deref(), Some("READY=1\nSTATUS=a"));
         notifier.turn(|| "a".to_owned(), now);
-        assert_eq!(heard().as_deref(), Some("WATCHDOG=1"));
+        assert_eq!(received().as_deref(), Some("WATCHDOG=1"));
         assert_eq!(notifier.deadline(), Some(now + half));
         now += Duration::from_secs(1);
         notifier.turn(|| "b".to_owned(), now);
-        assert_eq!(heard().as_deref(), Some("STATUS=b"));
+        assert_eq!(received().as_deref(), Some("STATUS=b"));
         now += Duration::from_secs(4);
         notifier.turn(|| "b".to_owned(), now);
-        assert_eq!((heard().as_deref(), heard()), (Some("WATCHDOG=1"), None));
+        assert_eq!((received().as_deref(), received()), (Some("WATCHDOG=1"), None));
         notifier.reloading();
-        assert!(heard().is_some_and(|text| text.starts_with("RELOADING=1\nMONOTONIC_USEC=")));
+        assert!(received().is_some_and(|text| text.starts_with("RELOADING=1\nMONOTONIC_USEC=")));
         notifier.stopping();
-        assert!(heard().is_some_and(|text| text.starts_with("STOPPING=1")));
+        assert!(received().is_some_and(|text| text.starts_with("STOPPING=1")));
     }
 
     #[test]

@@ -54,6 +54,7 @@ impl Path {
     }
 
     fn full(&self, name: &[u8]) -> Vec<u8> {
+        // A path means the same with and without a final slash.
         let slash = !self.path.is_empty() && !name.is_empty() && !self.path.ends_with(b"/");
         [&self.path[..], if slash { b"/" } else { b"" }, name].concat()
     }

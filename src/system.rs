@@ -1,4 +1,4 @@
-//! What the standard library does not offer of the operating system: the only file with `unsafe`.
+//! System calls that the standard library does not offer: the only file with `unsafe`.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -8,29 +8,29 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-/// A signal that Podop reacts to.
+/// A signal that is handled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Signal {
-    /// SIGTERM or SIGINT: answer what is in flight, then exit.
+    /// SIGTERM or SIGINT: answer the requests in flight, then exit.
     Stop,
-    /// SIGHUP: read files again, resolve names again.
+    /// SIGHUP: read files and resolve names again.
     Reload,
-    /// SIGUSR1: write the state to the log.
+    /// SIGUSR1: log the state.
     Dump,
 }
 
-/// Signals as a readable descriptor (signalfd(2)), so that they are events like all others.
+/// Signals as a readable descriptor (signalfd(2)), so that they are events of the loop like all others.
 #[derive(Debug)]
 pub struct Signals {
     file: File,
 }
 
 impl Signals {
-    /// Blocks the signals for this thread and for all that it starts later; they arrive here instead.
+    /// Blocks the signals for this thread and for threads that it starts later, and receives them here.
     pub fn catch() -> io::Result<Signals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: `set` is initialised by sigemptyset before it is read; the descriptor that signalfd
-        // returns belongs to nobody else.
+        // returns is owned by nothing else.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
@@ -47,7 +47,7 @@ impl Signals {
         }
     }
 
-    /// The next signal that has arrived, or `None` until there is another event.
+    /// The next pending signal; `None` until the descriptor is readable again.
     pub fn take(&mut self) -> Option<Signal> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
         let size = size_of::<libc::signalfd_siginfo>();
@@ -72,10 +72,10 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Raises the limit of open descriptors to its hard value and returns it.
+/// Raises the limit of open descriptors to its hard limit and returns it.
 pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls only touch `limit`. A failure leaves the limit as it was, which is told.
+    // SAFETY: both calls only access `limit`. On failure the limit is unchanged and returned.
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
         let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
@@ -86,7 +86,7 @@ pub fn raise_descriptor_limit() -> u64 {
     limit.rlim_cur
 }
 
-/// The number of a user, given by name or as a number.
+/// The id of a user, by name or number.
 pub fn user_id(name: &str) -> Option<u32> {
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
     name.parse().ok().or_else(|| {
@@ -104,7 +104,7 @@ pub fn user_id(name: &str) -> Option<u32> {
     })
 }
 
-/// The number of a group, given by name or as a number.
+/// The id of a group, by name or number.
 pub fn group_id(name: &str) -> Option<u32> {
     let mut entry = MaybeUninit::<libc::group>::uninit();
     name.parse().ok().or_else(|| {
@@ -122,11 +122,12 @@ pub fn group_id(name: &str) -> Option<u32> {
     })
 }
 
-/// Calls a `get…nam_r` function with a buffer that grows until the entry fits.
+/// Calls a `get…nam_r` function with a buffer that grows until the entry fits, up to 1 MiB.
 fn by_name(
     name: &str,
     mut get: impl FnMut(*const libc::c_char, *mut libc::c_char, usize, &mut Option<u32>) -> i32,
 ) -> Option<u32> {
+    // sysconf(3) gives no more than a hint, with which the buffer would have to grow all the same (getgrnam_r(3)).
     let name = CString::new(name).ok()?;
     let (mut found, mut text) = (None, vec![0; 1024]);
     while get(name.as_ptr(), text.as_mut_ptr(), text.len(), &mut found) == libc::ERANGE && text.len() < 1 << 20 {
@@ -135,15 +136,16 @@ fn by_name(
     found
 }
 
-/// Sockets that systemd has opened for us, with their names (sd_listen_fds(3)). They are ours only if `$LISTEN_PID`
-/// is this process. To be called once.
+/// Sockets passed by systemd with their names (sd_listen_fds(3)); none unless `$LISTEN_PID` is this process. Must be
+/// called once only.
 pub fn inherited_sockets() -> Vec<(String, OwnedFd)> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':').filter(|name| !name.is_empty()).map(str::to_owned);
     let own = |at: i32| {
         let fd = FIRST_INHERITED + at;
-        // SAFETY: by the protocol these descriptors are open and belong to nobody else; one that is not is left alone.
+        // SAFETY: by the protocol these descriptors are open and owned by this process alone; a closed one is skipped.
         unsafe {
+            // They are passed without close-on-exec.
             if libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
                 return None;
             }
@@ -153,17 +155,18 @@ pub fn inherited_sockets() -> Vec<(String, OwnedFd)> {
     (0..inherited()).filter_map(own).collect()
 }
 
-/// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
+/// The first descriptor passed by systemd (`SD_LISTEN_FDS_START`).
 const FIRST_INHERITED: i32 = 3;
 
-/// How many sockets were passed to this process.
+/// The number of sockets passed to this process.
 pub fn inherited() -> i32 {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    // The variables are inherited by child processes, to which they do not apply.
     let ours = number("LISTEN_PID") == Some(std::process::id());
     number("LISTEN_FDS").filter(|_| ours).map_or(0, |count| count.min(1_000) as i32)
 }
 
-/// The monotonic clock in microseconds, as systemd reads it.
+/// CLOCK_MONOTONIC in microseconds, which systemd requires in `MONOTONIC_USEC`.
 pub fn monotonic_us() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call only writes to `time`.
@@ -171,14 +174,15 @@ pub fn monotonic_us() -> u64 {
     time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
 }
 
-/// True if a short write to stderr will not block.
+/// Whether a short write to stderr will not block.
 pub fn stderr_is_writable() -> bool {
     let mut poll = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
     // SAFETY: one valid pollfd, no waiting.
+    // stderr is not made non-blocking: the flag belongs to the open file, which other processes share.
     unsafe { libc::poll(&mut poll, 1, 0) == 1 }
 }
 
-/// True if stderr is the stream that `$JOURNAL_STREAM` names by device and inode (systemd.exec(5)).
+/// Whether stderr is the stream that `$JOURNAL_STREAM` names by device and inode (systemd.exec(5)).
 pub fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return false };
@@ -190,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_and_groups_are_known_by_name_and_number() {
+    fn users_and_groups_are_found_by_name_and_number() {
         assert_eq!((user_id("root"), user_id("4711"), user_id("no such user")), (Some(0), Some(4711), None));
         assert_eq!((group_id("root"), group_id("4711"), group_id("no such group")), (Some(0), Some(4711), None));
     }

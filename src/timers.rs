@@ -1,15 +1,17 @@
-//! Deadlines. Most of them are never reached, so adding one has to be cheap and nothing is ever cancelled.
+//! Timers. Most deadlines are never reached, so that adding one is cheap and none is ever cancelled.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A queue is looked through for the dead when it has grown beyond this, then beyond twice what was left.
+/// The length of a queue from which on entries that no longer matter are removed from all of it.
 const TIDY: usize = 64;
 
-/// Keys that become due. Everything that waits equally long stands in one queue, which is sorted by
-/// itself because time only goes forward.
+/// Keys with deadlines. All timers of the same duration are in one queue, which is sorted by itself, as time only goes
+/// forward.
 #[derive(Debug)]
 pub struct Timers<K> {
+    // There are only as many durations as timeouts in the configuration; a heap would cost a comparison per level for
+    // each lookup.
     queues: Vec<Queue<K>>,
 }
 
@@ -27,22 +29,22 @@ impl<K> Default for Timers<K> {
 }
 
 impl<K> Timers<K> {
-    /// Makes `key` due `after` from `now`. `now` must not go backwards from call to call.
+    /// Makes `key` due at `now + after`. `now` must not decrease from call to call.
     pub fn add(&mut self, now: Instant, after: Duration, key: K) {
-        let place = self.queues.iter().position(|queue| queue.after == after);
-        let place = place.unwrap_or_else(|| {
+        let index = self.queues.iter().position(|queue| queue.after == after);
+        let index = index.unwrap_or_else(|| {
             self.queues.push(Queue { after, due: VecDeque::new(), tidy: TIDY });
             self.queues.len() - 1
         });
-        self.queues[place].due.push_back((now + after, key));
+        self.queues[index].due.push_back((now + after, key));
     }
 
-    /// When to wake up, after forgetting the entries that no longer matter.
+    /// The next deadline of a key that is `alive`. Entries in front of it are removed.
     pub fn next(&mut self, alive: impl Fn(&K) -> bool) -> Option<Instant> {
         self.queues.iter_mut().filter_map(|queue| queue.next(&alive)).min()
     }
 
-    /// A key that is due at `now` and still matters.
+    /// Removes and returns a key that is due at `now` and `alive`.
     pub fn due(&mut self, now: Instant, alive: impl Fn(&K) -> bool) -> Option<K> {
         for queue in &mut self.queues {
             if queue.next(&alive).is_some_and(|at| at <= now) {
@@ -58,7 +60,8 @@ impl<K> Queue<K> {
         while self.due.front().is_some_and(|(_, key)| !alive(key)) {
             self.due.pop_front();
         }
-        // One entry that lives long must not keep all the dead behind it in memory.
+        // A single long-lived entry in front must not keep all the dead ones behind it in memory. Doubling the
+        // threshold makes the search amortised constant time per entry.
         if self.due.len() > self.tidy {
             self.due.retain(|(_, key)| alive(key));
             self.due.shrink_to(2 * self.due.len());
@@ -92,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_behind_a_living_entry_are_forgotten() {
+    fn dead_entries_behind_a_living_one_are_removed() {
         let now = Instant::now();
         let mut timers = Timers::default();
         for key in 0..10_000 {

@@ -160,6 +160,7 @@ fn index(token: &str) -> Option<usize> {
     if token.len() > 1 && token.starts_with('0') {
         return None;
     }
+    // This excludes `-`, which names the element after the last one and never exists (RFC 6901, section 4).
     token.bytes().all(|byte| byte.is_ascii_digit()).then(|| token.parse().ok())?
 }
 

@@ -155,6 +155,7 @@ impl DictSession {
     /// Adds a write to its transaction. An invalid write is reported when the transaction is committed.
     fn write(&mut self, id: u32, key: &[u8], change: Change) -> Result<Event<'static>, ProtocolError> {
         let transaction = self.transactions.get_mut(&id).ok_or(ProtocolError::Transaction)?;
+        // The entry itself counts, as empty values in any number would otherwise be free.
         let size = size_of::<Write>()
             + key.len()
             + transaction.user.len()
@@ -181,6 +182,7 @@ impl Hello {
     }
 
     fn iterate(&self, flags: u32, max_rows: u64, rest: &[Cow<'_, [u8]>]) -> Result<Iterate, Failure> {
+        // The parser returns at least one path.
         let (paths, user) = if self.major < 3 { (rest, None) } else { (&rest[..1], rest.get(1)) };
         let user = self.user(user.map(|user| &user[..]));
         if paths.len() > MAX_PATHS {

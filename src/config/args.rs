@@ -1,4 +1,4 @@
-//! The command line: flags to a [`Command`]. Every error is one line that names the flag and what it wants.
+//! The command line parser. Every error is one line that names the flag and what it expects.
 
 use super::command::{
     Command, Config, ConfigError, EX_USAGE, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, seconds, unusable,
@@ -26,12 +26,14 @@ const VALUE_FLAGS: &[&str] = &[
     "--user",
 ];
 
-/// Flags of the Python original, whose shortened forms mean what they meant there.
+/// Flags of the Python original, whose abbreviations keep their meaning.
+// argparse accepted unambiguous prefixes. A new flag, like --metrics, must not make one of the old ones ambiguous.
 const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--socket", "--type", "--verbose"];
 
-/// Reads the arguments that follow the program's name.
+/// Parses the arguments that follow the name of the program.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
     let mut args = Arguments::from_vec(expand(args)?);
+    // Before the other flags are checked, so that it works in a command line with errors.
     if args.contains("--help") {
         return Ok(Command::Help);
     }
@@ -52,7 +54,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     let check = args.contains("--check");
     let endpoints: Vec<Endpoint> =
         all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
-    let monitors = all(&mut args, "--metrics")?;
+    let metrics = all(&mut args, "--metrics")?;
+    // Several modes belong to the --socket flags in their order, and say nothing of inherited sockets.
     let inherited = if let [only] = modes[..] { only } else { Mode::Auto };
     let mut config = Config {
         listeners: Vec::new(),
@@ -64,21 +67,23 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
         cache_size: size(&mut args, "--cache-size", 64 << 20)?,
         verbosity,
     };
-    // What nobody knows comes before what is missing: mostly the one is a typing error of the other.
+    // An unknown argument is reported before a missing one, as it is mostly a typing error of the latter.
     finish(args)?;
+    // A check needs no listener, so that tables can be tried before the sockets are chosen.
     if endpoints.is_empty() && !check && system::inherited() == 0 {
         return Err(usage("--socket is required: where to listen"));
     }
     config.listeners = pair(endpoints, &modes)?;
-    for text in monitors {
+    for text in metrics {
         listen_once(&mut config.listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Admin)?;
     }
     Ok(if check { Command::Check(config) } else { Command::Run(config) })
 }
 
-/// Puts the lines of `@FILE` in its place, and writes shortened flags in full, as the Python original
-/// took them.
+/// Replaces `@FILE` by the lines of the file, and abbreviated flags by the full ones, as the Python original accepted
+/// them.
 fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, ConfigError> {
+    // `value` is set behind a flag that takes one: a value may begin with `@` or `--`.
     let (mut out, mut value) = (Vec::new(), false);
     for arg in args {
         match arg.to_str().filter(|_| !value) {
@@ -87,6 +92,7 @@ fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Con
                 let lines = std::fs::read_to_string(path).map_err(|error| unusable(format!("@{path}: {error}")))?;
                 let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
                 for line in lines {
+                    // Lines are not split at spaces, as values may have them, such as several URLs in --param.
                     if line.starts_with("--") && line.contains(' ') && !line.contains('=') {
                         return Err(usage(format!("@{path}: '{line}' is two arguments, which want a line each")));
                     }
@@ -109,7 +115,7 @@ fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Con
     Ok(out)
 }
 
-/// A flag in full, and whether the next argument is its value.
+/// The full flag, and whether the next argument is its value.
 fn complete(arg: &str) -> (String, bool) {
     let (flag, value) = match arg.split_once('=') {
         Some((flag, value)) => (flag, Some(value)),
@@ -121,15 +127,18 @@ fn complete(arg: &str) -> (String, bool) {
     };
     let all = &mut FLAGS.iter().chain(VALUE_FLAGS);
     let exact = all.clone().find(|known| **known == flag).copied();
+    // An exact flag, an abbreviation of an original flag, then one of any flag.
     let flag = exact.or_else(|| only(&mut ORIGINAL_FLAGS.iter())).or_else(|| only(all)).unwrap_or(flag);
     let takes = value.is_none() && VALUE_FLAGS.contains(&flag);
     (value.map_or(flag.to_owned(), |value| format!("{flag}={value}")), takes)
 }
 
+/// Whether the first argument that is not a flag is this command.
 fn is_command(args: &Arguments, name: &str) -> bool {
     args.clone().subcommand().is_ok_and(|command| command.as_deref() == Some(name))
 }
 
+/// Parses `help [CHAPTER]`.
 fn manual(mut args: Arguments) -> Result<Command, ConfigError> {
     let _ = args.subcommand();
     let chapter = args.opt_free_from_str().map_err(|_| usage("help wants the name of a chapter"))?;
@@ -137,6 +146,7 @@ fn manual(mut args: Arguments) -> Result<Command, ConfigError> {
     Ok(Command::Manual(chapter))
 }
 
+/// Parses `query SOCKET TABLE KEY`.
 fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, ConfigError> {
     let user = one(&mut args, "--user")?;
     let _ = args.subcommand();
@@ -155,6 +165,7 @@ fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, ConfigError> {
     Ok(Command::Query(QueryCommand { socket: endpoint("SOCKET", &socket)?, dovecot, user, table, key }))
 }
 
+/// Reports the first argument that was not used.
 fn finish(args: Arguments) -> Result<(), ConfigError> {
     match args.finish().first() {
         Some(arg) => Err(usage(format!("unknown argument '{}', see --help", arg.to_string_lossy()))),
@@ -170,6 +181,7 @@ fn all(args: &mut Arguments, flag: &'static str) -> Result<Vec<String>, ConfigEr
     })
 }
 
+/// The value of a flag that may be given once.
 fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, ConfigError> {
     let mut values = all(args, flag)?;
     match values.len() {
@@ -187,7 +199,7 @@ fn parse_mode(text: &str) -> Result<Mode, ConfigError> {
     }
 }
 
-/// A time in seconds that a flag gives.
+/// The value of a flag in seconds.
 fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Duration, ConfigError> {
     match one(args, flag)? {
         None => Ok(Duration::from_secs(default)),
@@ -195,7 +207,7 @@ fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Durati
     }
 }
 
-/// A number of bytes that a flag gives, with `K`, `M` or `G` behind it for powers of 1024.
+/// The value of a flag in bytes; the suffixes `K`, `M` and `G` are powers of 1024.
 fn size(args: &mut Arguments, flag: &'static str, default: usize) -> Result<usize, ConfigError> {
     let Some(text) = one(args, flag)? else { return Ok(default) };
     let (digits, shift) = match text.as_bytes().last() {
@@ -211,12 +223,13 @@ fn size(args: &mut Arguments, flag: &'static str, default: usize) -> Result<usiz
         .ok_or_else(|| usage(format!("{flag} wants 64K or more, with K, M or G, not '{text}'")))
 }
 
-/// `inet:HOST:PORT`, or a path.
+/// Parses `inet:HOST:PORT`, or a path.
 fn endpoint(flag: &str, text: &str) -> Result<Endpoint, ConfigError> {
     let Some(address) = text.strip_prefix("inet:") else {
         let path = text.strip_prefix("unix:").unwrap_or(text);
         return match path {
             "" => Err(usage(format!("{flag} wants a path or inet:HOST:PORT"))),
+            // A bare port would otherwise become a socket file with that name.
             port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Err(usage(format!("{flag} wants a path or inet:HOST:PORT, not '{port}'")))
             }
@@ -229,6 +242,7 @@ fn endpoint(flag: &str, text: &str) -> Result<Endpoint, ConfigError> {
     }
 }
 
+/// Assigns modes to endpoints: none, one for all, or one each.
 fn pair(endpoints: Vec<Endpoint>, modes: &[Mode]) -> Result<Vec<(Endpoint, Mode)>, ConfigError> {
     let mode = |at: usize| match modes {
         [] => Ok(Mode::Auto),
@@ -246,6 +260,7 @@ fn pair(endpoints: Vec<Endpoint>, modes: &[Mode]) -> Result<Vec<(Endpoint, Mode)
     Ok(listeners)
 }
 
+/// Adds a listener, unless its endpoint is already in use.
 fn listen_once(
     listeners: &mut Vec<(Endpoint, Mode)>,
     flag: &str,
@@ -298,23 +313,23 @@ fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
         specs.push(Spec { name, kind, param, settings: Vec::new() });
     }
     for option in all(args, "--option")? {
-        give(&option, &mut specs)?;
+        add_setting(&option, &mut specs)?;
     }
     Ok(specs)
 }
 
-/// Gives a setting to the tables that it is meant for. The value may be a secret and is not repeated.
-fn give(option: &str, specs: &mut [Spec]) -> Result<(), ConfigError> {
+/// Adds a setting to the tables that it names. Its value may be a secret, so that errors do not repeat it.
+fn add_setting(option: &str, specs: &mut [Spec]) -> Result<(), ConfigError> {
     let parts =
         option.split_once(':').and_then(|(name, rest)| rest.split_once('=').map(|(key, value)| (name, key, value)));
     let (name, key, value) = parts.ok_or_else(|| usage("--option wants NAME:KEY=VALUE"))?;
     let general = name == "*";
-    let mut given = general;
+    let mut found = general;
     for spec in specs.iter_mut().filter(|spec| general || spec.name == name) {
         spec.settings.push(Setting { key: key.to_owned(), value: value.to_owned(), general });
-        given = true;
+        found = true;
     }
-    if given { Ok(()) } else { Err(unusable(format!("--option {name}:{key}: there is no table '{name}'"))) }
+    if found { Ok(()) } else { Err(unusable(format!("--option {name}:{key}: there is no table '{name}'"))) }
 }
 
 fn usage(line: impl Into<String>) -> ConfigError {
@@ -359,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_may_be_shortened_and_joined_with_their_values() {
+    fn flags_may_be_abbreviated_and_combined_with_their_values() {
         let config = run(&["--sock=/s", "--na=a", "--ty", "file", "--par=/a=b", "-vv", "--verb", "--timeout=0.5"]);
         assert_eq!((config.verbosity, config.timeout), (3, Duration::from_millis(500)));
         assert_eq!(config.listeners[0].0, Endpoint::Unix("/s".into()));
@@ -421,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_has_one_line_and_the_right_code() {
+    fn every_error_has_one_line_and_the_right_code() {
         let table = ["--socket", "/s", "--name", "a", "--type", "url", "--param", "http://h/§"];
         let with = |more: &[&'static str]| [&table[..], more].concat();
         let cases: &[(Vec<&str>, u8, &str)] = &[

@@ -14,36 +14,37 @@ pub const EX_TEMPFAIL: u8 = 75;
 pub const EX_NOPERM: u8 = 77;
 pub const EX_CONFIG: u8 = 78;
 
-/// What is to be done.
+/// The command to run.
 #[derive(Debug)]
 pub enum Command {
     Run(Config),
     Check(Config),
     Query(QueryCommand),
-    /// A chapter of the manual, or the list of them.
+    /// Print a chapter of the manual, or the list of chapters.
     Manual(Option<String>),
     Help,
     Version,
 }
 
-/// How to serve.
+/// The configuration of the daemon.
 #[derive(Debug)]
 pub struct Config {
     pub listeners: Vec<(Endpoint, Mode)>,
-    /// The protocol of inherited sockets whose names say none.
+    /// The protocol of inherited sockets whose names do not specify one.
     pub inherited: Mode,
     pub permissions: Permissions,
     pub tables: Vec<Spec>,
+    /// Total time limit of a request.
     pub timeout: Duration,
-    /// What takes longer is worth a warning.
+    /// The duration from which on a request is logged as slow.
     pub slow: Duration,
-    /// What all kept answers may take, in bytes.
+    /// Maximum size of the answer cache in bytes.
     pub cache_size: usize,
-    /// How many `-v` there were.
+    /// The number of `-v`.
     pub verbosity: usize,
 }
 
-/// One lookup from the command line.
+/// A lookup from the command line.
 #[derive(Debug)]
 pub struct QueryCommand {
     pub socket: Endpoint,
@@ -53,7 +54,7 @@ pub struct QueryCommand {
     pub key: String,
 }
 
-/// Where to listen.
+/// The address of a listener.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Endpoint {
     Unix(PathBuf),
@@ -65,10 +66,11 @@ pub enum Endpoint {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mode {
     /// The first byte decides: a digit is socketmap, `H` is dict.
+    // Both protocols let the client speak first, and their first bytes differ.
     Auto,
     Postfix,
     Dovecot,
-    /// Figures and health over HTTP, for who watches.
+    /// Metrics and health over HTTP.
     Admin,
 }
 
@@ -80,7 +82,7 @@ pub struct Permissions {
     pub group: Option<u32>,
 }
 
-/// A table to be opened.
+/// The definition of a table.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Spec {
     pub name: String,
@@ -94,11 +96,11 @@ pub struct Spec {
 pub struct Setting {
     pub key: String,
     pub value: String,
-    /// Given for all tables.
+    /// Whether it was given for all tables (`*`).
     pub general: bool,
 }
 
-/// Something wrong with the command line: an exit code and a line.
+/// An error of the command line: the exit code and one line of text.
 #[derive(Debug, Eq, PartialEq)]
 pub struct ConfigError {
     pub code: u8,
@@ -111,20 +113,21 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// A error in what a flag says, while the command line itself is well-formed.
+/// An invalid value in a command line that is well-formed (`EX_CONFIG`).
 pub fn unusable(line: impl Into<String>) -> ConfigError {
     ConfigError { code: EX_CONFIG, line: line.into() }
 }
 
 impl Mode {
-    /// The protocol that the name of an inherited socket says (`FileDescriptorName=` of a systemd socket unit).
+    /// The protocol that the name of an inherited socket specifies (`FileDescriptorName=` of a systemd socket unit).
     pub fn of_name(name: &str) -> Option<Mode> {
         [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Admin].into_iter().find(|mode| mode.to_string() == name)
     }
 }
 
-/// A time in seconds, above zero and at most a day; fractions are allowed.
+/// Parses a time in seconds, above zero and at most a day; fractions are allowed.
 pub fn seconds(text: &str) -> Option<Duration> {
+    // Rust's parser accepts `inf`, `nan` and exponents, of which `Duration` panics on some.
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let seconds: f64 = text.parse().ok().filter(|_| plain)?;
     (seconds > 0.0 && seconds <= 86_400.0).then(|| Duration::from_secs_f64(seconds))

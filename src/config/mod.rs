@@ -1,4 +1,4 @@
-//! What the command line says, as plain data.
+//! The configuration from the command line, as plain data.
 
 mod args;
 mod command;

@@ -139,6 +139,7 @@ impl Rows {
             return Ok(rows);
         }
         rows.list = match value {
+            // A miss: there is nothing below the path.
             None => return Ok(rows),
             Some(Value::Array(raw)) => List::Names(raw.into_owned()),
             Some(Value::Object(raw)) => List::NamesAndValues(raw.into_owned()),
@@ -163,6 +164,7 @@ impl Rows {
                 // Deleted since the list was made.
                 continue;
             }
+            // Values that cannot be sent stay in the window, which bounds the memory for a client that does not read.
             if self.window.len() == AHEAD {
                 return Step::Wait;
             }
@@ -211,6 +213,7 @@ impl Rows {
     }
 
     fn answered(&mut self, part: u32, value: Option<Value<'_>>) {
+        // The number of an earlier stage wraps to an index beyond the window.
         let at = part.wrapping_sub(self.first) as usize;
         if let Some(slot) = self.window.get_mut(at) {
             slot.value = Some(value.and_then(|value| value.for_dovecot().map(|text| text.into_owned())));

@@ -13,8 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 /// The minimum interval between two checks of the file for changes, which are made only when there is a question.
-// Checked on lookup rather than watched with inotify, which misses changes on network file systems and through symbolic
-// links.
+// A stat for each lookup would cost more than the lookup.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Opens a file table; `--param` is the path.
@@ -43,8 +42,8 @@ struct File {
 type Stamp = (SystemTime, u64);
 
 struct Content {
-    // The serialised text with an index of positions: a parsed tree of a million keys would take several times the
-    // memory, and most values are never used.
+    // The serialised text with an index of positions: parsed values of a million keys would take several times its
+    // memory, and most of them are never used.
     text: String,
     /// The range of the raw value of each key in the text.
     values: BTreeMap<String, Range<usize>>,

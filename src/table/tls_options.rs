@@ -70,7 +70,7 @@ mod files {
 
     /// TLS configurations by their files.
     #[derive(Debug, Default)]
-    // Shared, because parsing the roots of the system takes milliseconds, and a table may have many URLs.
+    // Shared, so that a start or reload reads the same files once and not for each URL.
     pub(crate) struct TlsConfigs(Vec<TlsConfig>);
 
     impl TlsConfigs {

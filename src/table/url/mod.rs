@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 /// The fields of every request except `Host`.
-// No coding but identity: values are small, and a decompressor would need a bound of its own against bombs.
+// No coding but identity: there is no decompressor.
 const FIELDS: &str = concat!(
     "Accept: application/json\r\nAccept-Encoding: identity\r\nUser-Agent: podop/",
     env!("CARGO_PKG_VERSION"),

@@ -37,6 +37,8 @@ impl UrlOptions {
             pool: PoolOptions {
                 connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
                 keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
+                // Off by default: some servers, such as gunicorn 20.1 with threads, leave a second request unread until
+                // their keep-alive time has passed.
                 pipeline: number(&mut settings, "pipeline")?.unwrap_or(1),
             },
             misses: misses(settings.one("miss"))?,

@@ -40,6 +40,8 @@ impl Url {
         let rest = rest.split('#').next().unwrap_or_default();
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
+        // The last `@`: with the first one, the end of a password with an unencoded `@` would be taken for the host and
+        // logged.
         let (userinfo, authority) = match authority.rsplit_once('@') {
             Some((userinfo, authority)) => (Some(userinfo), authority),
             None => (None, authority),
@@ -90,11 +92,12 @@ fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String),
         }
         None => host,
     };
+    // No host name has an underscore (RFC 952), but names of containers do.
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if host == host_without_brackets && (host.is_empty() || !host.bytes().all(valid)) {
         return Err(format!("'{host}' is not a host name"));
     }
-    // The port is omitted if it is the default one, as in `Host` fields of other clients: some frameworks compare them.
+    // The default port is omitted, as in the `Host` fields of other clients.
     let shown = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
     let label = if secure { format!("https://{shown}") } else { shown.clone() };
     Ok((Target::Tcp(host_without_brackets.to_owned(), port), shown, label))

@@ -103,7 +103,7 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> 
     for field in parsed.headers.iter() {
         read_field(field.name, field.value, &mut head, &mut length, &mut chunked)?;
     }
-    // These never have a body, whatever the fields say (RFC 9112, section 6.3).
+    // These never have a body, regardless of the fields (RFC 9112, section 6.3).
     let bodiless = matches!(status, 204 | 304);
     let state = match (length, chunked) {
         // Both fields together are how responses are smuggled: a proxy on the way may have used the other one (RFC
