@@ -12,7 +12,10 @@ const KEYS: usize = 3;
 /// Time from the opening to the first probe.
 const FIRST_PROBE: Duration = Duration::from_millis(250);
 
-/// Keys that have just hung, which are not used as probes.
+/// The time for which a key that has hung is not used as a probe. Not for longer: it may be the only one that is asked for.
+const HUNG: Duration = Duration::from_secs(2);
+
+/// Maximum number of timeouts and of hung keys that are remembered.
 const MAX_HUNG: usize = 64;
 
 /// The breaker of one table at one backend. It counts what costs time, and nothing else: a fault that comes at once costs as
@@ -28,8 +31,8 @@ pub(super) enum CircuitBreaker {
     Open {
         /// The next request from then on is a probe.
         next_probe: Instant,
-        /// Keys that have just hung.
-        hung: VecDeque<u64>,
+        /// Keys that have hung, and when.
+        hung: VecDeque<(u64, Instant)>,
         cause: String,
     },
 }
@@ -53,7 +56,10 @@ impl CircuitBreaker {
     pub(super) fn permit(&self, key: u64, now: Instant) -> Permit {
         match self {
             Self::Closed { .. } => Permit::Allow,
-            Self::Open { next_probe, hung, .. } if now < *next_probe || hung.contains(&key) => Permit::Deny,
+            Self::Open { next_probe, .. } if now < *next_probe => Permit::Deny,
+            Self::Open { hung, .. } if hung.iter().any(|(one, since)| *one == key && now < *since + HUNG) => {
+                Permit::Deny
+            }
             Self::Open { .. } => Permit::Probe,
         }
     }
@@ -70,7 +76,7 @@ impl CircuitBreaker {
     pub(super) fn on_timeout(&mut self, key: u64, cause: &impl ToString, now: Instant) -> bool {
         match self {
             Self::Open { hung, .. } => {
-                hung.push_back(key);
+                hung.push_back((key, now));
                 if hung.len() > MAX_HUNG {
                     hung.pop_front();
                 }
@@ -85,7 +91,8 @@ impl CircuitBreaker {
                     timeouts.truncate(MAX_HUNG);
                     return false;
                 }
-                *self = Self::Open { next_probe: now + FIRST_PROBE, hung: keys.into(), cause: cause.to_string() };
+                let hung = keys.into_iter().map(|key| (key, now)).collect();
+                *self = Self::Open { next_probe: now + FIRST_PROBE, hung, cause: cause.to_string() };
                 true
             }
         }
@@ -156,6 +163,7 @@ mod tests {
         assert_eq!(breaker.permit(8, now + INTERVAL), Permit::Probe, "also while the first one hangs");
         breaker.on_timeout(9, &"slow", now);
         assert_eq!(breaker.permit(9, now + INTERVAL), Permit::Deny);
+        assert_eq!(breaker.permit(9, now + HUNG), Permit::Probe, "it may be the only key that is asked for");
         assert!(breaker.on_answer() && !breaker.on_answer());
         assert_eq!(breaker.permit(9, now), Permit::Allow);
     }

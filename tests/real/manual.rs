@@ -67,8 +67,9 @@ fn postfix_works_with_the_configuration_of_the_manual() {
     assert!(smtp.rcpt("alice@example.net").starts_with("554 5.7.1 "));
     drop(backend);
     assert!(smtp.rcpt("bob@example.org").starts_with("451 4.3.0 "));
-    let line = postfix.wait_for_log("socketmap server temporary error");
-    assert!(line.contains("refused the connection"), "{line}");
+    // Not the first fault in the log: a lookup of cleanup may have been in flight when the backend was killed.
+    let line = postfix.wait_for_log("refused the connection");
+    assert!(line.contains("socketmap server temporary error"), "{line}");
 }
 
 #[test]
