@@ -15,7 +15,7 @@ const FIRST_PROBE: Duration = Duration::from_millis(250);
 /// The time for which a key that has hung is not used as a probe. Not for longer: it may be the only one that is asked for.
 const HUNG: Duration = Duration::from_secs(2);
 
-/// Maximum number of timeouts and of hung keys that are remembered.
+/// Maximum number of hung keys that are remembered.
 const MAX_HUNG: usize = 64;
 
 /// The breaker of one table at one backend. It counts what costs time, and nothing else: a fault that comes at once costs as
@@ -25,8 +25,10 @@ const MAX_HUNG: usize = 64;
 #[derive(Debug)]
 pub(super) enum CircuitBreaker {
     Closed {
-        /// The keys of the timeouts in a row so far.
-        timeouts: Vec<u64>,
+        /// Timeouts in a row so far.
+        timeouts: usize,
+        /// Their different keys.
+        keys: Vec<u64>,
     },
     Open {
         /// The next request from then on is a probe.
@@ -48,7 +50,7 @@ pub(super) enum Permit {
 
 impl Default for CircuitBreaker {
     fn default() -> Self {
-        Self::Closed { timeouts: Vec::new() }
+        Self::Closed { timeouts: 0, keys: Vec::new() }
     }
 }
 
@@ -82,16 +84,15 @@ impl CircuitBreaker {
                 }
                 false
             }
-            Self::Closed { timeouts } => {
-                timeouts.push(key);
-                let mut keys = timeouts.clone();
-                keys.sort_unstable();
-                keys.dedup();
-                if timeouts.len() < TIMEOUTS || keys.len() < KEYS {
-                    timeouts.truncate(MAX_HUNG);
+            Self::Closed { timeouts, keys } => {
+                *timeouts += 1;
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+                if *timeouts < TIMEOUTS || keys.len() < KEYS {
                     return false;
                 }
-                let hung = keys.into_iter().map(|key| (key, now)).collect();
+                let hung = keys.iter().map(|key| (*key, now)).collect();
                 *self = Self::Open { next_probe: now + FIRST_PROBE, hung, cause: cause.to_string() };
                 true
             }
@@ -136,6 +137,7 @@ mod tests {
             (&[1, 2, 1, 2, 1, 2], false),
             (&[1, 2, 1, 2, 3], true),
             (&[1, 1, 1, 1, 1, 1, 2, 3], true),
+            (&[[1; 100].as_slice(), &[2, 3]].concat(), true),
         ];
         for (keys, open) in cases {
             let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
