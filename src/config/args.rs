@@ -1,34 +1,13 @@
 //! The command line parser. Every error is one line that names the flag and what it expects.
 
 use super::command::{
-    Command, Config, ConfigError, EX_USAGE, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, seconds, unusable,
+    Command, Config, ConfigError, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, seconds, unusable, usage,
 };
+use super::expand::expand;
 use crate::system;
 use pico_args::Arguments;
 use std::ffi::OsString;
 use std::time::Duration;
-
-const FLAGS: &[&str] = &["--check", "--help", "--verbose", "--version"];
-const VALUE_FLAGS: &[&str] = &[
-    "--cache-size",
-    "--metrics",
-    "--mode",
-    "--name",
-    "--option",
-    "--param",
-    "--slow",
-    "--socket",
-    "--socket-group",
-    "--socket-mode",
-    "--socket-owner",
-    "--timeout",
-    "--type",
-    "--user",
-];
-
-/// Flags of the Python original, whose abbreviations keep their meaning.
-// argparse accepted unambiguous prefixes. A new flag, like --metrics, must not make one of the old ones ambiguous.
-const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--socket", "--type", "--verbose"];
 
 /// Parses the arguments that follow the name of the program.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
@@ -78,59 +57,6 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
         listen_once(&mut config.listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Admin)?;
     }
     Ok(if check { Command::Check(config) } else { Command::Run(config) })
-}
-
-/// Replaces `@FILE` by the lines of the file, and abbreviated flags by the full ones, as the Python original accepted
-/// them.
-fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, ConfigError> {
-    // `value` is set behind a flag that takes one: a value may begin with `@` or `--`.
-    let (mut out, mut value) = (Vec::new(), false);
-    for arg in args {
-        match arg.to_str().filter(|_| !value) {
-            Some(text) if text.starts_with('@') => {
-                let path = &text[1..];
-                let lines = std::fs::read_to_string(path).map_err(|error| unusable(format!("@{path}: {error}")))?;
-                let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-                for line in lines {
-                    // Lines are not split at spaces, as values may have them, such as several URLs in --param.
-                    if line.starts_with("--") && line.contains(' ') && !line.contains('=') {
-                        return Err(usage(format!("@{path}: '{line}' is two arguments, which want a line each")));
-                    }
-                    let (line, takes) = if value { (line.to_owned(), false) } else { complete(line) };
-                    value = takes;
-                    out.push(line.into());
-                }
-            }
-            Some(text) => {
-                let (text, takes) = complete(text);
-                value = takes;
-                out.push(text.into());
-            }
-            None => {
-                value = false;
-                out.push(arg);
-            }
-        }
-    }
-    Ok(out)
-}
-
-/// The full flag, and whether the next argument is its value.
-fn complete(arg: &str) -> (String, bool) {
-    let (flag, value) = match arg.split_once('=') {
-        Some((flag, value)) => (flag, Some(value)),
-        None => (arg, None),
-    };
-    let only = |known: &mut dyn Iterator<Item = &&'static str>| {
-        let mut known = known.filter(|known| flag.len() > 2 && known.starts_with(flag));
-        known.next().copied().filter(|_| known.next().is_none())
-    };
-    let all = &mut FLAGS.iter().chain(VALUE_FLAGS);
-    let exact = all.clone().find(|known| **known == flag).copied();
-    // An exact flag, an abbreviation of an original flag, then one of any flag.
-    let flag = exact.or_else(|| only(&mut ORIGINAL_FLAGS.iter())).or_else(|| only(all)).unwrap_or(flag);
-    let takes = value.is_none() && VALUE_FLAGS.contains(&flag);
-    (value.map_or(flag.to_owned(), |value| format!("{flag}={value}")), takes)
 }
 
 /// Whether the first argument that is not a flag is this command.
@@ -191,12 +117,9 @@ fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, Confi
 }
 
 fn parse_mode(text: &str) -> Result<Mode, ConfigError> {
-    match text {
-        "postfix" => Ok(Mode::Postfix),
-        "dovecot" => Ok(Mode::Dovecot),
-        "auto" => Ok(Mode::Auto),
-        other => Err(usage(format!("--mode wants postfix, dovecot or auto, not '{other}'"))),
-    }
+    Mode::of_name(text)
+        .filter(|mode| *mode != Mode::Admin)
+        .ok_or_else(|| usage(format!("--mode wants postfix, dovecot or auto, not '{text}'")))
 }
 
 /// The value of a flag in seconds.
@@ -330,10 +253,6 @@ fn add_setting(option: &str, specs: &mut [Spec]) -> Result<(), ConfigError> {
         found = true;
     }
     if found { Ok(()) } else { Err(unusable(format!("--option {name}:{key}: there is no table '{name}'"))) }
-}
-
-fn usage(line: impl Into<String>) -> ConfigError {
-    ConfigError { code: EX_USAGE, line: line.into() }
 }
 
 #[cfg(test)]

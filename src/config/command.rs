@@ -113,6 +113,11 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// A command line that is not well-formed (`EX_USAGE`).
+pub fn usage(line: impl Into<String>) -> ConfigError {
+    ConfigError { code: EX_USAGE, line: line.into() }
+}
+
 /// An invalid value in a command line that is well-formed (`EX_CONFIG`).
 pub fn unusable(line: impl Into<String>) -> ConfigError {
     ConfigError { code: EX_CONFIG, line: line.into() }

@@ -2,6 +2,7 @@
 
 mod args;
 mod command;
+mod expand;
 mod help;
 
 pub use args::parse;

@@ -1,0 +1,79 @@
+//! What the arguments stand for: the lines of files, and full flags for abbreviated ones.
+
+use super::command::{ConfigError, unusable, usage};
+use std::ffi::OsString;
+
+const FLAGS: &[&str] = &["--check", "--help", "--verbose", "--version"];
+const VALUE_FLAGS: &[&str] = &[
+    "--cache-size",
+    "--metrics",
+    "--mode",
+    "--name",
+    "--option",
+    "--param",
+    "--slow",
+    "--socket",
+    "--socket-group",
+    "--socket-mode",
+    "--socket-owner",
+    "--timeout",
+    "--type",
+    "--user",
+];
+
+/// Flags of the Python original, whose abbreviations keep their meaning.
+// argparse accepted unambiguous prefixes. A new flag, like --metrics, must not make one of the old ones ambiguous.
+const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--socket", "--type", "--verbose"];
+
+/// Replaces `@FILE` by the lines of the file, and abbreviated flags by the full ones, as the Python original accepted
+/// them.
+pub(super) fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, ConfigError> {
+    // `value` is set behind a flag that takes one: a value may begin with `@` or `--`.
+    let (mut out, mut value) = (Vec::new(), false);
+    for arg in args {
+        match arg.to_str().filter(|_| !value) {
+            Some(text) if text.starts_with('@') => {
+                let path = &text[1..];
+                let lines = std::fs::read_to_string(path).map_err(|error| unusable(format!("@{path}: {error}")))?;
+                let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+                for line in lines {
+                    // Lines are not split at spaces, as values may have them, such as several URLs in --param.
+                    if line.starts_with("--") && line.contains(' ') && !line.contains('=') {
+                        return Err(usage(format!("@{path}: '{line}' is two arguments, which want a line each")));
+                    }
+                    let (line, takes) = if value { (line.to_owned(), false) } else { complete(line) };
+                    value = takes;
+                    out.push(line.into());
+                }
+            }
+            Some(text) => {
+                let (text, takes) = complete(text);
+                value = takes;
+                out.push(text.into());
+            }
+            None => {
+                value = false;
+                out.push(arg);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The full flag, and whether the next argument is its value.
+fn complete(arg: &str) -> (String, bool) {
+    let (flag, value) = match arg.split_once('=') {
+        Some((flag, value)) => (flag, Some(value)),
+        None => (arg, None),
+    };
+    let only = |known: &mut dyn Iterator<Item = &&'static str>| {
+        let mut known = known.filter(|known| flag.len() > 2 && known.starts_with(flag));
+        known.next().copied().filter(|_| known.next().is_none())
+    };
+    let all = &mut FLAGS.iter().chain(VALUE_FLAGS);
+    let exact = all.clone().find(|known| **known == flag).copied();
+    // An exact flag, an abbreviation of an original flag, then one of any flag.
+    let flag = exact.or_else(|| only(&mut ORIGINAL_FLAGS.iter())).or_else(|| only(all)).unwrap_or(flag);
+    let takes = value.is_none() && VALUE_FLAGS.contains(&flag);
+    (value.map_or(flag.to_owned(), |value| format!("{flag}={value}")), takes)
+}
