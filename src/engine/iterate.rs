@@ -2,7 +2,7 @@
 
 use super::clients::Clients;
 use super::shared::Shared;
-use super::tables::{Planned, log_answer};
+use super::tables::log_answer;
 use crate::arena::{Arena, Key};
 use crate::backend::{Asker, Finished};
 use crate::client::{Reply, ReplyTo};
@@ -55,7 +55,7 @@ impl Iterations {
                 self.running.remove(key);
                 return;
             };
-            let (number, asked, planned) = match iteration.next(room) {
+            let (number, asked, plan) = match iteration.next(room) {
                 Step::Wait => return,
                 Step::End => return self.end(key, Reply::End, shared),
                 Step::Fail(why) => {
@@ -67,13 +67,12 @@ impl Iterations {
                     shared.clients.reply(to, shared.tables.name(table), row, &mut shared.turn);
                     continue;
                 }
-                Step::List(path) => (0, path.key(b""), shared.tables.plan(table, Question::List(&path), now)),
+                Step::List(path) => (0, path.key(b""), shared.tables.plan(table, Question::List(&path), now).plan),
                 Step::Get(number, name) => {
-                    let planned = shared.tables.plan(table, Question::Get(&name), now);
-                    (number, name, planned)
+                    let plan = shared.tables.plan(table, Question::Get(&name), now).plan;
+                    (number, name, plan)
                 }
             };
-            let Planned { plan, .. } = planned;
             match plan {
                 Plan::Request(request) => {
                     let asker = Asker::Iteration(key, number);

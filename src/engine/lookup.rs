@@ -127,10 +127,7 @@ impl Lookups {
             cache::Lookup::Stale(_) => true,
             cache::Lookup::Miss => false,
         };
-        // Thousands of clients may ask for the key of a mailing at once, which the backend should see once.
-        let coalesced = self.in_flight[table].get(key).copied();
-        shared.tables.metrics(table).coalesced += u64::from(coalesced.is_some());
-        let fetch = match coalesced.map_or_else(|| self.fetch(table, key, shared), Ok) {
+        let fetch = match self.join(table, key, shared) {
             Ok(fetch) => fetch,
             Err(answer) => return answer_lookup(to, table, &answer, Duration::ZERO, shared),
         };
@@ -141,6 +138,14 @@ impl Lookups {
         if stale {
             self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer::ServeStale(waiter));
         }
+    }
+
+    /// The fetch of a key that is in flight, or else a new one, or the answer if the table needs none.
+    fn join(&mut self, table: usize, key: &[u8], shared: &mut Shared) -> Result<Key, Result<CachedAnswer, Failure>> {
+        // Thousands of clients may ask for the key of a mailing at once, which the backend should see once.
+        let Some(fetch) = self.in_flight[table].get(key) else { return self.fetch(table, key, shared) };
+        shared.tables.metrics(table).coalesced += 1;
+        Ok(*fetch)
     }
 
     /// Begins an exchange that belongs to no client, or returns the answer if the table needs none.
@@ -196,9 +201,7 @@ impl Lookups {
         if failure.kind != FailureKind::Timeout || shared.turn.now >= deadline {
             return self.end_wait(waiter, &Err(failure.clone()), shared);
         }
-        let coalesced = self.in_flight[table].get(key).copied();
-        shared.tables.metrics(table).coalesced += u64::from(coalesced.is_some());
-        match coalesced.map_or_else(|| self.fetch(table, key, shared), Ok) {
+        match self.join(table, key, shared) {
             Err(answer) => self.end_wait(waiter, &answer, shared),
             Ok(fetch) => {
                 self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(waiter));

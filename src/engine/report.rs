@@ -32,10 +32,7 @@ pub(super) fn metrics(shared: &Shared, cache: CacheMetrics, unknown_table: u64) 
 
 fn client_metrics(shared: &Shared, unknown_table: u64, text: &mut Exposition) {
     let (accepted, dropped) = shared.clients.totals();
-    let mut one = |name, kind, help, value: u64| {
-        text.family(name, kind, help);
-        text.sample(name, &[], value);
-    };
+    let mut one = |name, kind, help, value| single(text, [name, kind, help], value);
     one("podop_clients", "gauge", "Connections of mail servers.", shared.clients.mail_servers() as u64);
     one("podop_clients_accepted_total", "counter", "Connections of mail servers that were accepted.", accepted);
     let help = "Clients that were closed for what they sent or did not read.";
@@ -47,10 +44,7 @@ fn client_metrics(shared: &Shared, unknown_table: u64, text: &mut Exposition) {
 }
 
 fn cache_metrics(metrics: CacheMetrics, text: &mut Exposition) {
-    let mut one = |name, kind, help, value: u64| {
-        text.family(name, kind, help);
-        text.sample(name, &[], value);
-    };
+    let mut one = |name, kind, help, value| single(text, [name, kind, help], value);
     one("podop_cache_entries", "gauge", "Answers in the cache.", metrics.entries as u64);
     one("podop_cache_bytes", "gauge", "Their memory, of --cache-size.", metrics.bytes as u64);
     one("podop_cache_evictions_total", "counter", "Answers that were evicted to make room.", metrics.evicted);
@@ -118,7 +112,8 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposit
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.retried)]);
     let what = ["podop_connections_opened_total", "counter", "Connections to backends that were opened."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.opened)]);
-    let what = ["podop_backend_down", "gauge", "Whether the backend is marked down after faults."];
+    let what =
+        ["podop_backend_down", "gauge", "Whether it is marked down for a table, or less preferred than its replicas."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.down)]);
     let what = ["podop_queue_length", "gauge", "Requests waiting for a connection."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.waiting)]);
@@ -146,6 +141,12 @@ fn tls_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposition)
     each().for_each(|(label, metrics)| {
         text.sample(name, &[("backend", label)], metrics.handshakes_us as f64 / 1e6);
     });
+}
+
+/// A family `[name, kind, help]` with one sample, without labels.
+fn single(text: &mut Exposition, [name, kind, help]: [&str; 3], value: u64) {
+    text.family(name, kind, help);
+    text.sample(name, &[], value);
 }
 
 /// A family `[name, kind, help]` with a sample for each owner, and for each value of the second label if that has a name.
