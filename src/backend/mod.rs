@@ -33,6 +33,7 @@ pub use queue::MAX_WAITING;
 pub use reach::CheckResult;
 pub use redirect::RedirectError;
 pub use request::{MAX_ROUTES, Method, Piece, Request, Route};
+pub use resolver::Resolver;
 
 use crate::arena::Key;
 use crate::io::Turn;
@@ -44,7 +45,6 @@ use connection::Connection;
 use in_flight::Expired;
 use pool::Pool;
 use pools::Pools;
-pub use resolver::Resolver;
 use retry::{Next, Outcome};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
