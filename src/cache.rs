@@ -254,9 +254,8 @@ impl CachedAnswer {
     fn size(&self) -> usize {
         match self {
             CachedAnswer::Miss | CachedAnswer::Found(Value::Null) => 0,
-            CachedAnswer::Found(Value::Text(text) | Value::Scalar(text) | Value::Array(text) | Value::Object(text)) => {
-                text.len()
-            }
+            CachedAnswer::Found(Value::Text(text)) => text.len(),
+            CachedAnswer::Found(Value::Scalar(raw) | Value::Array(raw) | Value::Object(raw)) => raw.len(),
         }
     }
 }
@@ -268,16 +267,20 @@ mod tests {
     const MINUTE: Lifetime = Lifetime { fresh: Duration::from_secs(60), stale: Duration::from_secs(600) };
 
     fn text(text: &str) -> CachedAnswer {
-        CachedAnswer::Found(Value::Text(text.to_owned().into()))
+        CachedAnswer::Found(Value::Text(text.as_bytes().to_owned().into()))
+    }
+
+    fn shown(value: &Value<'_>) -> String {
+        String::from_utf8(value.for_postfix().unwrap().unwrap().into_owned()).unwrap()
     }
 
     fn known(cache: &mut Cache, key: &str, now: Instant) -> String {
         match cache.look(0, key.as_bytes(), now) {
             Lookup::Fresh { answer: CachedAnswer::Found(value), early } => {
-                format!("{}{}", value.for_postfix().unwrap(), if early { " early" } else { "" })
+                format!("{}{}", shown(value), if early { " early" } else { "" })
             }
             Lookup::Fresh { answer: CachedAnswer::Miss, .. } => "miss".to_owned(),
-            Lookup::Stale(CachedAnswer::Found(value)) => format!("stale {}", value.for_postfix().unwrap()),
+            Lookup::Stale(CachedAnswer::Found(value)) => format!("stale {}", shown(value)),
             Lookup::Stale(CachedAnswer::Miss) => "stale miss".to_owned(),
             Lookup::Miss => "-".to_owned(),
         }

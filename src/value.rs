@@ -4,6 +4,7 @@
 use crate::wire;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::fmt;
 
 /// The UTF-8 byte order mark.
 // RFC 8259, section 8.1 lets a parser ignore it, and some frameworks send it.
@@ -13,8 +14,8 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value<'a> {
     Null,
-    /// A string, unescaped.
-    Text(Cow<'a, str>),
+    /// A string, unescaped: UTF-8, in bytes, as every use of it needs no more.
+    Text(Cow<'a, [u8]>),
     /// A number or a boolean, as it was written.
     // Never parsed into an f64: an integer beyond 2^53 would be rounded.
     Scalar(Cow<'a, str>),
@@ -27,6 +28,46 @@ pub enum Value<'a> {
 /// The input is not one JSON document (RFC 8259), or has text that cannot be decoded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct JsonError;
+
+/// Why [`Value::select`] has no value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SelectError {
+    /// A member of the pointer does not exist, or has no members itself (RFC 6901, section 4).
+    Missing,
+    /// The name of a member cannot be decoded, so that it is unknown whether it is the one.
+    Unreadable,
+}
+
+impl From<JsonError> for SelectError {
+    fn from(_: JsonError) -> Self {
+        SelectError::Unreadable
+    }
+}
+
+/// Why a value has no text that a mail server would read as it is. `Display` continues a sentence that begins with the
+/// value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unfit {
+    Object,
+    /// An array in an array, or an object in one.
+    Nested,
+    NullItem,
+    /// Half a surrogate pair.
+    Undecodable,
+    Nul,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unfit::Object => "is an object: select= names a part of it",
+            Unfit::Nested => "is an array of arrays or objects: select= names a part of it",
+            Unfit::NullItem => "is an array with null in it",
+            Unfit::Undecodable => "has text that cannot be decoded",
+            Unfit::Nul => "has a NUL, where mail servers cut it",
+        })
+    }
+}
 
 impl<'a> Value<'a> {
     /// Parses a JSON document. A byte order mark in front is ignored.
@@ -54,6 +95,11 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// True for a number.
+    pub fn is_number(&self) -> bool {
+        matches!(self, Value::Scalar(raw) if !matches!(&**raw, "true" | "false"))
+    }
+
     /// Copies borrowed text, so that the value outlives the input.
     pub fn into_owned(self) -> Value<'static> {
         match self {
@@ -76,77 +122,111 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value at a JSON pointer (RFC 6901); `Null` if there is none.
-    pub fn select(self, pointer: &str) -> Result<Value<'a>, JsonError> {
-        pointer
-            .split('/')
-            .skip(1)
+    /// The value at a JSON pointer (RFC 6901). An element beyond the end of an array is `Null`, as a query without rows
+    /// returns an empty array.
+    ///
+    /// # Errors
+    /// Anything else that does not exist. If it were a miss, a renamed member or an error sent with 200 would bounce all
+    /// mail. This includes a step into `null`, which is how GraphQL reports errors (`"data": null`).
+    pub fn select(self, pointer: &str) -> Result<Value<'a>, SelectError> {
+        let mut value = self;
+        for token in pointer.split('/').skip(1) {
             // `~1` first: `~01` stands for `~1`, not for `/` (RFC 6901, section 4).
-            .try_fold(self, |value, token| value.child(&token.replace("~1", "/").replace("~0", "~")))
+            match value.child(&token.replace("~1", "/").replace("~0", "~"))? {
+                Some(child) => value = child,
+                None => return Ok(Value::Null),
+            }
+        }
+        Ok(value)
     }
 
-    fn child(self, token: &str) -> Result<Value<'a>, JsonError> {
+    /// The member `token`; `None` is beyond the end of an array.
+    fn child(self, token: &str) -> Result<Option<Value<'a>>, SelectError> {
         match self {
             Value::Object(Cow::Borrowed(raw)) => {
-                let (mut members, mut found) = (Members::new(), Value::Null);
+                let (mut members, mut found) = (Members::new(), Err(SelectError::Missing));
                 while let Some((name, value)) = members.next(raw)? {
-                    if name == token {
+                    if *name == *token.as_bytes() {
                         // The last of several equal names, as in most parsers (RFC 8259, section 4).
-                        found = Value::checked(value)?;
+                        found = Ok(Some(Value::checked(value)?));
                     }
                 }
-                Ok(found)
+                found
             }
             Value::Array(Cow::Borrowed(raw)) => {
-                let found = index(token).and_then(|index| Members::new().all_items(raw).nth(index));
-                found.map_or(Ok(Value::Null), Value::checked)
+                let index = index(token).ok_or(SelectError::Missing)?;
+                Ok(Members::new().all_items(raw).nth(index).map(Value::checked).transpose()?)
             }
-            Value::Object(Cow::Owned(raw)) => Value::Object(Cow::Borrowed(&raw)).child(token).map(Value::into_owned),
-            Value::Array(Cow::Owned(raw)) => Value::Array(Cow::Borrowed(&raw)).child(token).map(Value::into_owned),
-            Value::Null | Value::Text(_) | Value::Scalar(_) => Ok(Value::Null),
+            Value::Object(Cow::Owned(raw)) => {
+                Ok(Value::Object(Cow::Borrowed(&raw)).child(token)?.map(Value::into_owned))
+            }
+            Value::Array(Cow::Owned(raw)) => Ok(Value::Array(Cow::Borrowed(&raw)).child(token)?.map(Value::into_owned)),
+            Value::Null | Value::Text(_) | Value::Scalar(_) => Err(SelectError::Missing),
         }
     }
 
     /// The text for Postfix; `None` is a miss. An array of scalars is joined with commas, as Postfix expects lists of
     /// addresses.
-    pub fn for_postfix(&self) -> Option<Cow<'_, str>> {
-        let Value::Array(raw) = self else { return self.for_dovecot() };
-        let mut list = String::new();
+    ///
+    /// # Errors
+    /// There is no such text. Postfix would take JSON for an address, or split it into several.
+    pub fn for_postfix(&self) -> Result<Option<Cow<'_, [u8]>>, Unfit> {
+        let raw = match self {
+            Value::Null => return Ok(None),
+            Value::Text(text) => return without_nul(text).map(Some),
+            // For Postfix every value exists, also the text `false`, for which relay_domains would relay.
+            Value::Scalar(raw) if *raw == "false" => return Ok(None),
+            Value::Scalar(raw) => return Ok(Some(Cow::Borrowed(raw.as_bytes()))),
+            Value::Object(_) => return Err(Unfit::Object),
+            Value::Array(raw) => raw,
+        };
+        let mut list = Vec::new();
         for (at, item) in Members::new().all_items(raw).enumerate() {
             if at > 0 {
-                list.push(',');
+                list.push(b',');
             }
-            match Value::checked(item) {
-                Ok(Value::Text(text) | Value::Scalar(text)) => list.push_str(&text),
-                _ => return Some(Cow::Owned(compact(raw))),
+            match Value::checked(item).map_err(|_| Unfit::Undecodable)? {
+                Value::Text(text) => list.extend_from_slice(&without_nul(&text)?),
+                Value::Scalar(raw) => list.extend_from_slice(raw.as_bytes()),
+                Value::Null => return Err(Unfit::NullItem),
+                Value::Array(_) | Value::Object(_) => return Err(Unfit::Nested),
             }
         }
-        if is_empty(raw) { None } else { Some(Cow::Owned(list)) }
+        Ok(if is_empty(raw) { None } else { Some(Cow::Owned(list)) })
     }
 
     /// The text for Dovecot; `None` is a miss. Arrays and objects are JSON without white space.
-    pub fn for_dovecot(&self) -> Option<Cow<'_, str>> {
+    ///
+    /// # Errors
+    /// [`Unfit::Nul`] only: Dovecot's strings end there.
+    pub fn for_dovecot(&self) -> Result<Option<Cow<'_, [u8]>>, Unfit> {
         match self {
-            Value::Null => None,
-            Value::Text(text) => Some(Cow::Borrowed(text)),
-            Value::Scalar(raw) => Some(Cow::Borrowed(raw)),
-            Value::Array(raw) | Value::Object(raw) => Some(Cow::Owned(compact(raw))),
+            Value::Null => Ok(None),
+            Value::Text(text) => without_nul(text).map(Some),
+            Value::Scalar(raw) => Ok(Some(Cow::Borrowed(raw.as_bytes()))),
+            Value::Array(raw) | Value::Object(raw) => Ok(Some(Cow::Owned(compact(raw).into_bytes()))),
         }
     }
 }
 
+fn without_nul(text: &[u8]) -> Result<Cow<'_, [u8]>, Unfit> {
+    if text.contains(&0) { Err(Unfit::Nul) } else { Ok(Cow::Borrowed(text)) }
+}
+
 fn text(bytes: &[u8]) -> Result<Value<'_>, JsonError> {
-    // Without escapes, a string is the text between its quotes. Checking that takes a quarter of the time of parsing.
+    // ASCII without escapes is the text between its quotes. Checking that takes a quarter of the time of parsing.
     if let [b'"', inner @ .., b'"'] = bytes
-        && wire::all(inner, |byte| (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
-        && let Ok(inner) = std::str::from_utf8(inner)
+        && wire::all(inner, |byte| (b' '..128).contains(&byte) & (byte != b'"') & (byte != b'\\'))
     {
         return Ok(Value::Text(Cow::Borrowed(inner)));
     }
     match serde_json::from_slice::<&str>(bytes) {
-        Ok(text) => Ok(Value::Text(Cow::Borrowed(text))),
+        Ok(text) => Ok(Value::Text(Cow::Borrowed(text.as_bytes()))),
         // Unescaping needs memory of its own. An invalid string fails a second time here, which is rare enough.
-        Err(_) => serde_json::from_slice(bytes).map(|text| Value::Text(Cow::Owned(text))).map_err(|_| JsonError),
+        Err(_) => {
+            let text = serde_json::from_slice::<String>(bytes).map_err(|_| JsonError)?;
+            Ok(Value::Text(Cow::Owned(text.into_bytes())))
+        }
     }
 }
 
@@ -160,8 +240,10 @@ fn index(token: &str) -> Option<usize> {
     if token.len() > 1 && token.starts_with('0') {
         return None;
     }
-    // This excludes `-`, which names the element after the last one and never exists (RFC 6901, section 4).
-    token.bytes().all(|byte| byte.is_ascii_digit()).then(|| token.parse().ok())?
+    // This excludes `-`, which names the element after the last one and never exists (RFC 6901, section 4). An index that
+    // does not fit is beyond the end of any array.
+    let digits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| token.parse().unwrap_or(usize::MAX))
 }
 
 /// Whether a validated array or object is empty.
@@ -205,6 +287,9 @@ pub fn quote(text: &[u8]) -> Vec<u8> {
     serde_json::to_vec(&String::from_utf8_lossy(text)).unwrap_or_default()
 }
 
+/// The decoded name and the raw value of a member of an object.
+pub type Member<'a> = (Cow<'a, [u8]>, &'a str);
+
 /// A cursor over the members of a validated array or object. It refers to the text by position instead of borrowing it,
 /// so that a struct can own both.
 #[derive(Clone, Copy, Debug)]
@@ -234,7 +319,7 @@ impl Members {
     /// # Errors
     /// A name with half a surrogate pair is valid JSON, but has no Unicode text. The end of the object must not be
     /// assumed there: members behind it would be reported as missing.
-    pub fn next<'a>(&mut self, raw: &'a str) -> Result<Option<(Cow<'a, str>, &'a str)>, JsonError> {
+    pub fn next<'a>(&mut self, raw: &'a str) -> Result<Option<Member<'a>>, JsonError> {
         let Some(name) = self.next_item(raw) else { return Ok(None) };
         match (text(name.as_bytes())?, self.next_item(raw)) {
             (Value::Text(name), Some(value)) => Ok(Some((name, value))),
@@ -303,37 +388,48 @@ mod tests {
     use super::*;
 
     /// JSON, the text for Postfix, the text for Dovecot (`None`: a miss).
-    const CASES: &[(&str, Option<&str>, Option<&str>)] = &[
-        ("null", None, None),
-        (" \n\"text\" ", Some("text"), Some("text")),
-        (r#""a\"b\u00fc\n""#, Some("a\"bü\n"), Some("a\"bü\n")),
-        ("\"\"", Some(""), Some("")),
-        ("\u{feff}1", Some("1"), Some("1")),
-        ("12345678901234567890.10e+5", Some("12345678901234567890.10e+5"), Some("12345678901234567890.10e+5")),
-        ("-0", Some("-0"), Some("-0")),
-        ("true", Some("true"), Some("true")),
-        ("false", Some("false"), Some("false")),
-        ("[]", None, Some("[]")),
-        ("[ ]", None, Some("[]")),
-        (r#"["a", "b" , 3, true]"#, Some("a,b,3,true"), Some(r#"["a","b",3,true]"#)),
-        (r#"["a, b", "c\"d"]"#, Some("a, b,c\"d"), Some(r#"["a, b","c\"d"]"#)),
-        (r#"[""]"#, Some(""), Some(r#"[""]"#)),
-        (r#"["a", [1, 2]]"#, Some(r#"["a",[1,2]]"#), Some(r#"["a",[1,2]]"#)),
-        (r#"["a", null]"#, Some(r#"["a",null]"#), Some(r#"["a",null]"#)),
-        (
-            r#"{ "a" : 1.0, "b" : " x \\\" y " }"#,
-            Some(r#"{"a":1.0,"b":" x \\\" y "}"#),
-            Some(r#"{"a":1.0,"b":" x \\\" y "}"#),
-        ),
-        ("{}", Some("{}"), Some("{}")),
+    type Case = (&'static str, Result<Option<&'static str>, Unfit>, Result<Option<&'static str>, Unfit>);
+
+    const CASES: &[Case] = &[
+        ("null", Ok(None), Ok(None)),
+        (" \n\"text\" ", Ok(Some("text")), Ok(Some("text"))),
+        (r#""a\"b\u00fc\n""#, Ok(Some("a\"bü\n")), Ok(Some("a\"bü\n"))),
+        ("\"ü\"", Ok(Some("ü")), Ok(Some("ü"))),
+        ("\"\"", Ok(Some("")), Ok(Some(""))),
+        ("\u{feff}1", Ok(Some("1")), Ok(Some("1"))),
+        ("12345678901234567890.10e+5", Ok(Some("12345678901234567890.10e+5")), Ok(Some("12345678901234567890.10e+5"))),
+        ("-0", Ok(Some("-0")), Ok(Some("-0"))),
+        ("true", Ok(Some("true")), Ok(Some("true"))),
+        ("false", Ok(None), Ok(Some("false"))),
+        ("\"false\"", Ok(Some("false")), Ok(Some("false"))),
+        ("[]", Ok(None), Ok(Some("[]"))),
+        ("[ ]", Ok(None), Ok(Some("[]"))),
+        (r#"["a", "b" , 3, true]"#, Ok(Some("a,b,3,true")), Ok(Some(r#"["a","b",3,true]"#))),
+        (r#"["a, b", "c\"d"]"#, Ok(Some("a, b,c\"d")), Ok(Some(r#"["a, b","c\"d"]"#))),
+        (r#"[""]"#, Ok(Some("")), Ok(Some(r#"[""]"#))),
+        (r#"["a", [1, 2]]"#, Err(Unfit::Nested), Ok(Some(r#"["a",[1,2]]"#))),
+        (r#"[{"goto":"a@x"}]"#, Err(Unfit::Nested), Ok(Some(r#"[{"goto":"a@x"}]"#))),
+        (r#"["a", null]"#, Err(Unfit::NullItem), Ok(Some(r#"["a",null]"#))),
+        ("[null]", Err(Unfit::NullItem), Ok(Some("[null]"))),
+        (r#"["a", "caf\udce9"]"#, Err(Unfit::Undecodable), Ok(Some(r#"["a","caf\udce9"]"#))),
+        (r#"{ "a" : 1.0, "b" : " x \\\" y " }"#, Err(Unfit::Object), Ok(Some(r#"{"a":1.0,"b":" x \\\" y "}"#))),
+        (r#"{"detail":"Not found"}"#, Err(Unfit::Object), Ok(Some(r#"{"detail":"Not found"}"#))),
+        ("{}", Err(Unfit::Object), Ok(Some("{}"))),
+        (r#""a\u0000b""#, Err(Unfit::Nul), Err(Unfit::Nul)),
+        (r#"["a\u0000b"]"#, Err(Unfit::Nul), Ok(Some(r#"["a\u0000b"]"#))),
     ];
 
     #[test]
     fn json_becomes_text_without_loss() {
+        let text = |text: Result<Option<Cow<'_, [u8]>>, Unfit>| {
+            text.map(|text| text.map(|text| String::from_utf8(text.into_owned()).unwrap()))
+        };
         for (json, postfix, dovecot) in CASES {
             let value = Value::parse(json.as_bytes()).unwrap();
-            assert_eq!(value.for_postfix().as_deref(), *postfix, "{json}");
-            assert_eq!(value.for_dovecot().as_deref(), *dovecot, "{json}");
+            for value in [value.borrowed(), value.clone().into_owned()] {
+                assert_eq!(text(value.for_postfix()), postfix.map(|text| text.map(str::to_owned)), "{json}");
+                assert_eq!(text(value.for_dovecot()), dovecot.map(|text| text.map(str::to_owned)), "{json}");
+            }
         }
     }
 
@@ -378,24 +474,66 @@ mod tests {
     #[test]
     fn depth_costs_no_stack() {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
-        assert_eq!(Value::parse(deep.as_bytes()).unwrap().for_postfix().unwrap().len(), deep.len());
+        let value = Value::parse(deep.as_bytes()).unwrap();
+        assert_eq!(value.for_dovecot().unwrap().unwrap().len(), deep.len());
+        assert_eq!(value.for_postfix(), Err(Unfit::Nested));
         assert_eq!(Value::parse("[".repeat(1_000_000).as_bytes()), Err(JsonError));
     }
 
     #[test]
     fn a_pointer_selects_a_part() {
-        let json = r#"[ {"mail dir": "/x", "a/b": [1, {"~": true}], "n": null, "n": 2}, "s" ]"#;
-        let select = |pointer: &str| Value::parse(json.as_bytes()).unwrap().select(pointer).unwrap();
-        assert_eq!(select("/0/mail dir"), Value::Text("/x".into()));
-        assert_eq!(select("/0/a~1b/1/~0"), Value::Scalar("true".into()));
-        assert_eq!(select("/0/n"), Value::Scalar("2".into()));
-        assert_eq!(select("/1"), Value::Text("s".into()));
-        for nothing in ["/2", "/00", "/-1", "/+0", "/0/x", "/1/x", "/0/mail dir/0", "/"] {
-            assert_eq!(select(nothing), Value::Null, "{nothing}");
+        let json = r#"[ {"mail dir": "/x", "a/b": [1, {"~": true}], "m": null, "n": 1, "n": 2}, "s", null ]"#;
+        let text = |text: &'static str| Ok(Value::Text(text.as_bytes().into()));
+        let cases = [
+            ("/0/mail dir", text("/x")),
+            ("/0/a~1b/1/~0", Ok(Value::Scalar("true".into()))),
+            ("/0/n", Ok(Value::Scalar("2".into()))),
+            ("/1", text("s")),
+            // A null at the end, and elements beyond the end of an array, are misses.
+            ("/0/m", Ok(Value::Null)),
+            ("/2", Ok(Value::Null)),
+            ("/3", Ok(Value::Null)),
+            ("/3/mail dir", Ok(Value::Null)),
+            ("/99999999999999999999", Ok(Value::Null)),
+            // Anything else that does not exist is a fault.
+            ("/0/maildri", Err(SelectError::Missing)),
+            ("/0/mail dir/0", Err(SelectError::Missing)),
+            ("/0/n/x", Err(SelectError::Missing)),
+            ("/0/m/x", Err(SelectError::Missing)),
+            ("/2/x", Err(SelectError::Missing)),
+            ("/00", Err(SelectError::Missing)),
+            ("/-", Err(SelectError::Missing)),
+            ("/-1", Err(SelectError::Missing)),
+            ("/+0", Err(SelectError::Missing)),
+            ("/", Err(SelectError::Missing)),
+            ("/maildir", Err(SelectError::Missing)),
+        ];
+        for (pointer, expected) in cases {
+            let value = Value::parse(json.as_bytes()).unwrap();
+            assert_eq!(value.clone().into_owned().select(pointer), expected, "{pointer}");
+            assert_eq!(value.select(pointer), expected, "{pointer}");
         }
-        assert!(matches!(select(""), Value::Array(_)));
+        assert!(matches!(Value::parse(json.as_bytes()).unwrap().select(""), Ok(Value::Array(_))));
         let half = Value::parse(br#"{"\ud800": "x", "b": "2"}"#).unwrap();
-        assert_eq!(half.select("/b"), Err(JsonError), "nothing is taken for missing behind a name that cannot be read");
+        assert_eq!(half.select("/b"), Err(SelectError::Unreadable), "a name that cannot be read may be the one");
+    }
+
+    #[test]
+    fn errors_sent_with_200_are_no_misses() {
+        for json in [
+            r#"{"error":"database is locked"}"#,
+            r#"{"data":null,"errors":[{}]}"#,
+            r#"{"errors":[{}]}"#,
+            "\"maintenance\"",
+            "5",
+            "{}",
+            r#"[{"error":"x"}]"#,
+        ] {
+            for pointer in ["/0/maildir", "/data/user/mailbox"] {
+                let value = Value::parse(json.as_bytes()).unwrap();
+                assert_eq!(value.select(pointer), Err(SelectError::Missing), "{json} {pointer}");
+            }
+        }
     }
 
     #[test]
@@ -404,7 +542,7 @@ mod tests {
         let mut members = Members::new();
         let mut all = Vec::new();
         while let Some((name, value)) = members.next(raw).unwrap() {
-            all.push((name.into_owned(), value));
+            all.push((String::from_utf8(name.into_owned()).unwrap(), value));
         }
         let expected = [("a", r#"[1,{"x":"]"}]"#), ("b\n", "\"}\""), ("c", "-1e5")];
         assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value)));

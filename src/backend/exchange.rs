@@ -99,7 +99,8 @@ impl Exchange {
         self.resent = true;
     }
 
-    pub(super) fn is_redirected(&self) -> bool {
+    /// True if a redirect was followed.
+    pub fn is_redirected(&self) -> bool {
         self.redirected().is_some()
     }
 

@@ -129,7 +129,7 @@ impl DictSession {
                         Ok(Event::Ask { place, table: None, query })
                     }
                     Some(failure) => {
-                        reply(place, Reply::Committed(id, Outcome::Failed(failure)), replies, output.end());
+                        reply(place, "", Reply::Committed(id, Outcome::Failed(failure)), replies, output.end());
                         Ok(Event::Nothing)
                     }
                 }
@@ -204,7 +204,7 @@ fn query<'a>(query: Result<Query<'a>, Failure>, replies: &mut Replies, output: &
     match query {
         Ok(query) => Event::Ask { place, table: None, query },
         Err(failure) => {
-            reply(place, Reply::Failed(failure), replies, output.end());
+            reply(place, "", Reply::Failed(failure), replies, output.end());
             Event::Nothing
         }
     }
@@ -232,29 +232,27 @@ fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
     }
 }
 
-/// Encodes a reply to the command at `place`.
-pub(super) fn reply(place: u64, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
+/// Encodes a reply to the command at `place`. `table` is named in reasons.
+pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
     let part = if matches!(reply, Reply::Row { .. }) { Part::More } else { Part::Last };
     replies.write(place, part, out, |out| {
         match reply {
             Reply::Answer(Answer::Found(value)) => match value.for_dovecot() {
-                Some(text) => {
+                Ok(Some(text)) => {
                     out.push(b'O');
-                    dict::escape(text.as_bytes(), out);
+                    dict::escape(&text, out);
                 }
-                None => out.push(b'N'),
+                Ok(None) => out.push(b'N'),
+                Err(unfit) => fail(&Failure::temporary(format_args!("{table}: the value {unfit}")), out),
             },
             Reply::Answer(Answer::Miss) => out.push(b'N'),
-            Reply::Answer(Answer::Failed(failure)) | Reply::Failed(failure) => {
-                out.push(b'F');
-                out.extend_from_slice(failure.reason().as_bytes());
-            }
+            Reply::Answer(Answer::Failed(failure)) | Reply::Failed(failure) => fail(&failure, out),
             // The TAB is required without a value, too: the client asserts that a row has one (dict-client.c).
             Reply::Row { name, value } => {
                 out.push(b'O');
                 dict::escape(name, out);
                 out.push(b'\t');
-                dict::escape(value.as_bytes(), out);
+                dict::escape(value, out);
             }
             // An empty line ends an iteration.
             Reply::End => {}
@@ -271,4 +269,9 @@ pub(super) fn reply(place: u64, reply: Reply<'_>, replies: &mut Replies, out: &m
         }
         out.push(b'\n');
     });
+}
+
+fn fail(failure: &Failure, out: &mut Vec<u8>) {
+    out.push(b'F');
+    out.extend_from_slice(failure.reason().as_bytes());
 }

@@ -51,7 +51,7 @@ pub enum Reply<'a> {
     /// A row of an iteration; more follow.
     Row {
         name: &'a [u8],
-        value: &'a str,
+        value: &'a [u8],
     },
     /// The end of an iteration.
     End,

@@ -128,7 +128,7 @@ impl Client {
         match &self.protocol {
             Protocol::Unknown | Protocol::Admin => {}
             Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.replies, out),
-            Protocol::Dict(_) => dict::reply(place, reply, &mut self.replies, out),
+            Protocol::Dict(_) => dict::reply(place, table, reply, &mut self.replies, out),
         }
         self.paused |= !self.may_ask();
     }

@@ -46,11 +46,14 @@ pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Rep
         Answer::Failed(failure) => encode(failure, out),
         Answer::Found(value) => match value.for_postfix() {
             // An empty array: Postfix refuses an empty result, and a list of nothing is no address.
-            None => miss(out),
-            Some(text) => match unfit(&text) {
-                None => netstring::encode(&[b"OK ", text.as_bytes()], out),
-                Some(why) => encode(&Failure::temporary(format_args!("{table}: {why}")), out),
-            },
+            Ok(None) => miss(out),
+            // Postfix would report it as a lookup error without a useful cause.
+            Ok(Some(text)) if text.len() + "OK ".len() > MAX_REPLY => {
+                let why = "the value is longer than Postfix takes (100000 bytes)";
+                encode(&Failure::temporary(format_args!("{table}: {why}")), out);
+            }
+            Ok(Some(text)) => netstring::encode(&[b"OK ", &text], out),
+            Err(unfit) => encode(&Failure::temporary(format_args!("{table}: the value {unfit}")), out),
         },
     });
 }
@@ -58,19 +61,6 @@ pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Rep
 fn miss(out: &mut Vec<u8>) {
     // The space is part of the reply: dict_sockmap.c splits the word off at it.
     netstring::encode(&[b"NOTFOUND "], out);
-}
-
-/// Why Postfix would reject or alter a value; `None` if it would not.
-fn unfit(text: &str) -> Option<&'static str> {
-    // Postfix would report either as a lookup error without a useful cause, or continue with half of the value; a
-    // temporary failure names the table and keeps the mail queued.
-    if text.len() + "OK ".len() > MAX_REPLY {
-        Some("the value is longer than Postfix takes (100000 bytes)")
-    } else if text.as_bytes().contains(&0) {
-        Some("the value has a NUL, where Postfix would cut it")
-    } else {
-        None
-    }
 }
 
 fn encode(failure: &Failure, out: &mut Vec<u8>) {
@@ -87,22 +77,32 @@ mod tests {
     use super::*;
     use crate::value::Value;
 
-    fn encoded(text: &str) -> Vec<u8> {
+    fn encoded(value: Value<'_>) -> String {
         let (mut replies, mut out) = (Replies::default(), Vec::new());
         let place = replies.enter();
-        reply(place, "alias", Reply::Answer(Answer::Found(Value::Text(text.into()))), &mut replies, &mut out);
-        out
+        reply(place, "alias", Reply::Answer(Answer::Found(value)), &mut replies, &mut out);
+        String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn values_that_postfix_would_cut_or_refuse_are_temporary_failures() {
-        assert_eq!(encoded("x@y"), b"6:OK x@y,");
-        assert_eq!(encoded(""), b"3:OK ,");
-        assert!(encoded(&"x".repeat(MAX_REPLY - 3)).starts_with(b"100000:OK x"));
-        assert!(
-            encoded(&"x".repeat(MAX_REPLY - 2))
-                .ends_with(b":TEMP alias: the value is longer than Postfix takes (100000 bytes),")
-        );
-        assert!(encoded("a\0b").ends_with(b":TEMP alias: the value has a NUL, where Postfix would cut it,"));
+        let text = |text: &str| encoded(Value::Text(text.as_bytes().to_vec().into()));
+        assert_eq!(text("x@y"), "6:OK x@y,");
+        assert_eq!(text(""), "3:OK ,");
+        assert!(text(&"x".repeat(MAX_REPLY - 3)).starts_with("100000:OK x"));
+        let long = text(&"x".repeat(MAX_REPLY - 2));
+        assert!(long.ends_with(":TEMP alias: the value is longer than Postfix takes (100000 bytes),"), "{long}");
+        let json = |json: &str| encoded(Value::parse(json.as_bytes()).unwrap());
+        assert_eq!(json("[]"), "9:NOTFOUND ,");
+        assert_eq!(json("false"), "9:NOTFOUND ,");
+        for (value, why) in [
+            (r#"{"detail":"Not found"}"#, "is an object: select= names a part of it"),
+            (r#"["a@x",["b@x"]]"#, "is an array of arrays or objects: select= names a part of it"),
+            (r#"["a@x",null]"#, "is an array with null in it"),
+            (r#"["a@x","\ud800"]"#, "has text that cannot be decoded"),
+            (r#""a\u0000b""#, "has a NUL, where mail servers cut it"),
+        ] {
+            assert!(json(value).ends_with(&format!(":TEMP alias: the value {why},")), "{value}: {}", json(value));
+        }
     }
 }

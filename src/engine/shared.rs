@@ -6,7 +6,7 @@ use crate::backend::{Backends, Exchange, Fault, SpareExchanges};
 use crate::io::Turn;
 use crate::log::Repeats;
 use crate::query::{Answer, Failure, FailureKind};
-use crate::table::TableEntry;
+use crate::table::{ResponseOf, TableEntry};
 use crate::wire::http::Response;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -55,7 +55,8 @@ impl Shared {
             Err(fault) => self.fault(table, exchange, &fault),
             Ok(response) => {
                 self.check_slow(table, exchange, took);
-                match self.tables.parse_value(table, list, response) {
+                let of = ResponseOf { list, redirected: exchange.is_redirected() };
+                match self.tables.parse_value(table, of, response) {
                     Ok(answer) => return answer,
                     // A response that is no answer is a fault and never a miss: a miss would bounce mail.
                     Err(error) => self.failure(table, exchange, FailureKind::Temporary, &error),

@@ -5,7 +5,7 @@ use crate::io::Turn;
 use crate::log::{self, Escaped};
 use crate::metrics::TableMetrics;
 use crate::query::{Answer, FailureKind, Write};
-use crate::table::{Caching, Plan, Question, ResponseError, Setup, TableEntry, Written};
+use crate::table::{Caching, Plan, Question, ResponseError, ResponseOf, Setup, TableEntry, Written};
 use crate::wire::http::Response;
 use std::time::{Duration, Instant};
 
@@ -65,10 +65,10 @@ impl Tables {
     pub(super) fn parse_value<'a>(
         &self,
         table: usize,
-        list: bool,
+        of: ResponseOf,
         response: Response<'a>,
     ) -> Result<Answer<'a>, ResponseError> {
-        self.entries[table].table.parse_value(list, response)
+        self.entries[table].table.parse_value(of, response)
     }
 
     pub(super) fn parse_write(

@@ -2,6 +2,7 @@
 
 use crate::query::{Answer, Failure, Iterate, Path};
 use crate::value::{self, JsonError, Members, Value};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// Maximum number of values of one iteration that are being looked up or wait for an earlier row.
@@ -9,6 +10,9 @@ const AHEAD: usize = 16;
 
 /// The reason for a list with half a surrogate pair, which is valid JSON.
 const UNREADABLE: &str = "the list is not valid Unicode";
+
+/// The reason for a value that Dovecot would cut.
+const NUL: &str = "a value has a NUL, where mail servers cut it";
 
 /// An iteration: first the list of names, then one lookup for each value, unless the list has the values.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ enum Stage {
     Start,
     Listing,
     Rows(Rows),
+    /// The backend sent something that cannot be used.
+    Failed(&'static str),
 }
 
 #[derive(Debug)]
@@ -48,9 +54,9 @@ enum List {
 
 #[derive(Debug)]
 struct Slot {
-    name: String,
+    name: Vec<u8>,
     /// `None` until the lookup is answered; `Some(None)` if the key is missing.
-    value: Option<Option<String>>,
+    value: Option<Option<Vec<u8>>>,
 }
 
 /// The next step of an iteration.
@@ -63,7 +69,7 @@ pub enum Step {
     /// Send this row.
     Row {
         name: Vec<u8>,
-        value: String,
+        value: Vec<u8>,
     },
     /// Wait for answers, or for space for rows.
     Wait,
@@ -87,9 +93,10 @@ impl Iteration {
             match &mut self.stage {
                 Stage::Start => {
                     self.stage = Stage::Listing;
-                    return if self.query.exact { Step::Get(0, path.key(b"")) } else { Step::List(path.clone()) };
+                    return if self.query.exact { Step::Get(0, exact_key(path)) } else { Step::List(path.clone()) };
                 }
                 Stage::Listing => return Step::Wait,
+                Stage::Failed(why) => return Step::Fail(why),
                 Stage::Rows(rows) => match rows.next(path, self.query.no_values, room) {
                     Step::End => {
                         self.stage = Stage::Start;
@@ -118,15 +125,22 @@ impl Iteration {
         };
         match &mut self.stage {
             Stage::Start => {}
-            Stage::Listing => self.stage = Stage::Rows(Rows::new(&self.query, value)?),
-            Stage::Rows(rows) => rows.answered(part, value),
+            Stage::Listing => {
+                self.stage = Rows::new(&self.query, value).map_or_else(Stage::Failed, Stage::Rows);
+            }
+            Stage::Rows(rows) => {
+                if let Err(why) = rows.answered(part, value) {
+                    self.stage = Stage::Failed(why);
+                }
+            }
+            Stage::Failed(_) => {}
         }
         Ok(())
     }
 }
 
 impl Rows {
-    fn new(query: &Iterate, value: Option<Value<'_>>) -> Result<Self, Failure> {
+    fn new(query: &Iterate, value: Option<Value<'_>>) -> Result<Self, &'static str> {
         let mut rows = Self {
             list: List::Names("[]".to_owned()),
             members: Members::new(),
@@ -134,8 +148,8 @@ impl Rows {
             first: 1, // the list was 0
         };
         if query.exact {
-            let value = value.and_then(|value| value.for_dovecot().map(|text| text.into_owned()));
-            rows.window.push_back(Slot { name: String::new(), value: Some(value) });
+            let value = value.map_or(Ok(None), |value| owned(&value))?;
+            rows.window.push_back(Slot { name: Vec::new(), value: Some(value) });
             return Ok(rows);
         }
         rows.list = match value {
@@ -143,7 +157,7 @@ impl Rows {
             None => return Ok(rows),
             Some(Value::Array(raw)) => List::Names(raw.into_owned()),
             Some(Value::Object(raw)) => List::NamesAndValues(raw.into_owned()),
-            Some(_) => return Err(Failure::temporary(format_args!("the list is neither an array nor an object"))),
+            Some(_) => return Err("the list is neither an array nor an object"),
         };
         if query.sorted {
             rows.list.sort();
@@ -190,9 +204,9 @@ impl Rows {
                     return Some(Step::Fail("the list holds something that is no name"));
                 };
                 if no_values {
-                    return Some(row(path, &name, String::new(), true));
+                    return Some(row(path, &name, Vec::new(), true));
                 }
-                let key = path.key(name.as_bytes());
+                let key = path.key(&name);
                 self.window.push_back(Slot { name, value: None });
                 Some(Step::Get(self.first + self.window.len() as u32 - 1, key))
             }
@@ -200,24 +214,25 @@ impl Rows {
                 let Ok(next) = self.members.next(raw) else { return Some(Step::Fail(UNREADABLE)) };
                 let (name, value) = next?;
                 if no_values {
-                    return Some(row(path, &name, String::new(), true));
+                    return Some(row(path, &name, Vec::new(), true));
                 }
                 match text(value) {
                     Ok(Some(value)) => return Some(row(path, &name, value, false)),
                     // `null` is a miss.
                     Ok(None) => {}
-                    Err(JsonError) => return Some(Step::Fail(UNREADABLE)),
+                    Err(reason) => return Some(Step::Fail(reason)),
                 }
             },
         }
     }
 
-    fn answered(&mut self, part: u32, value: Option<Value<'_>>) {
+    fn answered(&mut self, part: u32, value: Option<Value<'_>>) -> Result<(), &'static str> {
         // The number of an earlier stage wraps to an index beyond the window.
         let at = part.wrapping_sub(self.first) as usize;
         if let Some(slot) = self.window.get_mut(at) {
-            slot.value = Some(value.and_then(|value| value.for_dovecot().map(|text| text.into_owned())));
+            slot.value = Some(value.map_or(Ok(None), |value| owned(&value))?);
         }
+        Ok(())
     }
 }
 
@@ -250,18 +265,28 @@ impl List {
     }
 }
 
-fn row(path: &Path, name: &str, value: String, no_values: bool) -> Step {
-    Step::Row { name: path.row(name.as_bytes()), value: if no_values { String::new() } else { value } }
+fn row(path: &Path, name: &[u8], value: Vec<u8>, no_values: bool) -> Step {
+    Step::Row { name: path.row(name), value: if no_values { Vec::new() } else { value } }
+}
+
+/// A path means the same with and without a final slash, but a key does not.
+fn exact_key(path: &Path) -> Vec<u8> {
+    let key = path.path.strip_suffix(b"/").unwrap_or(&path.path);
+    Path { path: key.to_vec(), ..path.clone() }.key(b"")
 }
 
 /// A name of a list, which is a string or a number.
-fn name(raw: &str) -> Option<String> {
+fn name(raw: &str) -> Option<Vec<u8>> {
     if raw.starts_with(['[', '{']) { None } else { text(raw).ok()? }
 }
 
 /// The text of a raw JSON value for Dovecot; `None` for `null`.
-fn text(raw: &str) -> Result<Option<String>, JsonError> {
-    Ok(value::member(raw)?.for_dovecot().map(|text| text.into_owned()))
+fn text(raw: &str) -> Result<Option<Vec<u8>>, &'static str> {
+    owned(&value::member(raw).map_err(|JsonError| UNREADABLE)?)
+}
+
+fn owned(value: &Value<'_>) -> Result<Option<Vec<u8>>, &'static str> {
+    Ok(value.for_dovecot().map_err(|_| NUL)?.map(Cow::into_owned))
 }
 
 #[cfg(test)]
@@ -284,10 +309,11 @@ mod tests {
                     requested.push_back((part, String::from_utf8(key).unwrap()));
                     assert!(requested.len() <= AHEAD);
                 }
-                Step::Row { name, value } => rows.push(format!("{}={value}", String::from_utf8(name).unwrap())),
+                Step::Row { name, value } => rows.push(String::from_utf8([name, value].join(&b'=')).unwrap()),
                 Step::Wait => {
                     let (part, key) = requested.pop_back().expect("waits for nothing"); // the last first
-                    let answer = value(&key).map_or(Answer::Miss, |text| Answer::Found(Value::Text(text.into())));
+                    let answer =
+                        value(&key).map_or(Answer::Miss, |text| Answer::Found(Value::Text(text.as_bytes().into())));
                     iteration.answered(part, answer).unwrap();
                 }
                 Step::End => return rows,
@@ -329,7 +355,8 @@ mod tests {
         }
         let mut one = iteration(false, false, 0);
         one.next(true);
-        assert!(one.answered(0, Answer::Found(Value::Text("x".into()))).is_err());
+        one.answered(0, Answer::Found(Value::Text(b"x"[..].into()))).unwrap();
+        assert!(matches!(one.next(true), Step::Fail("the list is neither an array nor an object")));
     }
 
     #[test]
@@ -340,7 +367,7 @@ mod tests {
         one.answered(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap();
         let mut requested = 0;
         while let Step::Get(part, _) = one.next(false) {
-            one.answered(part, Answer::Found(Value::Text("v".into()))).unwrap();
+            one.answered(part, Answer::Found(Value::Text(b"v"[..].into()))).unwrap();
             requested += 1;
         }
         assert_eq!(requested, 1, "an answer that cannot be sent holds back the next lookup");

@@ -46,7 +46,7 @@ struct Content {
     // memory, and most of them are never used.
     text: String,
     /// The range of the raw value of each key in the text.
-    values: BTreeMap<String, Range<usize>>,
+    values: BTreeMap<Vec<u8>, Range<usize>>,
 }
 
 impl Table for File {
@@ -73,8 +73,7 @@ impl Table for File {
 
 impl File {
     fn get(&self, key: &[u8]) -> Answer<'_> {
-        let range = std::str::from_utf8(key).ok().and_then(|key| self.content.values.get(key));
-        match range.map(|range| value::member(&self.content.text[range.clone()])) {
+        match self.content.values.get(key).map(|range| value::member(&self.content.text[range.clone()])) {
             None | Some(Ok(Value::Null)) => Answer::Miss,
             Some(Ok(value)) => Answer::Found(value),
             Some(Err(_)) => {
@@ -131,13 +130,11 @@ impl Content {
         }
         let suffix = path.user.as_ref().map(|user| [b"/", &user[..]].concat()).unwrap_or_default();
         let mut rows = Vec::new();
-        if let Ok(start) = std::str::from_utf8(&prefix) {
-            for (key, range) in self.values.range(start.to_owned()..) {
-                let Some(rest) = key.strip_prefix(start) else { break };
-                if let Some(name) = rest.as_bytes().strip_suffix(&suffix[..]).filter(|name| !name.is_empty()) {
-                    let name = String::from_utf8_lossy(&value::quote(name)).into_owned();
-                    rows.push(format!("{name}:{}", &self.text[range.clone()]));
-                }
+        for (key, range) in self.values.range(prefix.clone()..) {
+            let Some(rest) = key.strip_prefix(&prefix[..]) else { break };
+            if let Some(name) = rest.strip_suffix(&suffix[..]).filter(|name| !name.is_empty()) {
+                let name = String::from_utf8_lossy(&value::quote(name)).into_owned();
+                rows.push(format!("{name}:{}", &self.text[range.clone()]));
             }
         }
         format!("{{{}}}", rows.join(","))
@@ -162,7 +159,10 @@ mod tests {
 
     fn get(table: &mut TableEntry, key: &str, now: Instant) -> Option<String> {
         match table.table.plan(Question::Get(key.as_bytes()), now) {
-            Plan::Answer(Answer::Found(value)) => value.for_postfix().map(|text| text.into_owned()),
+            Plan::Answer(Answer::Found(value)) => {
+                let text = value.for_postfix().unwrap();
+                text.map(|text| String::from_utf8(text.into_owned()).unwrap())
+            }
             Plan::Answer(Answer::Miss) => None,
             other => panic!("{other:?}"),
         }

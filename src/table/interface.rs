@@ -12,12 +12,12 @@ pub trait Table {
     /// Answers a question, or returns the request that will.
     fn plan(&mut self, question: Question<'_>, now: Instant) -> Plan<'_>;
 
-    /// Interprets the response to a [`Question::Get`], or to a [`Question::List`] if `list` is set.
+    /// Interprets the response to a [`Question::Get`] or a [`Question::List`].
     ///
     /// # Errors
-    /// The response says nothing about the key, and must not be taken for a miss.
-    fn parse_value<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
-        let _ = list;
+    /// The response is not about the key, and must not be taken for a miss.
+    fn parse_value<'a>(&self, of: ResponseOf, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+        let _ = of;
         Err(ResponseError::Status(response.status))
     }
 
@@ -45,6 +45,15 @@ pub enum Question<'a> {
     Write(&'a Write),
 }
 
+/// What a response belongs to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ResponseOf {
+    /// A [`Question::List`], not a [`Question::Get`].
+    pub list: bool,
+    /// A redirect was followed, so that another resource than that of the key may have responded.
+    pub redirected: bool,
+}
+
 /// How a question is answered.
 #[derive(Debug)]
 pub enum Plan<'a> {
@@ -62,20 +71,26 @@ pub enum Written {
 }
 
 /// Why a response has no answer. `Display` continues a sentence that begins with the backend.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ResponseError {
     Status(u16),
-    NotJson,
-    /// 400, because the port accepts nothing but TLS.
-    WantsTls,
+    /// The body is not JSON, which this status has to come with.
+    NotJson(u16),
+    /// A number that ended with the connection.
+    CutNumber,
+    /// There is nothing at this JSON pointer.
+    NotSelected(String),
 }
 
 impl fmt::Display for ResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ResponseError::Status(status) => write!(f, "answered {status}"),
-            ResponseError::WantsTls => f.write_str("answered 400, as it wants https://"),
-            ResponseError::NotJson => f.write_str("answered 200 without JSON"),
+            ResponseError::NotJson(status) => write!(f, "answered {status} without JSON"),
+            ResponseError::CutNumber => {
+                f.write_str("answered 200 with a number that may be cut: it ended with the connection")
+            }
+            ResponseError::NotSelected(pointer) => write!(f, "answered 200 without {pointer}"),
         }
     }
 }

@@ -7,7 +7,7 @@ mod setup;
 mod tls_options;
 mod url;
 
-pub use interface::{Caching, Plan, Question, ResponseError, Table, TableEntry, Written};
+pub use interface::{Caching, Plan, Question, ResponseError, ResponseOf, Table, TableEntry, Written};
 pub use settings::{SettingError, Settings};
 pub use setup::{Setup, TableSpec};
 

@@ -50,7 +50,8 @@ fn answers_are_escaped_and_json_is_compact() {
     let mut world = meta(&[]);
     let client = dovecot(&mut world);
     for (body, reply) in [
-        (r#""tab\t nl\n cr\r one\u0001 nul\u0000 end""#, "Otab\x01t nl\x01n cr\x01r one\x011 nul\x010 end\n"),
+        (r#""tab\t nl\n cr\r one\u0001 end""#, "Otab\x01t nl\x01n cr\x01r one\x011 end\n"),
+        (r#""a\u0000b""#, "Fmeta: the value has a NUL, where mail servers cut it\n"),
         (r#"{"a": 1.50, "b": "x\ty"}"#, "O{\"a\":1.50,\"b\":\"x\\ty\"}\n"),
         ("[1, 2]", "O[1,2]\n"),
         ("[]", "O[]\n"),
@@ -169,7 +170,7 @@ fn the_outcome_of_a_commit_is_never_better_than_the_truth() {
     world.send(client, b"B2\t\nS2\tshared/a\t\xff\nC2\n");
     assert_eq!(world.taken(client), "F2\tmeta: the value is neither JSON nor UTF-8\n");
     world.send(client, b"B3\t\nS3\tshared/../a\t1\nC3\n");
-    assert_eq!(world.taken(client), "F3\tmeta: the key has a dot segment\n");
+    assert_eq!(world.taken(client), "F3\tmeta: the key has a segment that is empty or of dots\n");
 }
 
 #[test]
@@ -308,9 +309,11 @@ fn rows_stream_in_order_and_what_has_gone_is_left_out() {
         (16, 404, "", "\n"),
         (0, 500, "", "Fmeta: 192.0.2.1 answered 500\n"),
         (0, 200, "<html>", "Fmeta: 192.0.2.1 answered 200 without JSON\n"),
-        (0, 200, "\"text\"", "Fthe list is neither an array nor an object\n"),
+        (0, 200, "\"text\"", "Fmeta: the list is neither an array nor an object\n"),
         (0, 200, r#"{"\ud800": 1, "b": 2}"#, "Fmeta: the list is not valid Unicode\n"),
         (0, 200, r#"{"b": "\ud800"}"#, "Fmeta: the list is not valid Unicode\n"),
+        (0, 200, r#"{"b": "a\u0000b"}"#, "Fmeta: a value has a NUL, where mail servers cut it\n"),
+        (16, 200, r#""a\u0000b""#, "Fmeta: a value has a NUL, where mail servers cut it\n"),
     ] {
         world.send(client, format!("I{flags}\t0\tshared/it/\t\n").as_bytes());
         world.serve(|_, _, _| Some(response(status, body)));

@@ -49,7 +49,7 @@ fn it_never_takes_more_than_a_tenth_beyond_its_size() {
                 let key = format!("user{}@example.com", round * 7919 % 100_003);
                 let kept = match round % 10 {
                     0 => CachedAnswer::Miss,
-                    _ => CachedAnswer::Found(Value::Text("x".repeat(sizes[round % sizes.len()]).into())),
+                    _ => CachedAnswer::Found(Value::Text("x".repeat(sizes[round % sizes.len()]).into_bytes().into())),
                 };
                 cache.keep(round % 3, key.as_bytes(), kept, lifetime, now);
                 if round % 4 == 0 {

@@ -210,6 +210,9 @@ impl Script {
                 b'L' | b'C' | b'D' => {
                     let reply = std::str::from_utf8(replies.pop_front()?).ok()?;
                     let written = std::mem::take(&mut writes);
+                    // Recorded when Podop still sent a value that Dovecot cuts.
+                    let is_cut = line[0] == b'L' && reply.starts_with('O') && plain(reply).contains('\0');
+                    let reply = if is_cut { "Fcut" } else { reply };
                     answers.push(match (line[0], reply.split_at_checked(1)?) {
                         (b'L', ("O", value)) if !value.contains('\t') => Answer::Value(plain(value)),
                         (b'L', ("N", "")) => Answer::Miss,

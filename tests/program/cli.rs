@@ -169,7 +169,7 @@ fn check_reports_tables_and_which_backends_are_reachable() {
         assert!(report.lines().any(|one| one == line), "{report}");
     }
     assert_eq!(code, Some(0));
-    drop(listener);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], support::port::free()));
     let (code, report) = check(&format!("http://{address}/§"));
     assert_eq!(code, Some(69));
     assert!(report.contains(&format!("backend {address} is not reachable: it refused the connection")), "{report}");

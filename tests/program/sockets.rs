@@ -106,7 +106,7 @@ fn keys_reach_the_backend_as_they_are_or_not_at_all() {
     let backend = Backend::start(|_| response(200, "\"v\""));
     let podop = alias(&backend, &[]);
     let long = "k".repeat(9_000);
-    let cases: [(&[u8], Option<&str>); 12] = [
+    let cases: [(&[u8], Option<&str>); 15] = [
         (b"../x", None),
         (b"a/./b", None),
         (b"..", None),
@@ -116,7 +116,10 @@ fn keys_reach_the_backend_as_they_are_or_not_at_all() {
         (b"nul\0", Some("nul%00")),
         (b"caf\xe9", Some("caf%E9")),
         (b"a b", Some("a%20b")),
-        (b"", Some("")),
+        (b"", None),
+        (b"/a", None),
+        (b"a/", None),
+        (b"a//b", None),
         (b"a/b", Some("a/b")),
         (long.as_bytes(), Some(&long)),
     ];

@@ -199,7 +199,7 @@ fn nginx_that_is_asked_without_tls_is_a_fault() {
     let server = nginx(&authority, &authority.issue(LOOPBACK), "TLSv1.3", "");
     let url = format!("http://127.0.0.1:{}/map/§", server.port);
     let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url]);
-    let expected = format!("TEMP alias: 127.0.0.1:{} answered 400, as it wants https://", server.port);
+    let expected = format!("TEMP alias: 127.0.0.1:{} answered 400", server.port);
     assert_eq!(podop.lookup("alias", "a"), expected);
 }
 

@@ -4,17 +4,17 @@ mod fields;
 mod options;
 mod parse;
 
-use super::interface::{Plan, Question, ResponseError, Table, TableEntry, Written};
+use super::interface::{Plan, Question, ResponseError, ResponseOf, Table, TableEntry, Written};
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
 use crate::backend::tls::TlsConnector;
 use crate::backend::{BackendSpec, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;
-use crate::query::{Answer, Change, Failure, Write};
-use crate::value::{self, Value};
+use crate::query::{Answer, Change, Failure, Path, Write};
+use crate::value::{self, SelectError, Value};
 use crate::wire::http::Response;
 use fields::Fields;
-use options::{Misses, UrlOptions};
+use options::UrlOptions;
 use parse::Url;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -72,7 +72,7 @@ impl Table for UrlTable {
     fn plan(&mut self, question: Question<'_>, _: Instant) -> Plan<'_> {
         let write = match question {
             Question::Get(key) => return self.get(key),
-            Question::List(path) => return self.get(&path.key(b"")),
+            Question::List(path) => return self.list(path),
             Question::Write(write) => write,
         };
         let (method, body) = match &write.change {
@@ -87,31 +87,37 @@ impl Table for UrlTable {
             }
         };
         // A lookup of such a key is a miss, but a write must not be lost without an error.
-        if self.urls.iter().any(|url| url.bends(&write.key)) {
-            return self.refuse("the key has a dot segment");
+        if self.bends(&write.key) {
+            return self.refuse("the key has a segment that is empty or of dots");
         }
         Plan::Request(Request { method, routes: self.routes.clone(), body })
     }
 
-    fn parse_value<'a>(&self, list: bool, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
-        match response.status {
-            200 => {}
-            // A wrong scheme in the URL would make every key a miss.
-            400 if wants_tls(&response.body) => return Err(ResponseError::WantsTls),
-            // A rotated password would otherwise bounce all mail.
-            401 if self.authorized && matches!(self.options.misses, Misses::Usual) => {
-                return Err(ResponseError::Status(401));
+    fn parse_value<'a>(&self, of: ResponseOf, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+        let status = response.status;
+        if status != 200 {
+            if !self.options.misses.contains(status, self.authorized, of.redirected) {
+                return Err(ResponseError::Status(status));
             }
-            status if self.options.misses.contains(status) => return Ok(Answer::Miss),
-            status => return Err(ResponseError::Status(status)),
+            if self.options.misses.json && Value::parse(&response.body).is_err() {
+                return Err(ResponseError::NotJson(status));
+            }
+            return Ok(Answer::Miss);
         }
         let value = match response.body {
             Cow::Borrowed(body) => Value::parse(body),
             Cow::Owned(body) => Value::parse(&body).map(Value::into_owned),
         };
-        let value = value.map_err(|_| ResponseError::NotJson)?;
+        let value = value.map_err(|_| ResponseError::NotJson(status))?;
+        // Part of any other JSON document is none.
+        if response.until_end && value.is_number() {
+            return Err(ResponseError::CutNumber);
+        }
         let value = match &self.options.select {
-            Some(pointer) if !list => value.select(pointer).map_err(|_| ResponseError::NotJson)?,
+            Some(pointer) if !of.list => value.select(pointer).map_err(|error| match error {
+                SelectError::Missing => ResponseError::NotSelected(pointer.clone()),
+                SelectError::Unreadable => ResponseError::NotJson(status),
+            })?,
             _ => value,
         };
         Ok(if value == Value::Null { Answer::Miss } else { Answer::Found(value) })
@@ -146,10 +152,23 @@ impl Table for UrlTable {
 
 impl UrlTable {
     fn get(&self, key: &[u8]) -> Plan<'_> {
-        if self.urls.iter().any(|url| url.bends(key)) {
+        if self.bends(key) {
             return Plan::Answer(Answer::Miss);
         }
         Plan::Request(Request { method: Method::Get, routes: self.routes.clone(), body: None })
+    }
+
+    fn list(&self, path: &Path) -> Plan<'_> {
+        let key = path.key(b"");
+        // The list of all keys, and a slash at the end, are what lists are requested with.
+        match key.strip_suffix(b"/").unwrap_or(&key) {
+            b"" => Plan::Request(Request { method: Method::Get, routes: self.routes.clone(), body: None }),
+            key => self.get(key),
+        }
+    }
+
+    fn bends(&self, key: &[u8]) -> bool {
+        self.urls.iter().any(|url| url.bends(key))
     }
 
     fn refuse(&self, why: &str) -> Plan<'_> {
@@ -179,18 +198,6 @@ impl UrlTable {
     }
 }
 
-/// How nginx, Go's net/http (Caddy, Traefik), Apache httpd and Tomcat explain, with 400, that a port accepts TLS only.
-const TLS_ONLY: [&[u8]; 4] = [
-    b"plain HTTP request was sent to HTTPS port",
-    b"HTTP request to an HTTPS server",
-    b"speaking plain HTTP to an SSL-enabled server",
-    b"This combination of host and port requires TLS",
-];
-
-fn wants_tls(body: &[u8]) -> bool {
-    TLS_ONLY.iter().any(|words| body.windows(words.len()).any(|window| window == *words))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Settings;
@@ -207,52 +214,127 @@ mod tests {
 
     #[test]
     fn statuses_and_bodies_become_answers() {
-        let answer = |given: Option<(&'static str, &'static str)>, status, body: &'static str| {
-            let setting = |(key, value): (&str, &str)| Setting { key: key.into(), value: value.into(), general: false };
-            let given: Vec<Setting> = given.into_iter().map(setting).collect();
-            let entry = open_with(&given).unwrap();
+        let answer = |setting: Option<(&'static str, &'static str)>, redirected, status, body: &'static str| {
+            let setting = setting.map(|(key, value)| Setting { key: key.into(), value: value.into(), general: false });
+            let entry = open_with(&Vec::from_iter(setting)).unwrap();
             let response = Response {
                 status,
                 keep: true,
                 keep_alive_timeout: None,
                 extra_headers: None,
+                until_end: false,
                 body: body.as_bytes().into(),
             };
-            match entry.table.parse_value(false, response) {
-                Ok(Answer::Found(value)) => value.for_postfix().map_or("miss".to_owned(), |text| text.into_owned()),
-                Ok(Answer::Miss) => "miss".to_owned(),
-                Ok(Answer::Failed(failure)) => failure.reason().to_owned(),
-                Err(error) => error.to_string(),
-            }
+            shown(entry.table.parse_value(ResponseOf { list: false, redirected }, response))
         };
-        assert_eq!(answer(None, 200, "\"x\""), "x");
-        assert_eq!(answer(None, 200, "null"), "miss");
-        assert_eq!(answer(None, 200, "[]"), "miss");
-        assert_eq!(answer(None, 200, "<html>"), "answered 200 without JSON");
-        assert_eq!(answer(None, 200, ""), "answered 200 without JSON");
-        assert_eq!(answer(None, 400, "HTTP"), "miss");
-        for words in [
-            "<center>The plain HTTP request was sent to HTTPS port</center>",
-            "Client sent an HTTP request to an HTTPS server.\n",
-            "Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
-            "Bad Request\r\nThis combination of host and port requires TLS.\r\n",
+        let plain = |status, body| answer(None, false, status, body);
+        assert_eq!(plain(200, "\"x\""), "x");
+        assert_eq!(plain(200, "null"), "miss");
+        assert_eq!(plain(200, "[]"), "miss");
+        assert_eq!(plain(200, "<html>"), "answered 200 without JSON");
+        assert_eq!(plain(200, ""), "answered 200 without JSON");
+        let misses = [401, 403, 404, 409, 410, 418, 422, 450, 451, 452, 493];
+        for status in 400..500 {
+            let meant = status == 418 || [420, 427, 430].contains(&status) || (432..=493).contains(&status);
+            let is_miss = misses.contains(&status) || status == 419 || (meant && status != 444);
+            let expected = if is_miss { "miss".to_owned() } else { format!("answered {status}") };
+            assert_eq!(plain(status, ""), expected);
+            assert_eq!(plain(status, "\"x\""), expected);
+            let expected = if [404, 410].contains(&status) { "miss".to_owned() } else { format!("answered {status}") };
+            assert_eq!(answer(None, true, status, ""), expected, "after a redirect");
+        }
+        for status in [0, 99, 201, 202, 204, 206, 300, 304, 399, 500, 502, 503, 504, 599, 999] {
+            assert_eq!(plain(status, "\"x\""), format!("answered {status}"));
+        }
+        for (setting, status, body, expected) in [
+            (("header", "Authorization: Bearer x"), 401, "", "answered 401"),
+            (("header", "Authorization: Bearer x"), 403, "", "miss"),
+            (("miss", "404, 410"), 410, "", "miss"),
+            (("miss", "404,410"), 403, "", "answered 403"),
+            (("miss", "429"), 429, "", "miss"),
+            (("miss", "4xx"), 400, "", "miss"),
+            (("miss", "4xx"), 500, "", "answered 500"),
+            (("miss", "none"), 404, "null", "answered 404"),
+            (("miss", "none"), 200, "null", "miss"),
+            (("miss", "404,json"), 404, "{\"detail\": \"none\"}", "miss"),
+            (("miss", "404,json"), 404, "<html>", "answered 404 without JSON"),
+            (("miss", "404,json"), 404, "", "answered 404 without JSON"),
+            (("miss", "404,json"), 410, "null", "answered 410"),
+            (("miss", "json"), 410, "null", "miss"),
+            (("miss", "json"), 400, "null", "answered 400"),
+            (("select", "/0/m"), 200, r#"[{"m": "/x"}]"#, "/x"),
+            (("select", "/0/m"), 200, "[]", "miss"),
+            (("select", "/0/m"), 200, r#"[{"m": null}]"#, "miss"),
+            (("select", "/0/m"), 200, r#"[{"n": "/x"}]"#, "answered 200 without /0/m"),
+            (("select", "/0/m"), 200, r#"{"error": "database is locked"}"#, "answered 200 without /0/m"),
+            (("select", "/0/m"), 200, "null", "answered 200 without /0/m"),
         ] {
-            assert_eq!(answer(None, 400, words), "answered 400, as it wants https://");
-            assert_eq!(answer(None, 404, words), "miss");
+            assert_eq!(answer(Some(setting), false, status, body), expected, "{setting:?} {status} {body}");
         }
-        for status in [400, 401, 403, 404, 406, 410, 422, 451, 499] {
-            assert_eq!(answer(None, status, ""), "miss");
+        assert_eq!(answer(Some(("miss", "403,410")), true, 403, ""), "answered 403", "after a redirect");
+        assert_eq!(answer(Some(("miss", "403,410")), true, 404, ""), "answered 404", "after a redirect");
+    }
+
+    fn shown(answer: Result<Answer<'_>, ResponseError>) -> String {
+        match answer {
+            Ok(Answer::Found(value)) => match value.for_postfix() {
+                Ok(text) => text.map_or("miss".to_owned(), |text| String::from_utf8_lossy(&text).into_owned()),
+                Err(unfit) => unfit.to_string(),
+            },
+            Ok(Answer::Miss) => "miss".to_owned(),
+            Ok(Answer::Failed(failure)) => failure.reason().to_owned(),
+            Err(error) => error.to_string(),
         }
-        for status in [0, 99, 201, 202, 204, 206, 300, 304, 399, 408, 421, 425, 429, 500, 502, 503, 504, 599, 999] {
-            assert_eq!(answer(None, status, "\"x\""), format!("answered {status}"));
+    }
+
+    #[test]
+    fn a_number_that_ends_with_the_connection_may_be_cut() {
+        let entry = open_with(&[]).unwrap();
+        let cut = "answered 200 with a number that may be cut: it ended with the connection";
+        for (body, expected) in
+            [("123", cut), (" 1", cut), ("-1.5e3", cut), ("true", "true"), ("\"1\"", "1"), ("[1]", "1")]
+        {
+            let response = Response {
+                status: 200,
+                keep: false,
+                keep_alive_timeout: None,
+                extra_headers: None,
+                until_end: true,
+                body: body.as_bytes().into(),
+            };
+            assert_eq!(shown(entry.table.parse_value(ResponseOf::default(), response)), expected, "{body}");
         }
-        assert_eq!(answer(Some(("header", "Authorization: Bearer x")), 401, ""), "answered 401");
-        assert_eq!(answer(Some(("header", "Authorization: Bearer x")), 403, ""), "miss");
-        assert_eq!(answer(Some(("miss", "404, 410")), 410, ""), "miss");
-        assert_eq!(answer(Some(("miss", "404,410")), 403, ""), "answered 403");
-        assert_eq!(answer(Some(("miss", "429")), 429, ""), "miss");
-        assert_eq!(answer(Some(("select", "/0/m")), 200, r#"[{"m": "/x"}]"#), "/x");
-        assert_eq!(answer(Some(("select", "/0/m")), 200, "[]"), "miss");
+    }
+
+    #[test]
+    fn keys_that_no_path_can_express_are_misses_and_refused_writes() {
+        let mut entry = open_with(&[]).unwrap();
+        let mut plan = |question: Question<'_>| match entry.table.plan(question, Instant::now()) {
+            Plan::Answer(Answer::Miss) => "miss".to_owned(),
+            Plan::Answer(Answer::Failed(failure)) => failure.reason().to_owned(),
+            Plan::Answer(answer) => format!("{answer:?}"),
+            Plan::Request(_) => "request".to_owned(),
+        };
+        for key in ["", "/", "/a", "a/", "a//b", "..", "a/."] {
+            assert_eq!(plan(Question::Get(key.as_bytes())), "miss", "{key}");
+            let write = Write { key: key.into(), change: Change::Unset };
+            assert_eq!(plan(Question::Write(&write)), "t: the key has a segment that is empty or of dots", "{key}");
+        }
+        let mut list = |path: &str, user: Option<&str>| {
+            let user = user.map(|user| user.as_bytes().to_vec());
+            plan(Question::List(&Path { namespace: "shared/", path: path.into(), user }))
+        };
+        for path in ["", "a", "a/", "a/b/"] {
+            assert_eq!(
+                (list(path, None), list(path, Some("u"))),
+                ("request".to_owned(), "request".to_owned()),
+                "{path}"
+            );
+        }
+        assert_eq!(
+            (list("a//", None), list("../", None), list("a//b", None)),
+            ("miss".into(), "miss".into(), "miss".into())
+        );
     }
 
     #[test]
@@ -264,6 +346,8 @@ mod tests {
             (("timeout", "soon"), "not a time"),
             (("miss", "40x"), "wants statuses"),
             (("miss", "200"), "wants statuses"),
+            (("miss", "none,404"), "wants statuses"),
+            (("miss", ""), "wants statuses"),
             (("select", "x"), "JSON pointer"),
             (("unset", "post"), "'null' or 'delete'"),
             (("header", "no colon"), "wants 'Name: value'"),
@@ -277,8 +361,8 @@ mod tests {
             (("concurrency", "4"), "setting 'concurrency' is unknown"),
         ];
         for ((key, value), expected) in cases {
-            let given = [Setting { key: key.into(), value: value.into(), general: false }];
-            let error = open_with(&given).err().expect(key);
+            let error =
+                open_with(&[Setting { key: key.into(), value: value.into(), general: false }]).err().expect(key);
             assert!(error.why.contains(expected) && error.flag == "--option", "{key}={value}: {error:?}");
         }
     }

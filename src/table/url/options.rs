@@ -60,20 +60,45 @@ impl UrlOptions {
     }
 }
 
-/// Statuses that mean that there is no such key.
-pub(super) enum Misses {
-    /// 4XX, except those that are about the moment or the connection instead of the key (408, 421, 425, 429).
+/// Which responses mean that there is no such key, besides `null` with 200.
+pub(super) struct Misses {
+    statuses: Statuses,
+    /// Only with a body that is JSON: the 404 of a proxy in front of a backend that is being deployed has none.
+    pub json: bool,
+}
+
+enum Statuses {
+    /// Those that deny access to the key, and those that nobody has registered.
     Usual,
+    /// All of 4XX.
+    All,
     These(Vec<u16>),
 }
 
 impl Misses {
-    /// Whether a response with this status is a miss.
-    pub(super) fn contains(&self, status: u16) -> bool {
-        match self {
-            Misses::Usual => (400..500).contains(&status) && !matches!(status, 408 | 421 | 425 | 429),
-            Misses::These(list) => list.contains(&status),
+    /// Whether a response with this status is a miss. `authorized` is whether the request had credentials.
+    pub(super) fn contains(&self, status: u16, authorized: bool, redirected: bool) -> bool {
+        // The login page of a service whose session has ended says 403 to every key.
+        if redirected && !matches!(status, 404 | 410) {
+            return false;
         }
+        match &self.statuses {
+            // A rotated password would otherwise bounce all mail.
+            Statuses::Usual => is_usual_miss(status) && !(status == 401 && authorized),
+            Statuses::All => (400..500).contains(&status),
+            Statuses::These(list) => list.contains(&status),
+        }
+    }
+}
+
+/// True for statuses of 4XX that may be about the key. The others are about the request, the connection, the rate or the
+/// moment: Django sends 400 for a wrong `Host`, gunicorn for a long line, to every key alike.
+fn is_usual_miss(status: u16) -> bool {
+    match status {
+        401 | 403 | 404 | 409 | 410 | 422 | 451 => true,
+        // RFC 9110, section 15.5, and the registry of statuses that it refers to; 444 and 494 to 499 are nginx's own.
+        400 | 402 | 405..=408 | 411..=417 | 421 | 423..=426 | 428 | 429 | 431 | 444 | 494..=499 => false,
+        _ => (400..500).contains(&status),
     }
 }
 
@@ -86,11 +111,21 @@ fn caching(settings: &mut Settings<'_>) -> Result<Option<Caching>, String> {
 }
 
 fn misses(setting: Option<&str>) -> Result<Misses, String> {
-    let Some(text) = setting else { return Ok(Misses::Usual) };
+    let Some(text) = setting else { return Ok(Misses { statuses: Statuses::Usual, json: false }) };
+    let mut words: Vec<&str> = text.split(',').map(str::trim).collect();
+    let json = words.contains(&"json");
+    words.retain(|word| *word != "json");
     // 200 has the value; a miss with it is `null`.
-    let status = |text: &str| text.trim().parse().ok().filter(|status| (200..600).contains(status) && *status != 200);
-    let list: Option<Vec<u16>> = text.split(',').map(status).collect();
-    list.map(Misses::These).ok_or_else(|| format!("miss={text}: wants statuses like 404,410"))
+    let status = |text: &&str| text.parse().ok().filter(|status| (200..600).contains(status) && *status != 200);
+    let statuses = match words[..] {
+        [] => Some(Statuses::Usual),
+        ["none"] => Some(Statuses::These(Vec::new())),
+        ["4xx"] => Some(Statuses::All),
+        _ => words.iter().map(status).collect::<Option<Vec<u16>>>().map(Statuses::These),
+    };
+    let statuses =
+        statuses.ok_or_else(|| format!("miss={text}: wants statuses like 404,410, or 4xx, none, 404,json"))?;
+    Ok(Misses { statuses, json })
 }
 
 fn number(settings: &mut Settings<'_>, key: &'static str) -> Result<Option<usize>, String> {

@@ -34,7 +34,8 @@ impl Url {
                     "https:// needs a podop that was built with TLS: cargo build --release --features tls".to_owned()
                 );
             }
-            other => return Err(format!("scheme {other}:// is not supported, use http://, https:// or http+unix://")),
+            // Nothing of the URL is repeated: with an unencoded '/', '#' or blank in a password, any part may be the password.
+            _ => return Err("the scheme is not supported, use http://, https:// or http+unix://".to_owned()),
         };
         // A fragment is not sent to a server (RFC 3986, section 3.5).
         let rest = rest.split('#').next().unwrap_or_default();
@@ -47,12 +48,16 @@ impl Url {
             None => (None, authority),
         };
         let (to, host, label) = if unix { unix_target(authority)? } else { tcp_target(authority, secure)? };
-        let authorization = userinfo.map(|userinfo| base64::encode(&percent::decode(userinfo)));
+        // A user without a password ends with the colon all the same (RFC 7617, section 2).
+        let colon = |userinfo: &str| if userinfo.contains(':') { "" } else { ":" };
+        let authorization =
+            userinfo.map(|userinfo| base64::encode(&percent::decode(&format!("{userinfo}{}", colon(userinfo)))));
         Ok(Self { label, secure, to, host, target: pieces(target)?, authorization })
     }
 
-    /// Whether the key makes a dot segment in the path, which cannot be expressed in a URL: any client or proxy on the
-    /// way may resolve it to another path (RFC 3986, section 5.2.4), even when it is percent-encoded.
+    /// Whether the key makes a dot segment or an empty segment in the path, so that it cannot be expressed in a URL: any
+    /// client, proxy or server on the way may resolve dots to another path (RFC 3986, section 5.2.4), even when they are
+    /// percent-encoded, and many servers merge slashes. Another key would be looked up.
     pub(super) fn bends(&self, key: &[u8]) -> bool {
         // The usual case. A segment with any other byte than dots is harmless, whatever surrounds it.
         if key.first().is_some_and(|first| *first != b'.') && wire::all(key, |byte| byte != b'/') {
@@ -60,6 +65,12 @@ impl Url {
         }
         if !key.split(|byte| *byte == b'/').any(|segment| segment.iter().all(|byte| *byte == b'.')) {
             return false;
+        }
+        if !self.target.contains(&Piece::Key(Component::Path)) {
+            return false;
+        }
+        if key.split(|byte| *byte == b'/').any(<[u8]>::is_empty) {
+            return true;
         }
         let mut path = Vec::new();
         for piece in &self.target {
@@ -83,11 +94,11 @@ fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String),
     let usual = if secure { 443 } else { 80 };
     let port = match port {
         None | Some("") => usual,
-        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("'{port}' is not a port"))?,
+        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or("the port is not a number from 1 to 65535")?,
     };
     let host_without_brackets = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => {
-            address.parse::<std::net::Ipv6Addr>().map_err(|_| format!("'{host}' is not an IPv6 address"))?;
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| "what the brackets hold is not an IPv6 address")?;
             address
         }
         None => host,
@@ -95,7 +106,8 @@ fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String),
     // No host name has an underscore (RFC 952), but names of containers do.
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if host == host_without_brackets && (host.is_empty() || !host.bytes().all(valid)) {
-        return Err(format!("'{host}' is not a host name"));
+        return Err("the host is missing or not a host name; reserved characters in userinfo must be percent-encoded"
+            .to_owned());
     }
     // The default port is omitted, as in the `Host` fields of other clients.
     let shown = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
@@ -198,12 +210,19 @@ mod tests {
     fn unusable_urls_are_refused_without_showing_passwords() {
         let cases = [
             ("admin/§", "not a URL"),
-            ("ftp://u:secret@admin/§", "scheme ftp://"),
+            ("ftp://u:secret@admin/§", "scheme is not supported"),
+            ("u:secret://admin/§", "scheme is not supported"),
+            ("http://u:secret#x@admin/§", "port"),
+            ("http://u:secret/x@admin/§", "port"),
+            ("http://u:secret?x@admin/§", "port"),
+            ("http://secret,x/y@admin/§", "percent-encoded"),
+            ("http://u:secret", "port"), // what a blank leaves
+            ("secret@admin/§", "not a URL"),
             ("http://u:secret@admin/", "no '§'"),
             ("http://u:secret@/§", "not a host name"),
-            ("http://u:secret@admin:x/§", "not a port"),
-            ("http://u:secret@admin:0/§", "not a port"),
-            ("http://u:secret@admin:99999/§", "not a port"),
+            ("http://u:secret@admin:x/§", "port is not a number"),
+            ("http://u:secret@admin:0/§", "port is not a number"),
+            ("http://u:secret@admin:99999/§", "port is not a number"),
             ("http://u:secret@[::g]/§", "not an IPv6 address"),
             ("http://u:secret@a§b/", "not a host name"),
             ("http://u:secret@admin/#§", "no '§'"),
@@ -217,16 +236,19 @@ mod tests {
     }
 
     #[test]
-    fn keys_with_dot_segments_cannot_be_expressed() {
+    fn keys_with_dot_or_empty_segments_cannot_be_expressed() {
         let url = Url::parse("http://h/a/§").unwrap();
-        for key in [".", "..", "../x", "a/./b", "a/..", "/../x"] {
+        for key in [".", "..", "../x", "a/./b", "a/..", "/../x", "", "/", "/a", "a/", "a//b"] {
             assert!(url.bends(key.as_bytes()), "{key}");
         }
-        for key in ["", "a.b", "...", ".a", "a..", "a/.b", "%2e%2e", "a@b.c", "\\.."] {
+        for key in ["a.b", "...", ".a", "a..", "a/.b", "%2e%2e", "a@b.c", "\\.."] {
             assert!(!url.bends(key.as_bytes()), "{key}");
         }
         assert!(Url::parse("http://h/.§").unwrap().bends(b"."));
         assert!(Url::parse("http://h/a/.§.").is_ok_and(|url| url.bends(b"") && !url.bends(b"x.")));
-        assert!(!Url::parse("http://h/a?k=§").unwrap().bends(b"../x"));
+        for key in ["../x", "", "/a", "a//b"] {
+            assert!(!Url::parse("http://h/a?k=§").unwrap().bends(key.as_bytes()), "{key}");
+            assert!(Url::parse("http://h/§?k=§").unwrap().bends(key.as_bytes()), "{key}");
+        }
     }
 }

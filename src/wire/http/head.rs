@@ -54,6 +54,7 @@ impl Head {
             keep: self.keep && !self.close,
             keep_alive_timeout: self.keep_alive_timeout,
             extra_headers: self.extra_headers,
+            until_end: false,
             body,
         }
     }

@@ -123,7 +123,7 @@ impl Decoder {
             State::Head if self.partial.is_empty() && self.interim == 0 => Ok(None),
             // Over TLS the session reports the end only after close_notify, as anybody on the path could cut the body
             // otherwise.
-            State::UntilEnd(head) => Ok(Some(self.complete(head))),
+            State::UntilEnd(head) => Ok(Some(Response { until_end: true, ..self.complete(head) })),
             State::Head
             | State::Length(..)
             | State::ChunkSize(_)

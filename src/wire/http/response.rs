@@ -16,6 +16,8 @@ pub struct Response<'a> {
     /// Fields that few responses have.
     // Boxed, because a response is moved several times on its way to the client and most have none of these.
     pub extra_headers: Option<Box<ExtraHeaders>>,
+    /// The body ended with the connection, so that nothing shows that all of it has arrived (RFC 9112, section 8).
+    pub until_end: bool,
     pub body: Cow<'a, [u8]>,
 }
 
@@ -42,8 +44,7 @@ impl Response<'_> {
 
     /// Copies the body, if it is borrowed, so that the response outlives the input.
     pub fn into_owned(self) -> Response<'static> {
-        let Response { status, keep, keep_alive_timeout, extra_headers, body } = self;
-        Response { status, keep, keep_alive_timeout, extra_headers, body: Cow::Owned(body.into_owned()) }
+        Response { body: Cow::Owned(self.body.into_owned()), ..self }
     }
 
     /// Cache directives; the default has no restrictions and no lifetime.
