@@ -13,6 +13,8 @@ pub struct Timers<K> {
     // There are only as many durations as timeouts in the configuration; a heap would cost a comparison per level for
     // each lookup.
     queues: Vec<Queue<K>>,
+    /// The few that have a deadline of their own, sorted by it.
+    sorted: Queue<K>,
 }
 
 #[derive(Debug)]
@@ -24,7 +26,8 @@ struct Queue<K> {
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
-        Self { queues: Vec::new() }
+        let sorted = Queue { after: Duration::ZERO, due: VecDeque::new(), tidy: TIDY };
+        Self { queues: Vec::new(), sorted }
     }
 }
 
@@ -39,14 +42,21 @@ impl<K> Timers<K> {
         self.queues[index].due.push_back((now + after, key));
     }
 
+    /// Makes `key` due at `at`. It costs a search, where [`Timers::add`] costs nothing; a queue for each duration that occurs
+    /// once would never go away.
+    pub fn add_at(&mut self, at: Instant, key: K) {
+        let due = &mut self.sorted.due;
+        due.insert(due.partition_point(|(other, _)| *other <= at), (at, key));
+    }
+
     /// The next deadline of a key that is `alive`. Entries in front of it are removed.
     pub fn next(&mut self, alive: impl Fn(&K) -> bool) -> Option<Instant> {
-        self.queues.iter_mut().filter_map(|queue| queue.next(&alive)).min()
+        self.queues.iter_mut().chain([&mut self.sorted]).filter_map(|queue| queue.next(&alive)).min()
     }
 
     /// Removes and returns a key that is due at `now` and `alive`.
     pub fn due(&mut self, now: Instant, alive: impl Fn(&K) -> bool) -> Option<K> {
-        for queue in &mut self.queues {
+        for queue in self.queues.iter_mut().chain([&mut self.sorted]) {
             if queue.next(&alive).is_some_and(|at| at <= now) {
                 return queue.due.pop_front().map(|(_, key)| key);
             }

@@ -18,8 +18,14 @@ const MAX_USER: usize = 1_024;
 /// Maximum number of paths of one iteration. Dovecot sends one or two.
 const MAX_PATHS: usize = 64;
 
-/// Maximum size in bytes of the writes in all open transactions of one client.
+/// Maximum size in bytes of the writes of one client, in open transactions and in commits without a reply.
 const MAX_WRITES: usize = 4 * 1024 * 1024;
+
+/// Nothing is read while commits without a reply leave less room than this for writes: no single write is larger.
+const MIN_ROOM: usize = MAX_WRITE + 64 * 1024;
+
+/// The largest write, which is one line.
+const MAX_WRITE: usize = MAX_REQUEST;
 
 /// The namespace of keys without a user.
 const SHARED: &[u8] = b"shared/";
@@ -35,7 +41,11 @@ const EXACT_KEY: u32 = 16;
 pub(super) struct DictSession {
     hello: Option<Hello>,
     transactions: BTreeMap<u32, Transaction>,
+    /// Bytes of writes in open transactions.
     held: usize,
+    /// Bytes of writes in each commit without a reply, by the place of the reply, and their sum.
+    committing: BTreeMap<u64, usize>,
+    in_flight: usize,
     /// Bytes at the front of the input that have been searched for the end of the line.
     // A line of 64 KiB that arrives in small pieces would otherwise be searched from its start at each of them.
     seen: usize,
@@ -61,6 +71,17 @@ impl DictSession {
     /// The dict name in HELLO, which is the name of a table; empty before HELLO.
     pub(super) fn table(&self) -> &[u8] {
         self.hello.as_ref().map_or(&[], |hello| &hello.table)
+    }
+
+    /// True if no more may be read, as the writes of commits that have not ended take all memory. They end by their
+    /// deadlines.
+    pub(super) fn is_full(&self) -> bool {
+        self.in_flight > 0 && self.held + self.in_flight + MIN_ROOM > MAX_WRITES
+    }
+
+    /// The commit at `place` was replied to.
+    pub(super) fn committed(&mut self, place: u64) {
+        self.in_flight -= self.committing.remove(&place).unwrap_or_default();
     }
 
     /// Parses the next command and returns it with its length in bytes; `None` if the line is incomplete.
@@ -125,6 +146,8 @@ impl DictSession {
                 let place = replies.enter();
                 match transaction.refused {
                     None => {
+                        self.committing.insert(place, transaction.held);
+                        self.in_flight += transaction.held;
                         let query = Query::Commit(Box::new(transaction.commit));
                         Ok(Event::Ask { place, table: None, query })
                     }
@@ -160,17 +183,23 @@ impl DictSession {
             + key.len()
             + transaction.user.len()
             + if let Change::Set(value) = &change { value.len() } else { 0 };
-        match locate(key, &transaction.user) {
-            Err(failure) => transaction.refused = transaction.refused.take().or(Some(failure)),
-            Ok(_) if self.held + size > MAX_WRITES => {
-                transaction.refused = Some(Failure::temporary(format_args!("transaction is too large")));
-            }
+        if transaction.refused.is_some() {
+            return Ok(Event::Nothing);
+        }
+        let refused = match locate(key, &transaction.user) {
+            Err(failure) => failure,
+            Ok(_) if self.held + size > MAX_WRITES => Failure::temporary(format_args!("transaction is too large")),
             Ok(path) => {
                 self.held += size;
                 transaction.held += size;
                 transaction.commit.writes.push(Write { key: path.key(b""), change });
+                return Ok(Event::Nothing);
             }
-        }
+        };
+        // What was stored of it will not be written.
+        transaction.refused = Some(refused);
+        transaction.commit.writes = Vec::new();
+        self.held -= std::mem::take(&mut transaction.held);
         Ok(Event::Nothing)
     }
 }

@@ -125,10 +125,15 @@ impl Client {
     /// Writes a reply in its place. `table` is named in reasons.
     pub fn reply(&mut self, place: u64, table: &str, reply: Reply<'_>) {
         let out = self.output.end();
-        match &self.protocol {
+        match &mut self.protocol {
             Protocol::Unknown | Protocol::Admin => {}
             Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.replies, out),
-            Protocol::Dict(_) => dict::reply(place, table, reply, &mut self.replies, out),
+            Protocol::Dict(session) => {
+                if let Reply::Committed(..) = reply {
+                    session.committed(place);
+                }
+                dict::reply(place, table, reply, &mut self.replies, out);
+            }
         }
         self.paused |= !self.may_ask();
     }
@@ -146,7 +151,11 @@ impl Client {
 
     /// Whether more requests may be read from the client.
     pub fn may_ask(&self) -> bool {
-        self.replies.open() < MAX_OPEN && !self.is_full()
+        let has_room = match &self.protocol {
+            Protocol::Dict(session) => !session.is_full(),
+            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin => true,
+        };
+        self.replies.open() < MAX_OPEN && !self.is_full() && has_room
     }
 
     /// True, once, if the client has to be put on the list of clients that may have room again.
@@ -157,7 +166,8 @@ impl Client {
 
     /// Whether rows of the iteration at `place` can be written now, without being stored.
     pub fn may_stream(&self, place: u64) -> bool {
-        !self.is_full() && self.replies.may_stream(place)
+        // Replies that wait for the end of this iteration must not keep it from its rows.
+        self.output.unsent().len() < MAX_UNSENT && self.replies.may_stream(place)
     }
 
     fn is_full(&self) -> bool {

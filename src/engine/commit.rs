@@ -1,6 +1,6 @@
 //! Transactions of a dict: their writes, one after another. They outlive the client that has committed them.
 
-use super::lookup::Lookups;
+use super::lookup::{HeldLookup, Lookups};
 use super::shared::Shared;
 use crate::arena::{Arena, Key};
 use crate::backend::{Asker, Finished};
@@ -8,22 +8,39 @@ use crate::client::{Reply, ReplyTo};
 use crate::job::commit::Commitment;
 use crate::query::{Answer, Commit, Failure, FailureKind, Outcome};
 use crate::table::{Plan, Question};
+use std::collections::HashMap;
 use std::time::Instant;
 
 /// The commits in progress.
 #[derive(Default)]
 pub(super) struct Commits {
     running: Arena<Running>,
+    /// The last commit in progress that writes a key, by client and key. A client has one table.
+    last: HashMap<Key, HashMap<Vec<u8>, Key>>,
 }
 
+/// A commit in progress, or one that waits for others.
 struct Running {
     to: ReplyTo,
     table: usize,
     deadline: Instant,
     commitment: Commitment,
+    /// How many earlier commits it waits for. They have the timeout of the same table and end by their own deadlines, so
+    /// that the wait needs no timer.
+    blockers: usize,
+    /// What waits for it.
+    followers: Vec<Follower>,
+}
+
+/// What a client has sent after a commit that writes the same key.
+enum Follower {
+    Commit(Key),
+    Lookup(HeldLookup),
 }
 
 impl Commits {
+    /// Begins a commit as soon as no earlier one of its client writes a key of it: otherwise two writes could arrive in
+    /// the other order, and the older value would stay.
     pub(super) fn start(
         &mut self,
         to: ReplyTo,
@@ -33,31 +50,71 @@ impl Commits {
         shared: &mut Shared,
     ) {
         let deadline = shared.turn.now + shared.tables.timeout(table);
-        let running = Running { to, table, deadline, commitment: Commitment::new(commit) };
+        let commitment = Commitment::new(commit);
+        let running = Running { to, table, deadline, commitment, blockers: 0, followers: Vec::new() };
         let key = self.running.insert(running);
-        self.advance(key, lookups, shared);
+        if self.block(key, to.client) == 0 {
+            self.advance(key, lookups, shared);
+        }
     }
 
-    /// Carries out the next write. Its exchange has the deadline of the commit, which needs no timer of its own.
+    /// Puts a commit behind those of its client that write the same keys, and returns their number.
+    fn block(&mut self, key: Key, client: Key) -> usize {
+        let Some(Running { commitment, .. }) = self.running.get(key) else { return 0 };
+        let mut blockers: Vec<Key> = Vec::new();
+        let last = self.last.entry(client).or_default();
+        for write in commitment.writes() {
+            match last.insert(write.key.clone(), key) {
+                Some(blocker) if blocker != key && !blockers.contains(&blocker) => blockers.push(blocker),
+                Some(_) | None => {}
+            }
+        }
+        for blocker in &blockers {
+            let blocker = self.running.get_mut(*blocker);
+            blocker.into_iter().for_each(|blocker| blocker.followers.push(Follower::Commit(key)));
+        }
+        self.running.get_mut(key).into_iter().for_each(|running| running.blockers = blockers.len());
+        blockers.len()
+    }
+
+    /// Holds a lookup whose key a commit of the same client is about to write; true if there is one.
+    pub(super) fn hold(&mut self, to: ReplyTo, table: usize, key: &[u8], now: Instant) -> bool {
+        // Nearly always there is no commit at all.
+        if self.running.is_empty() {
+            return false;
+        }
+        let last = self.last.get(&to.client).and_then(|last| last.get(key));
+        let Some(running) = last.and_then(|last| self.running.get_mut(*last)) else { return false };
+        running.followers.push(Follower::Lookup(HeldLookup { to, table, key: key.to_vec(), since: now }));
+        true
+    }
+
     fn advance(&mut self, key: Key, lookups: &mut Lookups, shared: &mut Shared) {
-        let Some(Running { table, deadline, commitment, .. }) = self.running.get_mut(key) else { return };
+        if let Some(outcome) = self.write(key, lookups, shared) {
+            self.end(key, outcome, lookups, shared);
+        }
+    }
+
+    /// Carries out the next write; returns the outcome if there is none, or it is refused. Its exchange has the deadline of
+    /// the commit, which needs no timer of its own.
+    fn write(&mut self, key: Key, lookups: &mut Lookups, shared: &mut Shared) -> Option<Outcome> {
+        let Running { table, deadline, commitment, .. } = self.running.get_mut(key)?;
         let (table, now) = (*table, shared.turn.now);
-        let Some(write) = commitment.next() else { return self.end(key, Outcome::Done, shared) };
+        let Some(write) = commitment.next() else { return Some(Outcome::Done) };
         // Before the write leaves, and once more after it was answered: a lookup in between may bring the old value or the new one.
         lookups.forget(table, &write.key, &shared.tables);
         match shared.tables.plan(table, Question::Write(write), now).plan {
             Plan::Request(request) => {
                 let exchange = shared.spare.take(Asker::Commit(key), table, *deadline, request, &write.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
+                None
             }
             Plan::Answer(answer) => {
                 let failure = match answer {
                     Answer::Failed(failure) => failure,
                     Answer::Found(_) | Answer::Miss => Failure::temporary(format_args!("table cannot be written")),
                 };
-                if let Some(outcome) = commitment.answered(Err(failure), true) {
-                    self.end(key, outcome, shared);
-                }
+                commitment.answered(Err(failure), true)
             }
         }
     }
@@ -71,23 +128,57 @@ impl Commits {
             Err(fault) => (Err(shared.fault(*table, &exchange, &fault)), !sent),
             Ok(response) => {
                 shared.check_slow(*table, &exchange, shared.took(&exchange));
-                // A gateway that gave up does not know whether the write was carried out.
-                let certain = !matches!(response.status, 408 | 502 | 504);
+                let certain = is_certain(response.status);
                 let written = shared.tables.parse_write(*table, write, &response);
                 (written.map_err(|error| shared.failure(*table, &exchange, FailureKind::Temporary, &error)), certain)
             }
         };
+        let is_uncertain = result.is_err() && !certain;
         let outcome = commitment.answered(result, certain);
         // What was asked for in the meantime may be the old value.
         lookups.forget(*table, &exchange.key, &shared.tables);
+        if is_uncertain {
+            lookups.bar(*table, &exchange.key, shared);
+        }
         match outcome {
-            Some(outcome) => self.end(key, outcome, shared),
+            Some(outcome) => self.end(key, outcome, lookups, shared),
             None => self.advance(key, lookups, shared),
         }
     }
 
-    fn end(&mut self, key: Key, outcome: Outcome, shared: &mut Shared) {
-        let Some(Running { to, table, commitment, .. }) = self.running.remove(key) else { return };
+    /// Replies to a commit that has ended, and begins what has waited for it.
+    fn end(&mut self, key: Key, outcome: Outcome, lookups: &mut Lookups, shared: &mut Shared) {
+        let mut ended = vec![(key, outcome)];
+        while let Some((key, outcome)) = ended.pop() {
+            for follower in self.remove(key, outcome, shared) {
+                match follower {
+                    Follower::Lookup(held) => lookups.start_held(held, shared),
+                    Follower::Commit(follower) => {
+                        let Some(running) = self.running.get_mut(follower) else { continue };
+                        running.blockers -= 1;
+                        if running.blockers == 0 {
+                            ended.extend(self.write(follower, lookups, shared).map(|outcome| (follower, outcome)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, key: Key, outcome: Outcome, shared: &mut Shared) -> Vec<Follower> {
+        let Some(Running { to, table, commitment, followers, .. }) = self.running.remove(key) else {
+            return Vec::new();
+        };
+        if let Some(last) = self.last.get_mut(&to.client) {
+            for write in commitment.writes() {
+                if last.get(&write.key) == Some(&key) {
+                    last.remove(&write.key);
+                }
+            }
+            if last.is_empty() {
+                self.last.remove(&to.client);
+            }
+        }
         let metrics = shared.tables.metrics(table);
         *(match outcome {
             Outcome::Done => &mut metrics.committed,
@@ -97,10 +188,33 @@ impl Commits {
         }) += 1;
         let reply = Reply::Committed(commitment.id(), outcome);
         shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
+        followers
     }
 
     /// True if no commit is in progress.
     pub(super) fn is_drained(&self) -> bool {
         self.running.is_empty()
+    }
+}
+
+/// True if a write with this status was surely not applied. A gateway that gave up (502, 504) does not know, a server that
+/// failed (500) may have done so behind the write, and a redirect (303) is what many send after it.
+fn is_certain(status: u16) -> bool {
+    match status {
+        408 => false,
+        501 | 503 => true,
+        _ => (400..500).contains(&status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_certain;
+
+    #[test]
+    fn only_refusals_are_certain() {
+        let certain: Vec<u16> = (0..=999).filter(|status| is_certain(*status)).collect();
+        let expected: Vec<u16> = (400..500).filter(|status| *status != 408).chain([501, 503]).collect();
+        assert_eq!(certain, expected);
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Lookups {
     /// The fetches that lookups may join, by table and key.
     in_flight: Vec<HashMap<Vec<u8>, Key>>,
     cache: Cache,
+    /// Keys of tables of which nothing is cached until then.
+    barred: HashMap<(usize, Vec<u8>), Instant>,
     timers: Timers<Timer>,
 }
 
@@ -33,6 +35,14 @@ pub(super) struct Lookups {
 struct Lookup {
     to: ReplyTo,
     table: usize,
+}
+
+/// A lookup that waits for a commit of its client.
+pub(super) struct HeldLookup {
+    pub to: ReplyTo,
+    pub table: usize,
+    pub key: Vec<u8>,
+    pub since: Instant,
 }
 
 /// A lookup that waits for a fetch.
@@ -60,6 +70,8 @@ enum Timer {
     Expire(Key),
     /// A stale answer is served while there is no other.
     ServeStale(Key),
+    /// The key of a table may be cached again.
+    Unbar(usize, Vec<u8>),
 }
 
 impl Lookups {
@@ -70,17 +82,26 @@ impl Lookups {
             fetches: Arena::default(),
             in_flight: vec![HashMap::new(); tables],
             cache: Cache::new(cache_size, tables),
+            barred: HashMap::new(),
             timers: Timers::default(),
         }
     }
 
-    /// Answers a lookup, now or when its exchange has ended.
-    pub(super) fn start(&mut self, to: ReplyTo, table: usize, key: &[u8], shared: &mut Shared) {
+    /// Answers a lookup that has waited for a commit of its client.
+    pub(super) fn start_held(&mut self, held: HeldLookup, shared: &mut Shared) {
+        let HeldLookup { to, table, key, since } = held;
+        if shared.clients.is_connected(to.client) {
+            self.start(to, table, &key, since, shared);
+        }
+    }
+
+    /// Answers a lookup that arrived at `since`, now or when its exchange has ended.
+    pub(super) fn start(&mut self, to: ReplyTo, table: usize, key: &[u8], since: Instant, shared: &mut Shared) {
         if shared.tables.caching(table).is_some() {
-            return self.start_cached(to, table, key, shared);
+            return self.start_cached(to, table, key, since, shared);
         }
         let now = shared.turn.now;
-        let deadline = now + shared.tables.timeout(table);
+        let deadline = since + shared.tables.timeout(table);
         let Planned { name, metrics, plan } = shared.tables.plan(table, Question::Get(key), now);
         match plan {
             Plan::Request(request) => {
@@ -111,7 +132,7 @@ impl Lookups {
     // --- cached tables
 
     /// Answers a lookup from the cache, or has it wait for the one exchange of its key.
-    fn start_cached(&mut self, to: ReplyTo, table: usize, key: &[u8], shared: &mut Shared) {
+    fn start_cached(&mut self, to: ReplyTo, table: usize, key: &[u8], since: Instant, shared: &mut Shared) {
         let now = shared.turn.now;
         let stale = match self.cache.look(table, key, now) {
             cache::Lookup::Fresh { answer, early } => {
@@ -132,9 +153,14 @@ impl Lookups {
             Err(answer) => return answer_lookup(to, table, &answer, Duration::ZERO, shared),
         };
         let timeout = shared.tables.timeout(table);
-        let waiter = self.waiters.insert(Waiter { to, table, fetch, since: now, deadline: now + timeout });
+        let deadline = since + timeout;
+        let waiter = self.waiters.insert(Waiter { to, table, fetch, since: now, deadline });
         self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(waiter));
-        self.timers.add(now, timeout, Timer::Expire(waiter));
+        if since == now {
+            self.timers.add(now, timeout, Timer::Expire(waiter));
+        } else {
+            self.timers.add_at(deadline, Timer::Expire(waiter));
+        }
         if stale {
             self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer::ServeStale(waiter));
         }
@@ -213,7 +239,8 @@ impl Lookups {
     fn store(&mut self, table: usize, key: &[u8], answer: &CachedAnswer, control: CacheControl, shared: &Shared) {
         let Some(Caching { fresh, stale }) = shared.tables.caching(table) else { return };
         // An older answer must go too: the backend has just said that none may be used again.
-        if control.never {
+        let is_barred = !self.barred.is_empty() && self.barred.contains_key(&(table, key.to_vec()));
+        if control.never || is_barred {
             self.cache.forget(table, key);
             return;
         }
@@ -232,6 +259,17 @@ impl Lookups {
         self.cache.forget(table, key);
         let fetch = self.in_flight[table].remove(key).and_then(|fetch| self.fetches.get_mut(fetch));
         fetch.into_iter().for_each(|fetch| fetch.current = false);
+    }
+
+    /// Caches nothing of a key for the timeout of its table: a write may still be applied, or not, and what is read in
+    /// between would be served for as long as the cache holds it.
+    pub(super) fn bar(&mut self, table: usize, key: &[u8], shared: &Shared) {
+        if shared.tables.caching(table).is_none() {
+            return;
+        }
+        let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
+        self.barred.insert((table, key.to_vec()), now + timeout);
+        self.timers.add(now, timeout, Timer::Unbar(table, key.to_vec()));
     }
 
     /// Drops all that is known, also what is in flight.
@@ -282,6 +320,13 @@ impl Lookups {
                     let Some(key) = fetch.map(|fetch| fetch.key.clone()) else { continue };
                     self.serve_stale(waiter, &key, "no answer yet", shared);
                 }
+                Timer::Unbar(table, key) => {
+                    let key = (table, key);
+                    // A later write may have barred it for longer.
+                    if self.barred.get(&key).is_some_and(|until| *until <= shared.turn.now) {
+                        self.barred.remove(&key);
+                    }
+                }
             }
         }
     }
@@ -315,8 +360,10 @@ impl Lookups {
 }
 
 fn is_waiting(timer: &Timer, waiters: &Arena<Waiter>) -> bool {
-    let (Timer::Expire(waiter) | Timer::ServeStale(waiter)) = timer;
-    waiters.contains(*waiter)
+    match timer {
+        Timer::Expire(waiter) | Timer::ServeStale(waiter) => waiters.contains(*waiter),
+        Timer::Unbar(..) => true,
+    }
 }
 
 /// Answers a lookup that took so long.

@@ -235,7 +235,8 @@ impl Engine {
 
     fn start(&mut self, to: ReplyTo, table: usize, query: Query<'_>) {
         match query {
-            Query::Get(key) => self.lookups.start(to, table, &key, &mut self.shared),
+            Query::Get(key) if self.commits.hold(to, table, &key, self.shared.turn.now) => {}
+            Query::Get(key) => self.lookups.start(to, table, &key, self.shared.turn.now, &mut self.shared),
             Query::Iterate(iterate) => self.iterations.start(to, table, *iterate, &mut self.shared),
             Query::Commit(commit) => self.commits.start(to, table, *commit, &mut self.lookups, &mut self.shared),
         }

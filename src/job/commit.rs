@@ -23,6 +23,11 @@ impl Commitment {
         self.commit.id
     }
 
+    /// All writes, in their order.
+    pub fn writes(&self) -> &[Write] {
+        &self.commit.writes
+    }
+
     /// The write to carry out next; `None` when all are done.
     pub fn next(&self) -> Option<&Write> {
         self.commit.writes.get(self.applied)

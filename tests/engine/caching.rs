@@ -167,6 +167,30 @@ fn a_commit_that_fails_drops_the_key_too() {
 }
 
 #[test]
+fn after_an_uncertain_write_nothing_is_cached_until_it_must_be_done() {
+    let mut world = World::with_alias(&CACHE);
+    let dict = world.client(Mode::Dovecot);
+    world.send(dict, b"H2\t0\t0\tu\talias\nB1\nS1\tshared/k\tnew\nC1\n");
+    let backend = world.accept();
+    world.taken(backend);
+    world.end(backend, End::HalfClosed);
+    assert!(world.taken(dict).starts_with("W1\t"), "its outcome is unknown");
+    // It may be applied after any of these.
+    for at in [0, 10, 9] {
+        world.wait(at * SECOND);
+        let client = world.lookup("k");
+        assert_eq!(world.next_request().map(|(peer, _)| world.respond(peer, "old")), Some(()));
+        assert!(world.taken(client).contains("OK old"));
+    }
+    world.wait(SECOND);
+    let client = world.lookup("k");
+    assert_eq!(world.next_request().map(|(peer, _)| world.respond(peer, "new")), Some(()));
+    assert!(world.taken(client).contains("OK new"));
+    let client = world.lookup("k");
+    assert!(world.taken(client).contains("OK new"), "cached again");
+}
+
+#[test]
 fn a_stale_answer_serves_while_the_backend_is_gone_or_slow() {
     let mut world = World::with_alias(&STALE);
     let (client, backend) = asked(&mut world, "k");

@@ -3,7 +3,8 @@
 
 /// Answers that are kept: for how long, for whom, and what a write does to them.
 mod caching;
-/// A backend gets no more than it can serve.
+/// The order of commits and lookups of one client, and the memory of commits.
+mod commits;
 /// The dict protocol: versions, order, commits, iterations and bounds.
 mod dict;
 /// A short run of the fuzz targets on the seeds in `tests/data/fuzz`.

@@ -302,7 +302,7 @@ fn ask_dovecot(script: &Script, sent: &[u8], split: usize) -> String {
                 Some(Answer::Rows(rows)) => Some(response(200, &rows)),
                 Some(Answer::Written(_)) => Some(response(204, "")),
                 Some(Answer::Miss | Answer::NotThere) => Some(response(404, "")),
-                Some(Answer::Fault) => Some(response(500, "")),
+                Some(Answer::Fault) => Some(response(503, "")),
                 Some(Answer::Uncertain) | None => None,
             }
         });

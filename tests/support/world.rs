@@ -254,7 +254,7 @@ impl World {
     }
 
     /// Accepts every connection, and takes the next request from any.
-    fn next_request(&mut self) -> Option<(Peer, String)> {
+    pub fn next_request(&mut self) -> Option<(Peer, String)> {
         while !self.connecting.is_empty() {
             self.accept();
         }
