@@ -14,23 +14,23 @@ pub struct Output {
 
 impl Default for Output {
     fn default() -> Self {
-        Self::keeping(RETAINED)
+        Self::retaining(RETAINED)
     }
 }
 
 impl Output {
     /// A buffer that retains up to `retained` bytes of memory while it is empty.
-    pub fn keeping(retained: usize) -> Self {
+    pub fn retaining(retained: usize) -> Self {
         Self { bytes: Vec::new(), sent: 0, retained }
     }
 
     /// Sets the number of bytes of memory that the buffer retains while it is empty.
-    pub fn keep(&mut self, retained: usize) {
+    pub fn set_retained(&mut self, retained: usize) {
         self.retained = retained;
     }
 
     /// The end of the buffer, where encoders append.
-    pub fn end(&mut self) -> &mut Vec<u8> {
+    pub fn writer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
@@ -68,7 +68,7 @@ impl Input {
     }
 
     /// The buffered bytes followed by those that have arrived. Nothing is copied if nothing is buffered, which is the
-    /// usual case. The caller returns the unused rest with [`Input::keep`].
+    /// usual case. The caller returns the unused rest with [`Input::put_back`].
     pub fn join<'a>(&mut self, arrived: &'a [u8]) -> Joined<'a> {
         // The usual case, as requests are short and mostly arrive whole.
         if self.held.is_empty() {
@@ -80,7 +80,7 @@ impl Input {
     }
 
     /// Buffers the bytes of `joined` from `used` on.
-    pub fn keep(&mut self, joined: Joined<'_>, used: usize) {
+    pub fn put_back(&mut self, joined: Joined<'_>, used: usize) {
         debug_assert!(self.held.is_empty(), "bytes are buffered out of order");
         match joined {
             Joined::Arrived(bytes) => self.held.extend_from_slice(&bytes[used..]),
@@ -128,21 +128,21 @@ mod tests {
     #[test]
     fn output_is_sent_in_pieces_and_memory_of_a_burst_is_given_back() {
         let mut output = Output::default();
-        output.end().extend_from_slice(&[b'x'; 3 * RETAINED]);
+        output.writer().extend_from_slice(&[b'x'; 3 * RETAINED]);
         output.advance(1);
         assert_eq!(output.unsent().len(), 3 * RETAINED - 1);
         output.advance(3 * RETAINED - 1);
-        assert!(output.is_empty() && output.end().capacity() == 0);
+        assert!(output.is_empty() && output.writer().capacity() == 0);
     }
 
     #[test]
     fn input_keeps_only_what_was_not_used() {
         let mut input = Input::default();
         let joined = input.join(b"one,tw");
-        input.keep(joined, 4);
+        input.put_back(joined, 4);
         let joined = input.join(b"o,");
         assert_eq!(joined.bytes(), b"two,");
-        input.keep(joined, 4);
+        input.put_back(joined, 4);
         assert!(input.is_empty());
     }
 }

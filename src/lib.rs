@@ -64,7 +64,7 @@ pub fn open(specs: &[Spec]) -> Result<(Vec<TableEntry>, Backends), ConfigError> 
         let spec = TableSpec { name, param, settings: Settings::new(settings) };
         let table = table::open(kind, spec, &mut setup);
         let table = table.map_err(|wrong| format!("{} of table '{name}': {}", wrong.flag, wrong.why));
-        opened.push(table.map_err(config::unusable)?);
+        opened.push(table.map_err(config::invalid)?);
     }
     Ok((opened, backends))
 }

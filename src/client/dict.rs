@@ -52,7 +52,7 @@ struct Hello {
 struct Transaction {
     user: Vec<u8>,
     commit: Commit,
-    /// The first reason why it cannot be carried out.
+    /// The first error in its writes, reported at COMMIT.
     refused: Option<Failure>,
     held: usize,
 }
@@ -119,17 +119,17 @@ impl DictSession {
             DictCommand::Increment { id, key, by } => self.write(id, &key, Change::Increment(by)),
             DictCommand::Remark { id } if self.transactions.contains_key(&id) => Ok(Event::Nothing),
             DictCommand::Remark { .. } => Err(ProtocolError::Transaction),
-            DictCommand::Rollback { id } => self.end(id).map(|_| Event::Nothing),
+            DictCommand::Rollback { id } => self.take(id).map(|_| Event::Nothing),
             DictCommand::Commit { id } => {
-                let transaction = self.end(id)?;
-                let place = replies.enter();
+                let transaction = self.take(id)?;
+                let seq = replies.enter();
                 match transaction.refused {
                     None => {
                         let query = Query::Commit(Box::new(transaction.commit));
-                        Ok(Event::Ask { place, table: None, query })
+                        Ok(Event::Request { seq, table: None, query })
                     }
                     Some(failure) => {
-                        reply(place, Reply::Committed(id, Outcome::Failed(failure)), replies, output.end());
+                        reply(seq, Reply::Committed(id, Outcome::Failed(failure)), replies, output.writer());
                         Ok(Event::Nothing)
                     }
                 }
@@ -146,7 +146,8 @@ impl DictSession {
         Ok(())
     }
 
-    fn end(&mut self, id: u32) -> Result<Transaction, ProtocolError> {
+    /// Removes a transaction that is committed or rolled back.
+    fn take(&mut self, id: u32) -> Result<Transaction, ProtocolError> {
         let transaction = self.transactions.remove(&id).ok_or(ProtocolError::Transaction)?;
         self.held -= transaction.held;
         Ok(transaction)
@@ -198,13 +199,13 @@ impl Hello {
     }
 }
 
-/// Assigns a place to a query. If there is none, its failure is replied.
+/// Assigns a sequence number to a query. An invalid query is answered with its failure.
 fn query<'a>(query: Result<Query<'a>, Failure>, replies: &mut Replies, output: &mut Output) -> Event<'a> {
-    let place = replies.enter();
+    let seq = replies.enter();
     match query {
-        Ok(query) => Event::Ask { place, table: None, query },
+        Ok(query) => Event::Request { seq, table: None, query },
         Err(failure) => {
-            reply(place, Reply::Failed(failure), replies, output.end());
+            reply(seq, Reply::Failed(failure), replies, output.writer());
             Event::Nothing
         }
     }
@@ -232,10 +233,10 @@ fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
     }
 }
 
-/// Encodes a reply to the command at `place`.
-pub(super) fn reply(place: u64, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
+/// Encodes a reply to the command with the sequence number `seq`.
+pub(super) fn reply(seq: u64, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
     let part = if matches!(reply, Reply::Row { .. }) { Part::More } else { Part::Last };
-    replies.write(place, part, out, |out| {
+    replies.write(seq, part, out, |out| {
         match reply {
             Reply::Answer(Answer::Found(value)) => match value.for_dovecot() {
                 Some(text) => {

@@ -1,7 +1,7 @@
 //! The command line parser. Every error is one line that names the flag and what it expects.
 
 use super::command::{
-    Command, Config, ConfigError, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, seconds, unusable, usage,
+    Command, Config, ConfigError, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, invalid, seconds, usage,
 };
 use super::expand::expand;
 use crate::system;
@@ -191,7 +191,7 @@ fn listen_once(
     mode: Mode,
 ) -> Result<(), ConfigError> {
     if listeners.iter().any(|(other, _)| *other == endpoint) {
-        return Err(unusable(format!("{flag} {endpoint} is given twice")));
+        return Err(invalid(format!("{flag} {endpoint} is given twice")));
     }
     listeners.push((endpoint, mode));
     Ok(())
@@ -213,7 +213,7 @@ fn permissions(args: &mut Arguments) -> Result<Permissions, ConfigError> {
 
 fn number(name: Option<String>, flag: &str, find: fn(&str) -> Option<u32>) -> Result<Option<u32>, ConfigError> {
     let Some(name) = name else { return Ok(None) };
-    find(&name).map(Some).ok_or_else(|| unusable(format!("{flag}: there is no '{name}'")))
+    find(&name).map(Some).ok_or_else(|| invalid(format!("{flag}: there is no '{name}'")))
 }
 
 fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
@@ -226,12 +226,12 @@ fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
         )));
     }
     if let Some(name) = names.iter().find(|name| name.is_empty() || name.contains(char::is_whitespace)) {
-        return Err(unusable(format!("--name '{name}' wants a name without spaces")));
+        return Err(invalid(format!("--name '{name}' wants a name without spaces")));
     }
     let mut specs: Vec<Spec> = Vec::new();
     for ((name, kind), param) in names.into_iter().zip(kinds).zip(params) {
         if specs.iter().any(|spec| spec.name == name) {
-            return Err(unusable(format!("--name '{name}' is given twice")));
+            return Err(invalid(format!("--name '{name}' is given twice")));
         }
         specs.push(Spec { name, kind, param, settings: Vec::new() });
     }
@@ -252,7 +252,7 @@ fn add_setting(option: &str, specs: &mut [Spec]) -> Result<(), ConfigError> {
         spec.settings.push(Setting { key: key.to_owned(), value: value.to_owned(), general });
         found = true;
     }
-    if found { Ok(()) } else { Err(unusable(format!("--option {name}:{key}: there is no table '{name}'"))) }
+    if found { Ok(()) } else { Err(invalid(format!("--option {name}:{key}: there is no table '{name}'"))) }
 }
 
 #[cfg(test)]

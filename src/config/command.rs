@@ -119,7 +119,7 @@ pub fn usage(line: impl Into<String>) -> ConfigError {
 }
 
 /// An invalid value in a command line that is well-formed (`EX_CONFIG`).
-pub fn unusable(line: impl Into<String>) -> ConfigError {
+pub fn invalid(line: impl Into<String>) -> ConfigError {
     ConfigError { code: EX_CONFIG, line: line.into() }
 }
 

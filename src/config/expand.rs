@@ -1,6 +1,6 @@
 //! What the arguments stand for: the lines of files, and full flags for abbreviated ones.
 
-use super::command::{ConfigError, unusable, usage};
+use super::command::{ConfigError, invalid, usage};
 use std::ffi::OsString;
 
 const FLAGS: &[&str] = &["--check", "--help", "--verbose", "--version"];
@@ -34,7 +34,7 @@ pub(super) fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsS
         match arg.to_str().filter(|_| !value) {
             Some(text) if text.starts_with('@') => {
                 let path = &text[1..];
-                let lines = std::fs::read_to_string(path).map_err(|error| unusable(format!("@{path}: {error}")))?;
+                let lines = std::fs::read_to_string(path).map_err(|error| invalid(format!("@{path}: {error}")))?;
                 let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
                 for line in lines {
                     // Lines are not split at spaces, as values may have them, such as several URLs in --param.

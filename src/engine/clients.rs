@@ -48,13 +48,16 @@ impl Clients {
         let serves = |client: &&Client| !self.stopping || client.is_admin();
         // What was read and not begun comes first: else a client that writes faster than it is served would be held in
         // memory without bound.
-        self.arena.get(key).filter(serves).is_some_and(|client| client.may_ask() && !client.paused && !client.ended)
+        self.arena
+            .get(key)
+            .filter(serves)
+            .is_some_and(|client| client.accepts_requests() && !client.paused && !client.closing)
     }
 
     /// What a client has sent, with what was held of it. [`Clients::end_input`] takes back what was not used.
     pub(super) fn begin_input<'a>(&mut self, key: Key, bytes: &'a [u8]) -> Option<Joined<'a>> {
         let client = self.arena.get_mut(key)?;
-        client.moved += bytes.len() as u64;
+        client.transferred += bytes.len() as u64;
         Some(client.input.join(bytes))
     }
 
@@ -67,7 +70,7 @@ impl Clients {
         faults: &mut Repeats,
         turn: &mut Turn,
     ) -> Option<(Event<'a>, usize)> {
-        let client = self.arena.get_mut(key).filter(|client| client.may_ask())?;
+        let client = self.arena.get_mut(key).filter(|client| client.accepts_requests())?;
         // Output that was there before is waiting for a writable edge already; a second flush would be a system call for nothing.
         let quiet = client.output.is_empty();
         match client.next(input) {
@@ -93,15 +96,15 @@ impl Clients {
     /// Holds the part of the input from `used` on.
     pub(super) fn end_input(&mut self, key: Key, input: Joined<'_>, used: usize, now: Instant) {
         let Some(client) = self.arena.get_mut(key) else { return };
-        client.input.keep(input, used);
+        client.input.put_back(input, used);
         if client.is_stuck() {
             self.watch(key, now);
         }
     }
 
     /// A client has shut down its sending side.
-    pub(super) fn set_ended(&mut self, key: Key) {
-        self.arena.get_mut(key).into_iter().for_each(|client| client.ended = true);
+    pub(super) fn begin_close(&mut self, key: Key) {
+        self.arena.get_mut(key).into_iter().for_each(|client| client.closing = true);
     }
 
     /// Reads no more requests of mail servers.
@@ -115,7 +118,7 @@ impl Clients {
     pub(super) fn reply(&mut self, to: ReplyTo, table: &str, reply: Reply<'_>, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(to.client) else { return };
         let quiet = client.output.is_empty();
-        client.reply(to.place, table, reply);
+        client.reply(to.seq, table, reply);
         if quiet && !client.output.is_empty() {
             turn.push(Action::Flush(Peer::Client(to.client)));
         }
@@ -145,15 +148,15 @@ impl Clients {
     pub(super) fn sent(&mut self, key: Key, count: usize, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(key) else { return };
         client.output.advance(count);
-        client.moved += count as u64;
-        let (waits, ended) = (!client.output.is_empty(), client.ended);
+        client.transferred += count as u64;
+        let (unsent, closing) = (!client.output.is_empty(), client.closing);
         if client.has_work() {
             self.resumed.push(key);
         }
-        if waits {
+        if unsent {
             self.watch(key, turn.now);
-        } else if ended {
-            self.dismiss(key, turn);
+        } else if closing {
+            self.close_if_served(key, turn);
         }
     }
 
@@ -167,7 +170,7 @@ impl Clients {
 
     /// True if a row would be written at once, and not held; `None` if the client has left.
     pub(super) fn may_stream(&self, to: ReplyTo) -> Option<bool> {
-        self.arena.get(to.client).map(|client| client.may_stream(to.place))
+        self.arena.get(to.client).map(|client| client.may_stream(to.seq))
     }
 
     /// True if some client may have room again.
@@ -191,15 +194,15 @@ impl Clients {
 
     /// True if a client was paused and is read again from now on.
     pub(super) fn resume(&mut self, key: Key) -> bool {
-        let Some(client) = self.arena.get_mut(key).filter(|client| client.may_ask()) else { return false };
+        let Some(client) = self.arena.get_mut(key).filter(|client| client.accepts_requests()) else { return false };
         std::mem::take(&mut client.paused) && !self.stopping
     }
 
     // --- the end
 
     /// Closes a client that has shut down its sending side and has got all that it is owed.
-    pub(super) fn dismiss(&mut self, key: Key, turn: &mut Turn) {
-        if self.arena.get(key).is_some_and(|client| client.ended && client.is_served()) {
+    pub(super) fn close_if_served(&mut self, key: Key, turn: &mut Turn) {
+        if self.arena.get(key).is_some_and(|client| client.closing && client.is_served()) {
             self.remove(key, turn);
         }
     }
@@ -232,7 +235,7 @@ impl Clients {
     /// Looks at a client again after a while, once, unless that is planned already.
     fn watch(&mut self, key: Key, now: Instant) {
         if let Some(client) = self.arena.get_mut(key).filter(|client| client.watched.is_none()) {
-            client.watched = Some(client.moved);
+            client.watched = Some(client.transferred);
             self.stalls.add(now, STALL_TIMEOUT, key);
         }
     }
@@ -246,7 +249,7 @@ impl Clients {
                 continue;
             }
             // Any byte in either direction is progress: a slow link must not lose its connection.
-            if before == Some(client.moved) {
+            if before == Some(client.transferred) {
                 let cause = if client.output.is_empty() { "half a request" } else { "unread replies" };
                 faults.warn(&format!("client-timeout cause=\"{cause}\""), turn.now);
                 self.drop_client(key, turn);

@@ -10,7 +10,7 @@ mod tables;
 
 use crate::arena::Key;
 use crate::backend::{Arrived, Asker, Backends, CheckResult};
-use crate::client::{AdminPage, Event, Reply, ReplyTo};
+use crate::client::{AdminRequest, Event, Reply, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
 use crate::log::{self, Escaped};
@@ -113,9 +113,9 @@ impl Engine {
         match (peer, end) {
             (Peer::Client(key), End::Closed(_)) => clients.remove(key, turn),
             (Peer::Client(key), End::HalfClosed) => {
-                clients.set_ended(key);
+                clients.begin_close(key);
                 self.serve(key, &[]); // whole requests may still be held
-                self.shared.clients.dismiss(key, &mut self.shared.turn);
+                self.shared.clients.close_if_served(key, &mut self.shared.turn);
             }
             (Peer::Backend(key), End::HalfClosed) => backends.ended(key, None, turn),
             (Peer::Backend(key), End::Closed(error)) => backends.ended(key, error, turn),
@@ -217,9 +217,9 @@ impl Engine {
             match event {
                 Event::Nothing => {}
                 Event::Admin(page) => self.respond(key, page),
-                Event::Ask { place, table, query } => {
+                Event::Request { seq, table, query } => {
                     let name = table.unwrap_or(self.shared.clients.table(key));
-                    let to = ReplyTo { client: key, place };
+                    let to = ReplyTo { client: key, seq };
                     match self.shared.tables.find(name) {
                         Some(table) => self.start(to, table, query),
                         None => {
@@ -281,7 +281,7 @@ impl Engine {
         if !self.shared.clients.is_paused(key) {
             self.shared.turn.push(Action::Resume(Peer::Client(key)));
         }
-        self.shared.clients.dismiss(key, &mut self.shared.turn);
+        self.shared.clients.close_if_served(key, &mut self.shared.turn);
     }
 
     /// Forgets the requests of clients that have left, as far as no backend has got them yet.
@@ -325,12 +325,12 @@ impl Engine {
     }
 
     /// Answers a request on the metrics listener.
-    fn respond(&mut self, key: Key, page: AdminPage) {
+    fn respond(&mut self, key: Key, page: AdminRequest) {
         let (status, body) = match page {
-            AdminPage::Metrics => ("200 OK", self.metrics()),
-            AdminPage::Health | AdminPage::Readiness => ("200 OK", "ok\n".to_owned()),
-            AdminPage::Unknown => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
-            AdminPage::Refused => ("405 Method Not Allowed", "GET only\n".to_owned()),
+            AdminRequest::Metrics => ("200 OK", self.metrics()),
+            AdminRequest::Health | AdminRequest::Readiness => ("200 OK", "ok\n".to_owned()),
+            AdminRequest::UnknownPath => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
+            AdminRequest::OtherMethod => ("405 Method Not Allowed", "GET only\n".to_owned()),
         };
         self.shared.clients.respond(key, status, &body, &mut self.shared.turn);
     }
