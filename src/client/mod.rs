@@ -40,7 +40,7 @@ pub struct Client {
     /// Iterations in progress, whose rows are written as space allows.
     pub iterations: u32,
     /// The client is on the list of clients that may have room again.
-    pub resumed: bool,
+    pub resumable: bool,
     /// The value of `transferred` when the client was last found stuck.
     // Only a request that is half sent or a reply that is not read is bounded in time. An idle client is never closed:
     // after a failed SMTP delivery, Postfix reports a closed map connection as an error and defers the message
@@ -72,7 +72,7 @@ impl Client {
             closing: false,
             paused: false,
             iterations: 0,
-            resumed: false,
+            resumable: false,
             watched: None,
             transferred: 0,
         };
@@ -149,10 +149,10 @@ impl Client {
         self.replies.open() < MAX_OPEN && !self.is_full()
     }
 
-    /// True, once, if the client has to be put on the list of clients that may have room again.
-    pub fn has_work(&mut self) -> bool {
+    /// Marks the client if it may have room again. True if it was not marked before: the caller lists it then.
+    pub fn mark_resumable(&mut self) -> bool {
         let has_work = self.paused && self.accepts_requests() || self.iterations > 0;
-        has_work && !std::mem::replace(&mut self.resumed, true)
+        has_work && !std::mem::replace(&mut self.resumable, true)
     }
 
     /// Whether rows of the iteration `seq` can be written now, instead of being stored.
@@ -181,6 +181,7 @@ impl Client {
 
     /// Whether the client has received all replies to what it has sent.
     pub fn is_served(&self) -> bool {
+        // While it is paused, `input` may hold whole requests that have not been started.
         self.replies.open() == 0 && self.output.is_empty() && !self.paused
     }
 

@@ -1,4 +1,4 @@
-//! Transactions of a dict: their writes, one after another. They outlive the client that has committed them.
+//! Commits of dict transactions: their writes are sent one after another, also after the client has disconnected.
 
 use super::lookup::Lookups;
 use super::shared::Shared;
@@ -38,15 +38,16 @@ impl Commits {
         self.advance(key, lookups, shared);
     }
 
-    /// Carries out the next write. Its exchange has the deadline of the commit, which needs no timer of its own.
+    /// Sends the next write.
     fn advance(&mut self, key: Key, lookups: &mut Lookups, shared: &mut Shared) {
         let Some(Running { table, deadline, commitment, .. }) = self.running.get_mut(key) else { return };
         let (table, now) = (*table, shared.turn.now);
-        let Some(write) = commitment.next() else { return self.end(key, Outcome::Done, shared) };
-        // Before the write leaves, and once more after it was answered: a lookup in between may bring the old value or the new one.
+        let Some(write) = commitment.next() else { return self.finish(key, Outcome::Done, shared) };
+        // Now and again after the response: a lookup in between may return the old value or the new one.
         lookups.forget(table, &write.key, &shared.tables);
         match shared.tables.plan(table, Question::Write(write), now).plan {
             Plan::Request(request) => {
+                // The exchange expires at the deadline of the commit, which therefore needs no timer.
                 let exchange = shared.spare.take(Asker::Commit(key), table, *deadline, request, &write.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
@@ -55,38 +56,39 @@ impl Commits {
                     Answer::Failed(failure) => failure,
                     Answer::Found(_) | Answer::Miss => Failure::temporary(format_args!("table cannot be written")),
                 };
-                if let Some(outcome) = commitment.answered(Err(failure), true) {
-                    self.end(key, outcome, shared);
+                if let Some(outcome) = commitment.on_result(Err(failure), true) {
+                    self.finish(key, outcome, shared);
                 }
             }
         }
     }
 
-    /// Takes the end of the exchange of a write.
+    /// Handles the result of a write.
     pub(super) fn complete(&mut self, key: Key, finished: Finished<'_>, lookups: &mut Lookups, shared: &mut Shared) {
         let Finished { exchange, result, sent } = finished;
         let Some(Running { table, commitment, .. }) = self.running.get_mut(key) else { return };
         let Some(write) = commitment.next() else { return };
         let (result, certain) = match result {
+            // A request of which no byte was sent cannot have been applied.
             Err(fault) => (Err(shared.fault(*table, &exchange, &fault)), !sent),
             Ok(response) => {
                 shared.check_slow(*table, &exchange, shared.took(&exchange));
-                // A gateway that gave up does not know whether the write was carried out.
+                // A timeout, or a gateway that failed: the backend behind it may have applied the write.
                 let certain = !matches!(response.status, 408 | 502 | 504);
                 let written = shared.tables.parse_write(*table, write, &response);
                 (written.map_err(|error| shared.failure(*table, &exchange, FailureKind::Temporary, &error)), certain)
             }
         };
-        let outcome = commitment.answered(result, certain);
-        // What was asked for in the meantime may be the old value.
+        let outcome = commitment.on_result(result, certain);
+        // Lookups since the write was sent may have returned the old value.
         lookups.forget(*table, &exchange.key, &shared.tables);
         match outcome {
-            Some(outcome) => self.end(key, outcome, shared),
+            Some(outcome) => self.finish(key, outcome, shared),
             None => self.advance(key, lookups, shared),
         }
     }
 
-    fn end(&mut self, key: Key, outcome: Outcome, shared: &mut Shared) {
+    fn finish(&mut self, key: Key, outcome: Outcome, shared: &mut Shared) {
         let Some(Running { to, table, commitment, .. }) = self.running.remove(key) else { return };
         let metrics = shared.tables.metrics(table);
         *(match outcome {

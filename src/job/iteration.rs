@@ -109,8 +109,8 @@ impl Iteration {
         matches!(self.stage, Stage::Listing) && !self.query.exact
     }
 
-    /// Handles the answer to [`Step::List`], or to the [`Step::Get`] with the number `part`.
-    pub fn answered(&mut self, part: u32, answer: Answer<'_>) -> Result<(), Failure> {
+    /// Handles the answer to [`Step::List`], or to the [`Step::Get`] with this number.
+    pub fn on_answer(&mut self, number: u32, answer: Answer<'_>) -> Result<(), Failure> {
         let value = match answer {
             Answer::Found(value) => Some(value),
             Answer::Miss => None,
@@ -119,7 +119,7 @@ impl Iteration {
         match &mut self.stage {
             Stage::Start => {}
             Stage::Listing => self.stage = Stage::Rows(Rows::new(&self.query, value)?),
-            Stage::Rows(rows) => rows.answered(part, value),
+            Stage::Rows(rows) => rows.set_value(number, value),
         }
         Ok(())
     }
@@ -187,7 +187,7 @@ impl Rows {
         match &self.list {
             List::Names(raw) => {
                 let Some(name) = name(self.members.next_item(raw)?) else {
-                    return Some(Step::Fail("the list holds something that is no name"));
+                    return Some(Step::Fail("the list contains an element that is not a name"));
                 };
                 if no_values {
                     return Some(row(path, &name, String::new(), true));
@@ -212,9 +212,9 @@ impl Rows {
         }
     }
 
-    fn answered(&mut self, part: u32, value: Option<Value<'_>>) {
+    fn set_value(&mut self, number: u32, value: Option<Value<'_>>) {
         // The number of an earlier stage wraps to an index beyond the window.
-        let at = part.wrapping_sub(self.first) as usize;
+        let at = number.wrapping_sub(self.first) as usize;
         if let Some(slot) = self.window.get_mut(at) {
             slot.value = Some(value.and_then(|value| value.for_dovecot().map(|text| text.into_owned())));
         }
@@ -279,16 +279,16 @@ mod tests {
         let (mut rows, mut requested) = (Vec::new(), VecDeque::new());
         loop {
             match iteration.next(true) {
-                Step::List(_) => iteration.answered(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap(),
-                Step::Get(part, key) => {
-                    requested.push_back((part, String::from_utf8(key).unwrap()));
+                Step::List(_) => iteration.on_answer(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap(),
+                Step::Get(number, key) => {
+                    requested.push_back((number, String::from_utf8(key).unwrap()));
                     assert!(requested.len() <= AHEAD);
                 }
                 Step::Row { name, value } => rows.push(format!("{}={value}", String::from_utf8(name).unwrap())),
                 Step::Wait => {
-                    let (part, key) = requested.pop_back().expect("waits for nothing"); // the last first
+                    let (number, key) = requested.pop_back().expect("waits for nothing"); // the last first
                     let answer = value(&key).map_or(Answer::Miss, |text| Answer::Found(Value::Text(text.into())));
-                    iteration.answered(part, answer).unwrap();
+                    iteration.on_answer(number, answer).unwrap();
                 }
                 Step::End => return rows,
                 Step::Fail(why) => return vec![why.to_owned()],
@@ -325,11 +325,11 @@ mod tests {
     fn a_list_of_something_else_is_a_failure() {
         for list in ["[null]", "[[]]", "[{\"a\": 1}]"] {
             let got = run(iteration(false, false, 0), list, |_| None);
-            assert_eq!(got, ["the list holds something that is no name"], "{list}");
+            assert_eq!(got, ["the list contains an element that is not a name"], "{list}");
         }
         let mut one = iteration(false, false, 0);
         one.next(true);
-        assert!(one.answered(0, Answer::Found(Value::Text("x".into()))).is_err());
+        assert!(one.on_answer(0, Answer::Found(Value::Text("x".into()))).is_err());
     }
 
     #[test]
@@ -337,10 +337,10 @@ mod tests {
         let mut one = iteration(false, false, 0);
         one.next(true);
         let list = format!("[{}1]", "1,".repeat(99));
-        one.answered(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap();
+        one.on_answer(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap();
         let mut requested = 0;
-        while let Step::Get(part, _) = one.next(false) {
-            one.answered(part, Answer::Found(Value::Text("v".into()))).unwrap();
+        while let Step::Get(number, _) = one.next(false) {
+            one.on_answer(number, Answer::Found(Value::Text("v".into()))).unwrap();
             requested += 1;
         }
         assert_eq!(requested, 1, "an answer that cannot be sent holds back the next lookup");

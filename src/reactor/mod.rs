@@ -129,7 +129,7 @@ impl Reactor {
         for peer in std::mem::take(&mut self.again) {
             self.read(peer);
         }
-        if self.engine.has_resumed() {
+        if self.engine.has_resumable() {
             self.engine.resume(self.now);
         }
         while let Some(listener) = self.acceptor.due(self.now) {
@@ -144,7 +144,7 @@ impl Reactor {
     }
 
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.again.is_empty() || self.engine.has_resumed() {
+        if !self.again.is_empty() || self.engine.has_resumable() {
             return Some(Duration::ZERO);
         }
         let next = [
