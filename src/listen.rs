@@ -74,7 +74,7 @@ impl Listener {
 
     /// Whether other hosts can connect.
     pub fn is_exposed(&self) -> bool {
-        // Clients are not authenticated, so that this is worth a warning.
+        // The caller warns about it, because clients are not authenticated.
         match &self.socket {
             ListenerSocket::Unix(_) => false,
             ListenerSocket::Tcp(socket) => {

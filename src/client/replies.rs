@@ -64,7 +64,7 @@ impl Replies {
         if part == Part::Last {
             self.open -= 1;
         }
-        // With ids no reply waits for another: a slow lookup must not hold up the logins behind it.
+        // Never stored: the id tells the client which command the reply belongs to.
         if self.ids {
             self.write_id(seq, part, out);
             encode(out);

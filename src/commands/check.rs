@@ -13,6 +13,7 @@ use std::time::Duration;
 pub fn check(config: &Config) -> Result<u8, ConfigError> {
     let (tables, backends) = crate::open(&config.tables)?;
     let (mut report, mut code) = (String::new(), 0);
+    // Not bound, as a running Podop may be serving them.
     for (endpoint, mode) in &config.listeners {
         let state = match Listener::check(endpoint) {
             Ok(()) => format!("mode {mode}"),

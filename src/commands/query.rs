@@ -27,7 +27,7 @@ enum Reply {
 
 /// Looks up a key in a running Podop: exit code 0 for a value, 1 for none, 75 for a failure.
 pub fn query(query: &QueryCommand) -> u8 {
-    // postmap exits with 1 for a missing key, too, which users take for a failure; that has a code of its own here.
+    // 1 for a missing key, as with postmap; a failure has a code of its own, because users confuse the two.
     let (code, reason) = match look_up(query) {
         Ok(Reply::Value(value)) => return print(&[&value[..], b"\n"].concat()),
         Ok(Reply::NotFound) => (1, "not found".to_owned()),
@@ -110,6 +110,7 @@ fn socketmap_reply(reply: &[u8]) -> Option<Reply> {
 }
 
 fn dict_reply(reply: &[u8]) -> Option<Reply> {
+    // The first line, as HELLO has no reply.
     let line = match dict::line(reply, 0, MAX_REPLY) {
         Ok(None) => return None,
         Ok(Some(end)) => &reply[..end],

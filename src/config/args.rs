@@ -197,6 +197,7 @@ fn listen_once(
     endpoint: Endpoint,
     mode: Mode,
 ) -> Result<(), ConfigError> {
+    // Binding it twice would fail with an error about another process.
     if listeners.iter().any(|(other, _)| *other == endpoint) {
         return Err(invalid(format!("{flag} {endpoint} is given twice")));
     }
@@ -232,6 +233,7 @@ fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
             "--name, --type and --param belong together: there are {names} names, {kinds} types, {params} params"
         )));
     }
+    // In a socketmap request the name of the table ends at the first space.
     if let Some(name) = names.iter().find(|name| name.is_empty() || name.contains(char::is_whitespace)) {
         return Err(invalid(format!("--name '{name}': a name must not be empty or contain spaces")));
     }

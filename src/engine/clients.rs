@@ -33,7 +33,7 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn accept(&mut self, mode: Mode) -> Key {
-        // Scrapes and probes connect for every request, and would hide the mail servers in the count.
+        // Each scrape or probe is a connection; together they would outnumber the mail servers.
         self.accepted += u64::from(mode != Mode::Admin);
         self.arena.insert(Client::new(mode))
     }

@@ -51,7 +51,7 @@ impl Iterations {
     fn advance(&mut self, key: Key, shared: &mut Shared) {
         while let Some(Running { to, table, deadline, iteration }) = self.running.get_mut(key) {
             let (to, table, deadline, now) = (*to, *table, *deadline, shared.turn.now);
-            // An iteration ends with its client: rows without a reader are not worth requests to the backend.
+            // An iteration ends with its client, as nothing would read the values that it requests.
             let Some(room) = shared.clients.may_stream(to) else {
                 self.running.remove(key);
                 return;
@@ -98,6 +98,7 @@ impl Iterations {
         // Logged but not counted as a lookup: podop_iterations_total counts the iteration as a whole.
         log_answer(shared.tables.name(*table), &exchange.key, &answer);
         shared.spare.put(exchange);
+        // One failure fails the whole iteration: a list with missing rows would pass for a complete one.
         match iteration.on_answer(number, answer) {
             Ok(()) => self.advance(key, shared),
             Err(failure) => self.finish(key, Reply::Failed(failure), shared),

@@ -25,6 +25,7 @@ pub(super) struct Lookups {
     waiters: Arena<Waiter>,
     fetches: Arena<Fetch>,
     /// The fetches that further lookups may join, by table and key.
+    // A map per table can be searched with a borrowed key.
     in_flight: Vec<HashMap<Vec<u8>, Key>>,
     cache: Cache,
     timers: Timers<Timer>,

@@ -237,6 +237,7 @@ impl Engine {
     }
 
     fn start(&mut self, to: ReplyTo, table: usize, query: Query<'_>) {
+        // Commits get the lookups as well, as a write invalidates its key in the cache.
         match query {
             Query::Get(key) => self.lookups.start(to, table, &key, &mut self.shared),
             Query::Iterate(iterate) => self.iterations.start(to, table, *iterate, &mut self.shared),
@@ -325,6 +326,7 @@ impl Engine {
 
     /// True if nothing is in flight and all replies are sent.
     pub fn is_drained(&self) -> bool {
+        // Lookups of disconnected clients do not count, but their commits do: these are carried out all the same.
         let clients = &self.shared.clients;
         let waiting = !self.lookups.is_drained(clients) || !self.iterations.is_drained(clients);
         !waiting && self.commits.is_drained() && clients.is_drained()

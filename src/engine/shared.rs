@@ -79,6 +79,7 @@ impl Shared {
 
     /// The failure of a request whose exchange has no response.
     pub(super) fn fault(&mut self, table: usize, exchange: &Exchange, fault: &Fault) -> Failure {
+        // Socketmap has a reply of its own for a request that timed out.
         let timeout = matches!(fault, Fault::Timeout(_));
         let kind = if timeout { FailureKind::Timeout } else { FailureKind::Temporary };
         self.failure(table, exchange, kind, fault)

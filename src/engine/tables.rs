@@ -18,6 +18,7 @@ pub(super) struct Tables {
 }
 
 /// The plan of a table for a question, with its name and metrics to record an immediate answer.
+// In one borrow, because an immediate answer borrows its value from the table.
 pub(super) struct Planned<'a> {
     pub name: &'a str,
     pub metrics: &'a mut TableMetrics,

@@ -85,7 +85,7 @@ impl Acceptor {
     pub(super) fn accept(&mut self, at: usize, open: u64, now: Instant) -> Option<(Stream, Mode)> {
         let listener = self.listeners.get(at)?;
         loop {
-            // The other descriptors are for backends: a client without a backend to ask is not served either.
+            // The other descriptors are for backends, without which accepted clients could not be served.
             let accepted = match open < self.max_clients {
                 true => listener.accept(),
                 false => Err(io::Error::other("all descriptors for clients are in use")),

@@ -148,7 +148,7 @@ impl Reactor {
     }
 
     fn timeout(&mut self) -> Option<Duration> {
-        // No event will report what was put off to this turn.
+        // Work was deferred to this turn, for which no event will arrive.
         if !self.again.is_empty() || self.engine.has_resumable() {
             return Some(Duration::ZERO);
         }
