@@ -2,7 +2,7 @@
 
 use super::message::{AdminRequest, Event, MAX_REQUEST, ProtocolError};
 
-/// Parses one request; its header fields are ignored. Returns the page and the length of the request in bytes.
+/// Parses a request, whose header fields are ignored, and returns it with its length in bytes.
 pub(super) fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolError> {
     // This is no general HTTP server: the head is searched again at each read, which is cheap for the few hundred bytes
     // that Prometheus and probes send.

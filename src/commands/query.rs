@@ -34,7 +34,7 @@ pub fn query(query: &QueryCommand) -> u8 {
         Ok(Reply::Failure(reason)) => (EX_TEMPFAIL, reason),
         Err(error) => (EX_TEMPFAIL, format!("{}: {error}", query.socket)),
     };
-    let _ = writeln!(io::stderr(), "podop: {reason} (exit code {code})"); // the exit code remains
+    let _ = writeln!(io::stderr(), "podop: {reason} (exit code {code})"); // the exit code reports it, too
     code
 }
 

@@ -47,7 +47,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
         cache_size: size(&mut args, "--cache-size", 64 << 20)?,
         verbosity,
     };
-    // An unknown argument is reported before a missing one, as it is mostly a typing error of the latter.
+    // An unknown argument is reported before a missing one, as it is mostly a misspelling of the latter.
     finish(args)?;
     // A check needs no listener, so that tables can be tried before the sockets are chosen.
     if endpoints.is_empty() && !check && system::inherited() == 0 {

@@ -216,7 +216,7 @@ impl Lookups {
     /// Stores an answer for as long as the response and the settings of the table allow.
     fn store(&mut self, table: usize, key: &[u8], answer: &CachedAnswer, control: CacheControl, shared: &Shared) {
         let Some(Caching { fresh, stale }) = shared.tables.caching(table) else { return };
-        // A backend that forbids caching now does not want an earlier answer to be used either.
+        // If the new answer must not be cached, the one before it must not be used any more, either.
         if control.never {
             self.cache.forget(table, key);
             return;
@@ -241,7 +241,7 @@ impl Lookups {
     pub(super) fn forget_all(&mut self) {
         self.cache.clear();
         self.in_flight.iter_mut().for_each(HashMap::clear);
-        // Their requests may have been made with the files of before the reload.
+        // Requests in flight may be based on files from before the reload.
         self.fetches.iter_mut().for_each(|(_, fetch)| fetch.current = false);
     }
 

@@ -326,7 +326,7 @@ impl Engine {
 
     /// True if nothing is in flight and all replies are sent.
     pub fn is_drained(&self) -> bool {
-        // Lookups of disconnected clients do not count, but their commits do: these are carried out all the same.
+        // Of disconnected clients, commits count, as they are carried out; lookups do not.
         let clients = &self.shared.clients;
         let waiting = !self.lookups.is_drained(clients) || !self.iterations.is_drained(clients);
         !waiting && self.commits.is_drained() && clients.is_drained()

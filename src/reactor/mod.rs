@@ -215,7 +215,7 @@ impl Reactor {
     fn read(&mut self, peer: Peer) -> bool {
         let mut any = false;
         for _ in 0..MAX_READS {
-            // Asked before each read, as the bytes of the last one may have filled the output of a client.
+            // Checked before each read, as the requests of the last one may have filled the output of a client.
             if !self.engine.wants_input(peer) {
                 self.check_closed(peer);
                 return any;

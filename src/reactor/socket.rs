@@ -227,7 +227,7 @@ impl Sockets {
 
     /// Closes a socket.
     pub(super) fn remove(&mut self, key: Key) {
-        // Not deregistered: closing the descriptor removes it from the poll (epoll(7)).
+        // Not deregistered: closing the descriptor removes it from the poll.
         if self.get(key).is_some() {
             self.slots[key.index as usize] = None;
             self.open -= 1;
