@@ -16,9 +16,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(100);
 // The dict protocol may escape each byte of a response body, whose limit is 4 MiB.
 const MAX_REPLY: usize = 9 * 1024 * 1024;
 
-/// The reply to a lookup.
+/// The result of a lookup.
 #[derive(Debug, Eq, PartialEq)]
-enum Reply {
+enum LookupResult {
     Value(Vec<u8>),
     NotFound,
     /// The reason for a missing answer.
@@ -29,16 +29,16 @@ enum Reply {
 pub fn query(query: &QueryCommand) -> u8 {
     // 1 for a missing key, as with postmap; a failure has a code of its own, because users confuse the two.
     let (code, reason) = match look_up(query) {
-        Ok(Reply::Value(value)) => return print(&[&value[..], b"\n"].concat()),
-        Ok(Reply::NotFound) => (1, "not found".to_owned()),
-        Ok(Reply::Failure(reason)) => (EX_TEMPFAIL, reason),
+        Ok(LookupResult::Value(value)) => return print(&[&value[..], b"\n"].concat()),
+        Ok(LookupResult::NotFound) => (1, "not found".to_owned()),
+        Ok(LookupResult::Failure(reason)) => (EX_TEMPFAIL, reason),
         Err(error) => (EX_TEMPFAIL, format!("{}: {error}", query.socket)),
     };
     let _ = writeln!(io::stderr(), "podop: {reason} (exit code {code})"); // the exit code reports it, too
     code
 }
 
-fn look_up(query: &QueryCommand) -> io::Result<Reply> {
+fn look_up(query: &QueryCommand) -> io::Result<LookupResult> {
     match &query.socket {
         Endpoint::Unix(path) => {
             let stream = UnixStream::connect(path)?;
@@ -54,7 +54,7 @@ fn look_up(query: &QueryCommand) -> io::Result<Reply> {
 }
 
 /// Sends the request and reads the reply.
-fn exchange(mut stream: impl Read + Write, query: &QueryCommand) -> io::Result<Reply> {
+fn exchange(mut stream: impl Read + Write, query: &QueryCommand) -> io::Result<LookupResult> {
     stream.write_all(&request(query))?;
     let (mut received, mut chunk) = (Vec::new(), vec![0; 65_536]);
     loop {
@@ -94,33 +94,33 @@ fn request(query: &QueryCommand) -> Vec<u8> {
     out
 }
 
-fn socketmap_reply(reply: &[u8]) -> Option<Reply> {
+fn socketmap_reply(reply: &[u8]) -> Option<LookupResult> {
     let payload = match netstring::decode(reply, MAX_REPLY) {
         Ok(None) => return None,
         Ok(Some((payload, _))) => payload,
-        Err(error) => return Some(Reply::Failure(error.to_string())),
+        Err(error) => return Some(LookupResult::Failure(error.to_string())),
     };
     let at = payload.iter().position(|byte| *byte == b' ').unwrap_or(payload.len());
     let (word, rest) = payload.split_at(at);
     Some(match word {
-        b"OK" => Reply::Value(rest.get(1..).unwrap_or_default().to_vec()),
-        b"NOTFOUND" => Reply::NotFound,
-        _ => Reply::Failure(String::from_utf8_lossy(payload).into_owned()),
+        b"OK" => LookupResult::Value(rest.get(1..).unwrap_or_default().to_vec()),
+        b"NOTFOUND" => LookupResult::NotFound,
+        _ => LookupResult::Failure(String::from_utf8_lossy(payload).into_owned()),
     })
 }
 
-fn dict_reply(reply: &[u8]) -> Option<Reply> {
+fn dict_reply(reply: &[u8]) -> Option<LookupResult> {
     // The first line, as HELLO has no reply.
     let line = match dict::line(reply, 0, MAX_REPLY) {
         Ok(None) => return None,
         Ok(Some(end)) => &reply[..end],
-        Err(error) => return Some(Reply::Failure(error.to_string())),
+        Err(error) => return Some(LookupResult::Failure(error.to_string())),
     };
     Some(match line.split_first() {
-        Some((b'O', value)) => Reply::Value(dict::unescape(value).into_owned()),
-        Some((b'N', _)) => Reply::NotFound,
-        Some((b'F', reason)) => Reply::Failure(String::from_utf8_lossy(reason).into_owned()),
-        _ => Reply::Failure(format!("unknown reply: {}", line.escape_ascii())),
+        Some((b'O', value)) => LookupResult::Value(dict::unescape(value).into_owned()),
+        Some((b'N', _)) => LookupResult::NotFound,
+        Some((b'F', reason)) => LookupResult::Failure(String::from_utf8_lossy(reason).into_owned()),
+        _ => LookupResult::Failure(format!("unknown reply: {}", line.escape_ascii())),
     })
 }
 
@@ -145,12 +145,12 @@ mod tests {
     #[test]
     fn replies_are_parsed() {
         assert_eq!(socketmap_reply(b"6:OK x@y"), None);
-        assert_eq!(socketmap_reply(b"6:OK x@y,"), Some(Reply::Value(b"x@y".to_vec())));
-        assert_eq!(socketmap_reply(b"9:NOTFOUND ,"), Some(Reply::NotFound));
-        assert_eq!(socketmap_reply(b"9:TEMP down,"), Some(Reply::Failure("TEMP down".into())));
-        assert_eq!(dict_reply(b"Oa\x01tb\n"), Some(Reply::Value(b"a\tb".to_vec())));
-        assert_eq!(dict_reply(b"N\n"), Some(Reply::NotFound));
-        assert_eq!(dict_reply(b"Fdown\n"), Some(Reply::Failure("down".into())));
+        assert_eq!(socketmap_reply(b"6:OK x@y,"), Some(LookupResult::Value(b"x@y".to_vec())));
+        assert_eq!(socketmap_reply(b"9:NOTFOUND ,"), Some(LookupResult::NotFound));
+        assert_eq!(socketmap_reply(b"9:TEMP down,"), Some(LookupResult::Failure("TEMP down".into())));
+        assert_eq!(dict_reply(b"Oa\x01tb\n"), Some(LookupResult::Value(b"a\tb".to_vec())));
+        assert_eq!(dict_reply(b"N\n"), Some(LookupResult::NotFound));
+        assert_eq!(dict_reply(b"Fdown\n"), Some(LookupResult::Failure("down".into())));
         assert_eq!(dict_reply(b"O"), None);
     }
 }

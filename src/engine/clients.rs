@@ -28,7 +28,7 @@ pub(super) struct Clients {
     /// A client with open requests has disconnected.
     abandoned: bool,
     /// No more requests are read from mail servers.
-    stopping: bool,
+    draining: bool,
 }
 
 impl Clients {
@@ -46,7 +46,7 @@ impl Clients {
 
     /// True if bytes of a client may be read.
     pub(super) fn wants_input(&self, key: Key) -> bool {
-        let serves = |client: &&Client| !self.stopping || client.is_admin();
+        let serves = |client: &&Client| !self.draining || client.is_admin();
         // Requests that were read but not started come first: otherwise the input of a client that writes faster than
         // it is served would grow without bound.
         self.arena
@@ -108,9 +108,9 @@ impl Clients {
         self.arena.get_mut(key).into_iter().for_each(|client| client.closing = true);
     }
 
-    /// Reads no more requests of mail servers.
-    pub(super) fn stop(&mut self) {
-        self.stopping = true;
+    /// Stops reading requests of mail servers.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
     }
 
     // --- replies
@@ -199,7 +199,7 @@ impl Clients {
     /// Resumes a client; true if it was paused and has room now.
     pub(super) fn resume(&mut self, key: Key) -> bool {
         let Some(client) = self.arena.get_mut(key).filter(|client| client.accepts_requests()) else { return false };
-        std::mem::take(&mut client.paused) && !self.stopping
+        std::mem::take(&mut client.paused) && !self.draining
     }
 
     // --- disconnects

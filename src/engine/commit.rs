@@ -13,10 +13,10 @@ use std::time::Instant;
 /// The commits in progress.
 #[derive(Default)]
 pub(super) struct Commits {
-    running: Arena<Running>,
+    running: Arena<RunningCommit>,
 }
 
-struct Running {
+struct RunningCommit {
     to: ReplyTo,
     table: usize,
     deadline: Instant,
@@ -33,14 +33,14 @@ impl Commits {
         shared: &mut Shared,
     ) {
         let deadline = shared.turn.now + shared.tables.timeout(table);
-        let running = Running { to, table, deadline, commitment: Commitment::new(commit) };
+        let running = RunningCommit { to, table, deadline, commitment: Commitment::new(commit) };
         let key = self.running.insert(running);
         self.advance(key, lookups, shared);
     }
 
     /// Sends the next write.
     fn advance(&mut self, key: Key, lookups: &mut Lookups, shared: &mut Shared) {
-        let Some(Running { table, deadline, commitment, .. }) = self.running.get_mut(key) else { return };
+        let Some(RunningCommit { table, deadline, commitment, .. }) = self.running.get_mut(key) else { return };
         let (table, now) = (*table, shared.turn.now);
         let Some(write) = commitment.next() else { return self.finish(key, Outcome::Done, shared) };
         // Now and again after the response: a lookup in between may return the old value or the new one.
@@ -66,7 +66,7 @@ impl Commits {
     /// Handles the result of a write.
     pub(super) fn complete(&mut self, key: Key, finished: Finished<'_>, lookups: &mut Lookups, shared: &mut Shared) {
         let Finished { exchange, result, sent } = finished;
-        let Some(Running { table, commitment, .. }) = self.running.get_mut(key) else { return };
+        let Some(RunningCommit { table, commitment, .. }) = self.running.get_mut(key) else { return };
         let Some(write) = commitment.next() else { return };
         let (result, certain) = match result {
             // A request of which no byte was sent cannot have been applied.
@@ -89,7 +89,7 @@ impl Commits {
     }
 
     fn finish(&mut self, key: Key, outcome: Outcome, shared: &mut Shared) {
-        let Some(Running { to, table, commitment, .. }) = self.running.remove(key) else { return };
+        let Some(RunningCommit { to, table, commitment, .. }) = self.running.remove(key) else { return };
         let metrics = shared.tables.metrics(table);
         *(match outcome {
             Outcome::Done => &mut metrics.committed,

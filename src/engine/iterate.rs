@@ -15,11 +15,11 @@ use std::time::Instant;
 /// The iterations in progress.
 #[derive(Default)]
 pub(super) struct Iterations {
-    running: Arena<Running>,
+    running: Arena<RunningIteration>,
     timers: Timers<Key>,
 }
 
-struct Running {
+struct RunningIteration {
     to: ReplyTo,
     table: usize,
     deadline: Instant,
@@ -29,7 +29,7 @@ struct Running {
 impl Iterations {
     pub(super) fn start(&mut self, to: ReplyTo, table: usize, iterate: Iterate, shared: &mut Shared) {
         let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
-        let running = Running { to, table, deadline: now + timeout, iteration: Iteration::new(iterate) };
+        let running = RunningIteration { to, table, deadline: now + timeout, iteration: Iteration::new(iterate) };
         let key = self.running.insert(running);
         // Its exchanges expire by themselves, but it may also wait for a client that does not read its rows.
         self.timers.add(now, timeout, key);
@@ -42,14 +42,14 @@ impl Iterations {
         if self.running.is_empty() {
             return;
         }
-        let own = |(key, running): (Key, &Running)| (running.to.client == client).then_some(key);
+        let own = |(key, running): (Key, &RunningIteration)| (running.to.client == client).then_some(key);
         let keys: Vec<Key> = self.running.iter().filter_map(own).collect();
         keys.into_iter().for_each(|key| self.advance(key, shared));
     }
 
     /// Advances an iteration until it waits or ends.
     fn advance(&mut self, key: Key, shared: &mut Shared) {
-        while let Some(Running { to, table, deadline, iteration }) = self.running.get_mut(key) {
+        while let Some(RunningIteration { to, table, deadline, iteration }) = self.running.get_mut(key) {
             let (to, table, deadline, now) = (*to, *table, *deadline, shared.turn.now);
             // An iteration ends with its client, as nothing would read the values that it requests.
             let Some(room) = shared.clients.may_stream(to) else {
@@ -93,7 +93,7 @@ impl Iterations {
     /// Handles the result of an exchange of an iteration.
     pub(super) fn complete(&mut self, key: Key, number: u32, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
-        let Some(Running { table, iteration, .. }) = self.running.get_mut(key) else { return };
+        let Some(RunningIteration { table, iteration, .. }) = self.running.get_mut(key) else { return };
         let answer = shared.parse_value(*table, iteration.is_listing(), &exchange, shared.took(&exchange), result);
         // Logged but not counted as a lookup: podop_iterations_total counts the iteration as a whole.
         log_answer(shared.tables.name(*table), &exchange.key, &answer);
@@ -106,7 +106,7 @@ impl Iterations {
     }
 
     fn finish(&mut self, key: Key, reply: Reply<'_>, shared: &mut Shared) {
-        let Some(Running { to, table, .. }) = self.running.remove(key) else { return };
+        let Some(RunningIteration { to, table, .. }) = self.running.remove(key) else { return };
         let metrics = shared.tables.metrics(table);
         *(if matches!(reply, Reply::End) { &mut metrics.iterated } else { &mut metrics.iterations_failed }) += 1;
         shared.clients.count_iteration(to.client, false);
@@ -130,7 +130,8 @@ impl Iterations {
 
     /// Removes the iterations of disconnected clients.
     pub(super) fn sweep(&mut self, clients: &Clients) {
-        let abandoned = |(key, running): (Key, &Running)| (!clients.is_connected(running.to.client)).then_some(key);
+        let abandoned =
+            |(key, running): (Key, &RunningIteration)| (!clients.is_connected(running.to.client)).then_some(key);
         let keys: Vec<Key> = self.running.iter().filter_map(abandoned).collect();
         keys.into_iter().for_each(|key| drop(self.running.remove(key)));
     }

@@ -21,7 +21,7 @@ const MAX_STALE_DELAY: Duration = Duration::from_secs(1);
 
 /// Lookups in flight, and the cache.
 pub(super) struct Lookups {
-    lookups: Arena<Lookup>,
+    lookups: Arena<UncachedLookup>,
     waiters: Arena<Waiter>,
     fetches: Arena<Fetch>,
     /// The fetches that further lookups may join, by table and key.
@@ -32,7 +32,7 @@ pub(super) struct Lookups {
 }
 
 /// A lookup of a table without cache, with an exchange of its own.
-struct Lookup {
+struct UncachedLookup {
     to: ReplyTo,
     table: usize,
 }
@@ -87,7 +87,7 @@ impl Lookups {
         match plan {
             Plan::Request(request) => {
                 // The exchange expires at the deadline of the lookup, which therefore needs no timer.
-                let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table }));
+                let asker = Asker::Lookup(self.lookups.insert(UncachedLookup { to, table }));
                 let exchange = shared.spare.take(asker, table, deadline, request, key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
@@ -102,7 +102,7 @@ impl Lookups {
     /// Answers a lookup whose exchange is complete.
     pub(super) fn complete(&mut self, lookup: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
-        let Some(Lookup { to, table }) = self.lookups.remove(lookup) else { return };
+        let Some(UncachedLookup { to, table }) = self.lookups.remove(lookup) else { return };
         let took = shared.took(&exchange);
         let answer = shared.parse_value(table, false, &exchange, took, result);
         shared.tables.record(table, &exchange.key, &answer, took);

@@ -320,8 +320,8 @@ impl Engine {
     }
 
     /// Stops reading requests of mail servers; those in flight are answered.
-    pub fn stop(&mut self) {
-        self.shared.clients.stop();
+    pub fn drain(&mut self) {
+        self.shared.clients.drain();
     }
 
     /// True if nothing is in flight and all replies are sent.

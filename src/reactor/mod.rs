@@ -140,7 +140,7 @@ impl Reactor {
             self.accept(listener);
         }
         if self.shutdown.begins_to_drain(self.now) {
-            self.engine.stop();
+            self.engine.drain();
         }
         self.act();
         self.notifier.turn(|| self.engine.summary(self.now), self.now);
