@@ -35,10 +35,11 @@ const EXACT_KEY: u32 = 16;
 pub(super) struct DictSession {
     hello: Option<Hello>,
     transactions: BTreeMap<u32, Transaction>,
-    held: usize,
+    /// The size of the writes in all open transactions.
+    write_bytes: usize,
     /// Bytes at the front of the input that have been searched for the end of the line.
     // A line of 64 KiB that arrives in small pieces would otherwise be searched from its start at each of them.
-    seen: usize,
+    searched: usize,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,7 @@ struct Transaction {
     commit: Commit,
     /// The first error in its writes, reported at COMMIT.
     refused: Option<Failure>,
-    held: usize,
+    write_bytes: usize,
 }
 
 impl DictSession {
@@ -70,11 +71,11 @@ impl DictSession {
         replies: &mut Replies,
         output: &mut Output,
     ) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
-        let Some(end) = dict::line(input, self.seen, MAX_REQUEST).map_err(ProtocolError::Dict)? else {
-            self.seen = input.len();
+        let Some(end) = dict::line(input, self.searched, MAX_REQUEST).map_err(ProtocolError::Dict)? else {
+            self.searched = input.len();
             return Ok(None);
         };
-        self.seen = 0;
+        self.searched = 0;
         let command = dict::parse(&input[..end]).map_err(ProtocolError::Dict)?;
         self.carry_out(command, replies, output).map(|event| Some((event, end + 1)))
     }
@@ -149,7 +150,7 @@ impl DictSession {
     /// Removes a transaction that is committed or rolled back.
     fn take(&mut self, id: u32) -> Result<Transaction, ProtocolError> {
         let transaction = self.transactions.remove(&id).ok_or(ProtocolError::Transaction)?;
-        self.held -= transaction.held;
+        self.write_bytes -= transaction.write_bytes;
         Ok(transaction)
     }
 
@@ -163,12 +164,12 @@ impl DictSession {
             + if let Change::Set(value) = &change { value.len() } else { 0 };
         match locate(key, &transaction.user) {
             Err(failure) => transaction.refused = transaction.refused.take().or(Some(failure)),
-            Ok(_) if self.held + size > MAX_WRITES => {
+            Ok(_) if self.write_bytes + size > MAX_WRITES => {
                 transaction.refused = Some(Failure::temporary(format_args!("transaction is too large")));
             }
             Ok(path) => {
-                self.held += size;
-                transaction.held += size;
+                self.write_bytes += size;
+                transaction.write_bytes += size;
                 transaction.commit.writes.push(Write { key: path.key(b""), change });
             }
         }
