@@ -33,13 +33,13 @@ fn main() {
     let tally: Tally = Arc::default();
     drive(&podop.socket, &tally, lookups / 20, commits / 20); // until memory is in its steady state
     podop.settle();
-    let before = podop.figures();
+    let before = podop.usage();
     tally.lock().expect("no panic").clear();
     let (start, peak) = (Instant::now(), podop.watch());
     drive(&podop.socket, &tally, lookups, commits);
     let (time, peak) = (start.elapsed(), peak.load(Ordering::SeqCst));
     podop.settle();
-    let after = podop.figures();
+    let after = podop.usage();
     println!("{lookups} lookups and {commits} commits in {:.1} s", time.as_secs_f64());
     for (kind, count) in tally.lock().expect("no panic").iter() {
         println!("  {kind:<28} {count:>9}");
@@ -269,7 +269,7 @@ impl Podop {
     }
 
     /// Resident memory in KiB, and open descriptors.
-    fn figures(&self) -> (u64, usize) {
+    fn usage(&self) -> (u64, usize) {
         let fds = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process").count();
         (memory(self.child.id()), fds)
     }

@@ -1,10 +1,10 @@
 //! Input and output buffers of connections.
 
-/// The capacity in bytes up to which an empty buffer keeps its memory, unless another one is set.
-// Ten thousand clients may be connected: each may keep what its usual reply needs, and not what its largest one did.
+/// Default capacity in bytes up to which an empty buffer retains its memory.
+// Ten thousand clients may be connected: each retains the memory of its usual reply, but not that of its largest one.
 const RETAINED: usize = 1024;
 
-/// Bytes that wait to be written to the socket.
+/// Bytes to be written to the socket.
 #[derive(Debug)]
 pub struct Output {
     bytes: Vec<u8>,
@@ -14,23 +14,23 @@ pub struct Output {
 
 impl Default for Output {
     fn default() -> Self {
-        Self::keeping(RETAINED)
+        Self::retaining(RETAINED)
     }
 }
 
 impl Output {
     /// A buffer that retains up to `retained` bytes of memory while it is empty.
-    pub fn keeping(retained: usize) -> Self {
+    pub fn retaining(retained: usize) -> Self {
         Self { bytes: Vec::new(), sent: 0, retained }
     }
 
     /// Sets the number of bytes of memory that the buffer retains while it is empty.
-    pub fn keep(&mut self, retained: usize) {
+    pub fn set_retained(&mut self, retained: usize) {
         self.retained = retained;
     }
 
     /// The end of the buffer, where encoders append.
-    pub fn end(&mut self) -> &mut Vec<u8> {
+    pub fn writer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
@@ -59,37 +59,37 @@ impl Output {
 /// Received bytes of an incomplete frame.
 #[derive(Debug, Default)]
 pub struct Input {
-    held: Vec<u8>,
+    buffered: Vec<u8>,
 }
 
 impl Input {
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.buffered.is_empty()
     }
 
     /// The buffered bytes followed by those that have arrived. Nothing is copied if nothing is buffered, which is the
-    /// usual case. The caller returns the unused rest with [`Input::keep`].
+    /// usual case. The caller returns the unused rest with [`Input::put_back`].
     pub fn join<'a>(&mut self, arrived: &'a [u8]) -> Joined<'a> {
         // The usual case, as requests are short and mostly arrive whole.
-        if self.held.is_empty() {
+        if self.buffered.is_empty() {
             return Joined::Arrived(arrived);
         }
-        let mut held = std::mem::take(&mut self.held);
-        held.extend_from_slice(arrived);
-        Joined::Held(held)
+        let mut buffered = std::mem::take(&mut self.buffered);
+        buffered.extend_from_slice(arrived);
+        Joined::Buffered(buffered)
     }
 
     /// Buffers the bytes of `joined` from `used` on.
-    pub fn keep(&mut self, joined: Joined<'_>, used: usize) {
-        debug_assert!(self.held.is_empty(), "bytes are buffered out of order");
+    pub fn put_back(&mut self, joined: Joined<'_>, used: usize) {
+        debug_assert!(self.buffered.is_empty(), "bytes are buffered out of order");
         match joined {
-            Joined::Arrived(bytes) => self.held.extend_from_slice(&bytes[used..]),
-            Joined::Held(mut bytes) => {
+            Joined::Arrived(bytes) => self.buffered.extend_from_slice(&bytes[used..]),
+            Joined::Buffered(mut bytes) => {
                 bytes.drain(..used);
                 if bytes.is_empty() {
                     recycle(&mut bytes, RETAINED);
                 }
-                self.held = bytes;
+                self.buffered = bytes;
             }
         }
     }
@@ -99,7 +99,7 @@ impl Input {
 #[derive(Debug)]
 pub enum Joined<'a> {
     Arrived(&'a [u8]),
-    Held(Vec<u8>),
+    Buffered(Vec<u8>),
 }
 
 impl Joined<'_> {
@@ -107,7 +107,7 @@ impl Joined<'_> {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Joined::Arrived(bytes) => bytes,
-            Joined::Held(bytes) => bytes,
+            Joined::Buffered(bytes) => bytes,
         }
     }
 }
@@ -126,23 +126,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_is_sent_in_pieces_and_memory_of_a_burst_is_given_back() {
+    fn output_is_sent_in_pieces_and_frees_the_memory_of_a_burst() {
         let mut output = Output::default();
-        output.end().extend_from_slice(&[b'x'; 3 * RETAINED]);
+        output.writer().extend_from_slice(&[b'x'; 3 * RETAINED]);
         output.advance(1);
         assert_eq!(output.unsent().len(), 3 * RETAINED - 1);
         output.advance(3 * RETAINED - 1);
-        assert!(output.is_empty() && output.end().capacity() == 0);
+        assert!(output.is_empty() && output.writer().capacity() == 0);
     }
 
     #[test]
-    fn input_keeps_only_what_was_not_used() {
+    fn input_buffers_only_the_unused_rest() {
         let mut input = Input::default();
         let joined = input.join(b"one,tw");
-        input.keep(joined, 4);
+        input.put_back(joined, 4);
         let joined = input.join(b"o,");
         assert_eq!(joined.bytes(), b"two,");
-        input.keep(joined, 4);
+        input.put_back(joined, 4);
         assert!(input.is_empty());
     }
 }

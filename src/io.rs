@@ -1,4 +1,4 @@
-//! What the engine and the reactor say to each other about connections.
+//! The interface between engine and reactor: connections, addresses and actions.
 
 use crate::arena::Key;
 use std::collections::VecDeque;
@@ -7,21 +7,21 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// An address that a connection can be made to.
+/// An address to connect to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-/// Names a connection of either side.
+/// A connection of a client or to a backend.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Peer {
     Client(Key),
     Backend(Key),
 }
 
-/// What the reactor has to do.
+/// An action for the reactor.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Action {
     /// Make a connection, then call `Engine::connected` or `Engine::ended`.
@@ -30,28 +30,28 @@ pub enum Action {
     Flush(Peer),
     /// Read again: `Engine::wants_input` has become true.
     Resume(Peer),
-    /// Write these last bytes of TLS to a backend, as far as the kernel takes them at once. `Close` follows.
+    /// Write the last bytes of a TLS session to a backend, without waiting for room. `Close` follows.
     CloseNotify(Key, Vec<u8>),
-    /// Close a connection, which the engine has forgotten.
+    /// Close a connection that the engine has removed.
     Close(Peer),
-    /// Resolve a host, then call `Engine::resolved` with this number.
+    /// Resolve a host, then call `Engine::resolved` with the number `name`.
     Resolve { name: usize, host: String, port: u16 },
 }
 
-/// How a connection ended.
+/// The way in which a connection was closed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
-    /// The peer has shut down its sending side; it may still read.
+    /// The peer has closed its sending side; it may still read.
     HalfClosed,
     /// The connection is closed in both directions, with the error if one was reported.
     Closed(Option<ErrorKind>),
 }
 
-/// One turn of the loop: its time, and what it has the reactor do.
+/// A turn of the event loop: its time, and its actions for the reactor.
 #[derive(Debug)]
 pub struct Turn {
     pub now: Instant,
-    /// Clients to be flushed.
+    /// Clients to flush.
     replies: VecDeque<Key>,
     others: VecDeque<Action>,
 }
@@ -69,10 +69,10 @@ impl Turn {
         }
     }
 
-    /// The next thing to do: replies to clients, then the rest in the order of [`Turn::push`]. With 512 busy clients, replies
-    /// and requests in turns cost a tenth more than one kind after the other: each wakes another process and takes another
-    /// path through the kernel.
+    /// Removes and returns the next action: replies to clients, then the rest in the order of [`Turn::push`].
     pub fn pop(&mut self) -> Option<Action> {
+        // Alternating replies and requests cost a tenth more CPU with 512 busy clients: each of the two wakes another
+        // process and takes another path through the kernel.
         let reply = self.replies.pop_front();
         reply.map(|key| Action::Flush(Peer::Client(key))).or_else(|| self.others.pop_front())
     }

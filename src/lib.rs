@@ -1,29 +1,28 @@
-//! Podop stands between a mail server and the HTTP service that knows the mailboxes: Postfix asks it
-//! through socketmap, Dovecot through the dict protocol, and it asks the service.
+//! Podop connects mail servers to an HTTP backend that knows the mailboxes: it answers the lookups of Postfix (socketmap)
+//! and Dovecot (dict) with requests to the backend.
 //!
-//! The floors of the house. Imports point strictly down, from file to file; `tests/house.rs` holds them to it.
+//! The modules form layers. A file imports only files of its own folder and of lower layers; `tests/house.rs` enforces it.
 //!
-//! | floor | modules | subject |
+//! | layer | modules | subject |
 //! | --- | --- | --- |
 //! | 7 | `main.rs`, [`commands`] | arguments to one command: serve, check, query, manual |
 //! | 6 | [`reactor`], [`listen`] | sockets and the clock; listening |
 //! | 5 | [`engine`] | without I/O: routes bytes, time and results between clients, requests and backends |
-//! | 4 | [`client`], [`table`], [`job`], [`cache`] | the mail servers' protocols; what a table asks of its backend; long requests; cached answers |
-//! | 3 | [`backend`] | pools of connections, and what becomes of a request |
-//! | 2 | [`config`], [`query`], [`value`], [`io`] | the command line as data; requests and answers; JSON; what engine and reactor tell each other |
+//! | 4 | [`client`], [`table`], [`job`], [`cache`] | protocols of the mail servers; requests and responses of a table; iterations and commits; the answer cache |
+//! | 3 | [`backend`] | connection pools, replicas, retries |
+//! | 2 | [`config`], [`query`], [`value`], [`io`] | the command line as data; queries and answers; JSON; the interface of engine and reactor |
 //! | 1 | [`wire`] | incremental codecs |
-//! | 0 | [`notify`], [`log`], [`manual`], [`metrics`], [`arena`], [`buffer`], [`timers`], [`system`] | the standard library and libc only |
+//! | 0 | [`notify`], [`log`], [`manual`], [`metrics`], [`arena`], [`buffer`], [`timers`], [`system`] | no imports but the standard library and libc |
 //!
-//! A file that holds a type's methods holds its private fields; what another owner has is lent as an argument. A lower
-//! floor returns what has happened, and does not call back.
+//! The methods of a type are in the file of its private fields; they borrow the state of other owners as arguments. A
+//! lower layer returns events, and does not call back.
 //!
-//! A lookup on its way out: `SocketState::read` → [`engine::Engine::received`] → `Client::next` → `Lookups::start` →
-//! [`backend::Backends::submit`] → `Pool::submit` → `Connection::push` → `Request::write_to`; and back:
+//! The path of a lookup: `SocketState::read` → [`engine::Engine::received`] → `Client::next` → `Lookups::start` →
+//! [`backend::Backends::submit`] → `Pool::submit` → `Connection::push` → `Request::write_to`. The path of its response:
 //! `SocketState::read` → [`engine::Engine::received`] → [`backend::Backends::next_finished`] → `Connection::receive` →
-//! `Lookups::complete` → [`table::Table::parse_value`] → `Clients::reply` → `netstring::encode`. What stands between them
-//! hands on and decides nothing.
+//! `Lookups::complete` → [`table::Table::parse_value`] → `Clients::reply` → `netstring::encode`.
 
-#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm))] // in tests a panic names the rest
+#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm))] // in tests a panic names the other variants
 
 pub mod arena;
 pub mod backend;
@@ -57,14 +56,14 @@ use table::{Settings, Setup, TableEntry, TableSpec};
 /// Opens all tables of a command line, and collects the backends that they need.
 pub fn open(specs: &[Spec]) -> Result<(Vec<TableEntry>, Backends), ConfigError> {
     let mut backends = Backends::default();
-    let mut turn = Turn::new(Instant::now()); // nothing is connected yet that would need an action
+    let mut turn = Turn::new(Instant::now()); // no action can result before anything is connected
     let mut setup = Setup::new(&mut backends, &mut turn);
     let mut opened = Vec::new();
     for Spec { name, kind, param, settings } in specs {
         let spec = TableSpec { name, param, settings: Settings::new(settings) };
         let table = table::open(kind, spec, &mut setup);
-        let table = table.map_err(|wrong| format!("{} of table '{name}': {}", wrong.flag, wrong.why));
-        opened.push(table.map_err(config::unusable)?);
+        let table = table.map_err(|error| format!("{} of table '{name}': {}", error.flag, error.why));
+        opened.push(table.map_err(config::invalid)?);
     }
     Ok((opened, backends))
 }

@@ -1,4 +1,4 @@
-//! Listening sockets: their permissions, and their files.
+//! Listening sockets, with the files and permissions of unix sockets.
 
 use crate::config::{Endpoint, Mode, Permissions};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -44,7 +44,7 @@ impl Listener {
         if kind != Type::STREAM {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a stream socket"));
         }
-        // Again, as the accept queue of systemd is shorter by default; a connected socket fails here.
+        // Again, as systemd uses a shorter accept queue by default; it also fails for a connected socket.
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         let fd = OwnedFd::from(socket);
@@ -56,13 +56,13 @@ impl Listener {
     pub fn check(endpoint: &Endpoint) -> io::Result<()> {
         let Endpoint::Unix(path) = endpoint else { return Ok(()) };
         match fs::symlink_metadata(path) {
-            Ok(of) if !of.file_type().is_socket() => {
+            Ok(metadata) if !metadata.file_type().is_socket() => {
                 Err(io::Error::new(ErrorKind::AlreadyExists, "exists and is not a socket"))
             }
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                if folder.is_dir() {
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                if parent.is_dir() {
                     Ok(())
                 } else {
                     Err(io::Error::new(ErrorKind::NotFound, "parent directory does not exist"))
@@ -72,12 +72,13 @@ impl Listener {
         }
     }
 
-    /// Whether hosts other than this one can connect, which is worth a warning: clients are not authenticated.
+    /// Whether other hosts can connect.
     pub fn is_exposed(&self) -> bool {
+        // The caller warns about it, because clients are not authenticated.
         match &self.socket {
             ListenerSocket::Unix(_) => false,
             ListenerSocket::Tcp(socket) => {
-                // An IPv4 address that is mapped to IPv6 counts as what it is.
+                // ::ffff:127.0.0.1 is a loopback address, too.
                 socket.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback())
             }
         }
@@ -105,14 +106,14 @@ impl Listener {
                 let address = SockAddr::unix(path)?;
                 remove_dead_socket(path)?;
                 socket.bind(&address)?;
-                let of = fs::symlink_metadata(path)?;
-                let file = SocketFile(path.clone(), of.dev(), of.ino());
-                // Between bind and listen: nobody can connect before the permissions are set.
+                let metadata = fs::symlink_metadata(path)?;
+                let file = SocketFile(path.clone(), metadata.dev(), metadata.ino());
+                // Between bind and listen: no client can connect before the permissions are set.
                 fs::set_permissions(path, fs::Permissions::from_mode(permissions.mode))?;
                 if permissions.owner.is_some() || permissions.group.is_some() {
                     let changed = std::os::unix::fs::chown(path, permissions.owner, permissions.group);
                     changed.map_err(|error| {
-                        let why = "cannot be given to --socket-owner and --socket-group (be root, or in the group)";
+                        let why = "cannot set --socket-owner or --socket-group (must run as root or be in the group)";
                         io::Error::new(error.kind(), format!("{why}: {error}"))
                     })?;
                 }
@@ -128,8 +129,8 @@ impl Listener {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let SocketFile(path, device, inode) = self;
-        // A process that was started meanwhile may have replaced the file, and must not lose its socket.
-        if fs::symlink_metadata(&*path).is_ok_and(|of| (of.dev(), of.ino()) == (*device, *inode)) {
+        // A process that was started in the meantime may have replaced the file, and must not lose its socket.
+        if fs::symlink_metadata(&*path).is_ok_and(|now| (now.dev(), now.ino()) == (*device, *inode)) {
             let _ = fs::remove_file(path);
         }
     }
@@ -137,11 +138,11 @@ impl Drop for SocketFile {
 
 /// Removes the socket file of a dead process.
 fn remove_dead_socket(path: &Path) -> io::Result<()> {
-    let of = match fs::symlink_metadata(path) {
+    let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        of => of?,
+        metadata => metadata?,
     };
-    if !of.file_type().is_socket() {
+    if !metadata.file_type().is_socket() {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "exists and is not a socket"));
     }
     // Only a connection attempt shows whether a process still listens.

@@ -18,7 +18,7 @@ pub enum Level {
 
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
 static JOURNAL: AtomicBool = AtomicBool::new(false);
-/// Lines that stderr did not take since the last one that it took.
+/// Number of lines lost since the last one that stderr accepted.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Maximum length of a line in bytes.
@@ -58,8 +58,7 @@ pub fn debug(line: fmt::Arguments<'_>) {
     write(Level::Debug, line);
 }
 
-/// Writes one line. It never blocks or fails: lines that stderr does not take are counted, and the count is logged with
-/// the next line.
+/// Writes one line. It never blocks or fails: lost lines are counted, and the count is logged with the next line.
 fn write(level: Level, line: fmt::Arguments<'_>) {
     if shows(level) {
         put(level, line);
@@ -104,7 +103,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// The time after a fault for which its repetitions are only counted.
+/// Time after a fault during which its repetitions are only counted.
 const QUIET: Duration = Duration::from_secs(30);
 
 /// Maximum number of different faults that are tracked at once.
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_from_a_socket_is_escaped() {
+    fn bytes_from_a_socket_are_escaped() {
         assert_eq!(Escaped(b"a\n\"\x01\xff").to_string(), r#""a\n\"\x01\xff""#);
     }
 

@@ -1,4 +1,4 @@
-//! The program: arguments, then one of its commands.
+//! The program: parses the arguments and runs a command.
 
 use podop::backend::tls;
 use podop::commands::{self, print};
@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let done = match config::parse(std::env::args_os().skip(1)) {
+    let code = match config::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(config)) => commands::serve(&config),
         Ok(Command::Check(config)) => commands::check(&config),
         Ok(Command::Query(query)) => Ok(commands::query(&query)),
@@ -19,8 +19,8 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error),
     };
-    ExitCode::from(done.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "podop: {error}"); // there is no other place to report it
+    ExitCode::from(code.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "podop: {error}"); // nothing is left to report a failure to
         error.code
     }))
 }

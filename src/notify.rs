@@ -32,6 +32,7 @@ impl Notifier {
                 None
             }
         };
+        // Children inherit the variables, but systemd expects notifications of one process (sd_watchdog_enabled(3)).
         let ours = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
         let time = std::env::var("WATCHDOG_USEC").ok().filter(|_| ours).and_then(|us| us.parse().ok());
         // Below 2 µs half of it would be zero, and always due.
@@ -52,7 +53,7 @@ impl Notifier {
 
     /// Reports that a shutdown has begun.
     pub fn stopping(&self) {
-        self.send("STOPPING=1\nSTATUS=answering what is in flight");
+        self.send("STOPPING=1\nSTATUS=answering requests in flight");
     }
 
     /// Notifies the watchdog, if due, that the event loop makes progress, and sends the status if it has changed.
@@ -84,7 +85,7 @@ impl Notifier {
 
     fn send(&self, message: &str) {
         if let Some(socket) = &self.socket {
-            // Without blocking, and without retries: a notification that is lost must not stop the service.
+            // Neither blocking nor repeated: a lost notification must not stop the service.
             let _ = socket.send(message.as_bytes());
         }
     }

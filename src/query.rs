@@ -115,7 +115,7 @@ pub enum Outcome {
     Uncertain(Failure),
 }
 
-/// The reason why there is no answer, which appears in the log of the mail server.
+/// The reason for a missing answer, which appears in the log of the mail server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
     pub kind: FailureKind,

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The floor of each module below `src`; what is on a lower floor may be imported. Within a folder the order of the files
-/// is what their imports make of it, as long as there is no circle.
-const FLOORS: &[(&str, u32)] = &[
+/// The layer of each module below `src`, which may import modules of lower layers. Files of a folder may import each other
+/// in any order without a circle.
+const LAYERS: &[(&str, u32)] = &[
     ("main", 80),
     ("commands", 70),
     ("lib", 66),
@@ -53,16 +53,16 @@ const PACKAGES: &[(&str, &[&str])] = &[
 
 #[test]
 fn imports_point_strictly_down() {
-    let floors: BTreeMap<&str, u32> = FLOORS.iter().copied().collect();
-    let floor = |file: &str| *floors.get(folder(file)).unwrap_or_else(|| panic!("{file} has no floor"));
+    let layers: BTreeMap<&str, u32> = LAYERS.iter().copied().collect();
+    let layer = |file: &str| *layers.get(folder(file)).unwrap_or_else(|| panic!("{file} has no layer"));
     for (file, used) in imports() {
         for used in used {
             let same = folder(&used) == folder(&file);
-            assert!(same || floor(&used) < floor(&file), "{file} imports {used}");
+            assert!(same || layer(&used) < layer(&file), "{file} imports {used}");
         }
     }
     let folders: BTreeSet<String> = sources().keys().map(|file| folder(file).to_owned()).collect();
-    assert_eq!(folders.len(), FLOORS.len(), "a floor without a module");
+    assert_eq!(folders.len(), LAYERS.len(), "a layer without a module");
 }
 
 /// Also within folders: a file that is taken out when all that it imports was taken out before is on no circle.

@@ -1,27 +1,27 @@
 //! The metrics listener: `GET` of metrics, health and readiness over HTTP, one request per connection.
 
-use super::message::{AdminPage, Event, MAX_REQUEST, ProtocolError};
+use super::message::{AdminRequest, Event, MAX_REQUEST, ProtocolError};
 
-/// Parses one request; its header fields are ignored. Returns the page and the length of the request in bytes.
+/// Parses a request, whose header fields are ignored, and returns it with its length in bytes.
 pub(super) fn next(input: &[u8]) -> Result<Option<(Event<'_>, usize)>, ProtocolError> {
     // This is no general HTTP server: the head is searched again at each read, which is cheap for the few hundred bytes
     // that Prometheus and probes send.
     let Some(end) = input.windows(4).position(|end| end == b"\r\n\r\n") else {
-        return if input.len() > MAX_REQUEST { Err(ProtocolError::Page) } else { Ok(None) };
+        return if input.len() > MAX_REQUEST { Err(ProtocolError::Http) } else { Ok(None) };
     };
     let mut words = input[..end].split(|byte| matches!(byte, b' ' | b'\r'));
     let (method, target, version) = (words.next(), words.next(), words.next());
     if !version.is_some_and(|version| version.starts_with(b"HTTP/1.")) {
-        return Err(ProtocolError::Page);
+        return Err(ProtocolError::Http);
     }
     // Probes may add a query string to get past caches.
     let path = target.and_then(|target| target.split(|byte| *byte == b'?').next());
     let page = match (method, path) {
-        (Some(b"GET"), Some(b"/metrics")) => AdminPage::Metrics,
-        (Some(b"GET"), Some(b"/healthz")) => AdminPage::Health,
-        (Some(b"GET"), Some(b"/readyz")) => AdminPage::Readiness,
-        (Some(b"GET"), _) => AdminPage::Unknown,
-        _ => AdminPage::Refused,
+        (Some(b"GET"), Some(b"/metrics")) => AdminRequest::Metrics,
+        (Some(b"GET"), Some(b"/healthz")) => AdminRequest::Health,
+        (Some(b"GET"), Some(b"/readyz")) => AdminRequest::Readiness,
+        (Some(b"GET"), _) => AdminRequest::UnknownPath,
+        _ => AdminRequest::OtherMethod,
     };
     Ok(Some((Event::Admin(page), end + 4)))
 }
@@ -39,17 +39,17 @@ mod tests {
 
     #[test]
     fn any_split_of_a_request_selects_the_same_page() {
-        type Parsed = Result<Option<AdminPage>, ProtocolError>;
+        type Parsed = Result<Option<AdminRequest>, ProtocolError>;
         let cases: &[(&[u8], Parsed)] = &[
-            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Some(AdminPage::Metrics))),
-            (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", Ok(Some(AdminPage::Metrics))),
-            (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Health))),
-            (b"GET /readyz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Readiness))),
-            (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Unknown))),
-            (b"POST /metrics HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Refused))),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", Ok(Some(AdminRequest::Metrics))),
+            (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", Ok(Some(AdminRequest::Metrics))),
+            (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Health))),
+            (b"GET /readyz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Readiness))),
+            (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::UnknownPath))),
+            (b"POST /metrics HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::OtherMethod))),
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\n", Ok(None)),
-            (b"hello\r\n\r\n", Err(ProtocolError::Page)),
-            (b"\r\n\r\n", Err(ProtocolError::Page)),
+            (b"hello\r\n\r\n", Err(ProtocolError::Http)),
+            (b"\r\n\r\n", Err(ProtocolError::Http)),
         ];
         for (input, expected) in cases {
             for end in 0..input.len() {
@@ -62,6 +62,6 @@ mod tests {
             });
             assert_eq!(&got, expected, "{}", input.escape_ascii());
         }
-        assert_eq!(next(&[b'x'; MAX_REQUEST + 1]).err(), Some(ProtocolError::Page));
+        assert_eq!(next(&[b'x'; MAX_REQUEST + 1]).err(), Some(ProtocolError::Http));
     }
 }

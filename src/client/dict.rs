@@ -42,13 +42,13 @@ pub(super) struct DictSession {
     hello: Option<Hello>,
     transactions: BTreeMap<u32, Transaction>,
     /// Bytes of writes in open transactions.
-    held: usize,
-    /// Bytes of writes in each commit without a reply, by the place of the reply, and their sum.
+    write_bytes: usize,
+    /// Bytes of writes in each commit without a reply, by the seq of the reply, and their sum.
     committing: BTreeMap<u64, usize>,
     in_flight: usize,
     /// Bytes at the front of the input that have been searched for the end of the line.
     // A line of 64 KiB that arrives in small pieces would otherwise be searched from its start at each of them.
-    seen: usize,
+    searched: usize,
 }
 
 #[derive(Debug)]
@@ -62,9 +62,9 @@ struct Hello {
 struct Transaction {
     user: Vec<u8>,
     commit: Commit,
-    /// The first reason why it cannot be carried out.
+    /// The first error in its writes, reported at COMMIT.
     refused: Option<Failure>,
-    held: usize,
+    write_bytes: usize,
 }
 
 impl DictSession {
@@ -76,12 +76,12 @@ impl DictSession {
     /// True if no more may be read, as the writes of commits that have not ended take all memory. They end by their
     /// deadlines.
     pub(super) fn is_full(&self) -> bool {
-        self.in_flight > 0 && self.held + self.in_flight + MIN_ROOM > MAX_WRITES
+        self.in_flight > 0 && self.write_bytes + self.in_flight + MIN_ROOM > MAX_WRITES
     }
 
-    /// The commit at `place` was replied to.
-    pub(super) fn committed(&mut self, place: u64) {
-        self.in_flight -= self.committing.remove(&place).unwrap_or_default();
+    /// The commit at `seq` was replied to.
+    pub(super) fn committed(&mut self, seq: u64) {
+        self.in_flight -= self.committing.remove(&seq).unwrap_or_default();
     }
 
     /// Parses the next command and returns it with its length in bytes; `None` if the line is incomplete.
@@ -91,11 +91,11 @@ impl DictSession {
         replies: &mut Replies,
         output: &mut Output,
     ) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
-        let Some(end) = dict::line(input, self.seen, MAX_REQUEST).map_err(ProtocolError::Dict)? else {
-            self.seen = input.len();
+        let Some(end) = dict::line(input, self.searched, MAX_REQUEST).map_err(ProtocolError::Dict)? else {
+            self.searched = input.len();
             return Ok(None);
         };
-        self.seen = 0;
+        self.searched = 0;
         let command = dict::parse(&input[..end]).map_err(ProtocolError::Dict)?;
         self.carry_out(command, replies, output).map(|event| Some((event, end + 1)))
     }
@@ -140,19 +140,19 @@ impl DictSession {
             DictCommand::Increment { id, key, by } => self.write(id, &key, Change::Increment(by)),
             DictCommand::Remark { id } if self.transactions.contains_key(&id) => Ok(Event::Nothing),
             DictCommand::Remark { .. } => Err(ProtocolError::Transaction),
-            DictCommand::Rollback { id } => self.end(id).map(|_| Event::Nothing),
+            DictCommand::Rollback { id } => self.take(id).map(|_| Event::Nothing),
             DictCommand::Commit { id } => {
-                let transaction = self.end(id)?;
-                let place = replies.enter();
+                let transaction = self.take(id)?;
+                let seq = replies.enter();
                 match transaction.refused {
                     None => {
-                        self.committing.insert(place, transaction.held);
-                        self.in_flight += transaction.held;
+                        self.committing.insert(seq, transaction.write_bytes);
+                        self.in_flight += transaction.write_bytes;
                         let query = Query::Commit(Box::new(transaction.commit));
-                        Ok(Event::Ask { place, table: None, query })
+                        Ok(Event::Request { seq, table: None, query })
                     }
                     Some(failure) => {
-                        reply(place, "", Reply::Committed(id, Outcome::Failed(failure)), replies, output.end());
+                        reply(seq, "", Reply::Committed(id, Outcome::Failed(failure)), replies, output.writer());
                         Ok(Event::Nothing)
                     }
                 }
@@ -169,9 +169,10 @@ impl DictSession {
         Ok(())
     }
 
-    fn end(&mut self, id: u32) -> Result<Transaction, ProtocolError> {
+    /// Removes a transaction that is committed or rolled back.
+    fn take(&mut self, id: u32) -> Result<Transaction, ProtocolError> {
         let transaction = self.transactions.remove(&id).ok_or(ProtocolError::Transaction)?;
-        self.held -= transaction.held;
+        self.write_bytes -= transaction.write_bytes;
         Ok(transaction)
     }
 
@@ -188,10 +189,12 @@ impl DictSession {
         }
         let refused = match locate(key, &transaction.user) {
             Err(failure) => failure,
-            Ok(_) if self.held + size > MAX_WRITES => Failure::temporary(format_args!("transaction is too large")),
+            Ok(_) if self.write_bytes + size > MAX_WRITES => {
+                Failure::temporary(format_args!("transaction is too large"))
+            }
             Ok(path) => {
-                self.held += size;
-                transaction.held += size;
+                self.write_bytes += size;
+                transaction.write_bytes += size;
                 transaction.commit.writes.push(Write { key: path.key(b""), change });
                 return Ok(Event::Nothing);
             }
@@ -199,7 +202,7 @@ impl DictSession {
         // What was stored of it will not be written.
         transaction.refused = Some(refused);
         transaction.commit.writes = Vec::new();
-        self.held -= std::mem::take(&mut transaction.held);
+        self.write_bytes -= std::mem::take(&mut transaction.write_bytes);
         Ok(Event::Nothing)
     }
 }
@@ -227,13 +230,13 @@ impl Hello {
     }
 }
 
-/// Assigns a place to a query. If there is none, its failure is replied.
+/// Assigns a sequence number to a query. An invalid query is answered with its failure.
 fn query<'a>(query: Result<Query<'a>, Failure>, replies: &mut Replies, output: &mut Output) -> Event<'a> {
-    let place = replies.enter();
+    let seq = replies.enter();
     match query {
-        Ok(query) => Event::Ask { place, table: None, query },
+        Ok(query) => Event::Request { seq, table: None, query },
         Err(failure) => {
-            reply(place, "", Reply::Failed(failure), replies, output.end());
+            reply(seq, "", Reply::Failed(failure), replies, output.writer());
             Event::Nothing
         }
     }
@@ -261,10 +264,10 @@ fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
     }
 }
 
-/// Encodes a reply to the command at `place`. `table` is named in reasons.
-pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
+/// Encodes a reply to the command at `seq`. `table` is named in reasons.
+pub(super) fn reply(seq: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
     let part = if matches!(reply, Reply::Row { .. }) { Part::More } else { Part::Last };
-    replies.write(place, part, out, |out| {
+    replies.write(seq, part, out, |out| {
         match reply {
             Reply::Answer(Answer::Found(value)) => match value.for_dovecot() {
                 Ok(Some(text)) => {

@@ -1,4 +1,4 @@
-//! What a client asks, and what it is told.
+//! Requests of clients and the replies to them.
 
 use crate::arena::Key;
 use crate::query::{Answer, Failure, Outcome, Query};
@@ -10,38 +10,38 @@ use std::fmt;
 // bytes since 3.12 and not at all before.
 pub const MAX_REQUEST: usize = 65_536;
 
-/// What a client has sent.
+/// A command of a client.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Needs no reply, or its reply has been written.
     Nothing,
-    Ask {
-        place: u64,
-        /// `None` stands for the table that the client has named before.
+    Request {
+        seq: u64,
+        /// `None` stands for the table that the client has named in HELLO.
         table: Option<&'a [u8]>,
         query: Query<'a>,
     },
     /// A request to the metrics listener.
-    Admin(AdminPage),
+    Admin(AdminRequest),
 }
 
-/// A page of the metrics listener.
+/// A request to the metrics listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum AdminPage {
+pub enum AdminRequest {
     Metrics,
     Health,
     Readiness,
     /// Answered 404.
-    Unknown,
+    UnknownPath,
     /// A method other than GET, answered 405.
-    Refused,
+    OtherMethod,
 }
 
-/// The destination of a reply: the client, and the place in the order of its replies.
+/// The destination of a reply: the client, and the sequence number of its request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ReplyTo {
     pub client: Key,
-    pub place: u64,
+    pub seq: u64,
 }
 
 /// A reply to a request, or a part of one.
@@ -75,7 +75,7 @@ pub enum ProtocolError {
     /// An id of an unknown transaction, or one that is already in use.
     Transaction,
     /// Not an HTTP request, or too long, at the metrics listener.
-    Page,
+    Http,
 }
 
 impl fmt::Display for ProtocolError {
@@ -87,7 +87,7 @@ impl fmt::Display for ProtocolError {
             ProtocolError::Hello => f.write_str("dict command before HELLO, or a second HELLO"),
             ProtocolError::Version => f.write_str("unknown major version of the dict protocol"),
             ProtocolError::Transaction => f.write_str("unknown or reused transaction id"),
-            ProtocolError::Page => f.write_str("no HTTP request to the figures"),
+            ProtocolError::Http => f.write_str("invalid HTTP request to the metrics listener"),
         }
     }
 }

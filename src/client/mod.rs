@@ -6,23 +6,23 @@ mod message;
 mod replies;
 mod socketmap;
 
-pub use message::{AdminPage, Event, MAX_REQUEST, ProtocolError, Reply, ReplyTo};
+pub use message::{AdminRequest, Event, MAX_REQUEST, ProtocolError, Reply, ReplyTo};
 
 use crate::buffer::{Input, Output};
 use crate::config::Mode;
 use replies::Replies;
 
-/// Maximum number of unanswered requests of one client. No more is read from it at this number.
+/// Maximum number of unanswered requests of one client; at this number reading stops.
 pub const MAX_OPEN: usize = 1_000;
 
-/// Maximum number of unread bytes of replies. Above it nothing is read from a client and no rows are added.
+/// Maximum size of unread replies in bytes; above it reading stops and no rows are added.
 pub const MAX_UNSENT: usize = 256 * 1024;
 
 /// Bytes of output memory that a dict client retains while it has nothing to send.
 // Dovecot sends dozens of lookups at once, and there are few of these clients; Postfix waits for each reply.
 const RETAINED_FOR_DICT: usize = 4 * 1024;
 
-/// Maximum number of unread bytes of replies, above which the client is closed.
+/// Maximum size of unread replies in bytes, above which the client is closed.
 // `MAX_UNSENT` stops reading, but a client may have sent a thousand requests for large values before that.
 const MAX_UNREAD: usize = 64 * 1024 * 1024;
 
@@ -33,21 +33,21 @@ pub struct Client {
     replies: Replies,
     pub input: Input,
     pub output: Output,
-    /// The client has closed its sending side. It is closed once it has received all replies.
-    pub ended: bool,
+    /// The client has closed its sending side, or gets only one response: it is closed after the last reply.
+    pub closing: bool,
     /// Requests may be left in `input`, because a limit was reached.
     pub paused: bool,
     /// Iterations in progress, whose rows are written as space allows.
     pub iterations: u32,
     /// The client is on the list of clients that may have room again.
-    pub resumed: bool,
-    /// The value of `moved` when the client was last found stuck.
+    pub resumable: bool,
+    /// The value of `transferred` when the client was last found stuck.
     // Only a request that is half sent or a reply that is not read is bounded in time. An idle client is never closed:
     // after a failed SMTP delivery, Postfix reports a closed map connection as an error and defers the message
     // (dict_sockmap.c).
     pub watched: Option<u64>,
     /// Bytes read from and written to the client: any change is progress.
-    pub moved: u64,
+    pub transferred: u64,
 }
 
 #[derive(Debug)]
@@ -69,12 +69,12 @@ impl Client {
             replies,
             input,
             output,
-            ended: false,
+            closing: false,
             paused: false,
             iterations: 0,
-            resumed: false,
+            resumable: false,
             watched: None,
-            moved: 0,
+            transferred: 0,
         };
         match mode {
             Mode::Auto => {}
@@ -86,7 +86,7 @@ impl Client {
     }
 
     fn begin_dict(&mut self) -> Protocol {
-        self.output.keep(RETAINED_FOR_DICT);
+        self.output.set_retained(RETAINED_FOR_DICT);
         Protocol::Dict(Box::default())
     }
 
@@ -118,24 +118,24 @@ impl Client {
             Protocol::Dict(session) => session.next(input, &mut self.replies, &mut self.output),
             Protocol::Admin => admin::next(input),
         };
-        self.paused |= !self.may_ask();
+        self.paused |= !self.accepts_requests();
         next
     }
 
-    /// Writes a reply in its place. `table` is named in reasons.
-    pub fn reply(&mut self, place: u64, table: &str, reply: Reply<'_>) {
-        let out = self.output.end();
+    /// Writes a reply in the order of the requests. `table` is named in reasons.
+    pub fn reply(&mut self, seq: u64, table: &str, reply: Reply<'_>) {
+        let out = self.output.writer();
         match &mut self.protocol {
             Protocol::Unknown | Protocol::Admin => {}
-            Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.replies, out),
+            Protocol::Socketmap => socketmap::reply(seq, table, reply, &mut self.replies, out),
             Protocol::Dict(session) => {
                 if let Reply::Committed(..) = reply {
-                    session.committed(place);
+                    session.committed(seq);
                 }
-                dict::reply(place, table, reply, &mut self.replies, out);
+                dict::reply(seq, table, reply, &mut self.replies, out);
             }
         }
-        self.paused |= !self.may_ask();
+        self.paused |= !self.accepts_requests();
     }
 
     /// Whether this is a connection to the metrics listener.
@@ -145,12 +145,12 @@ impl Client {
 
     /// Writes the response to the only request of a connection to the metrics listener.
     pub fn respond(&mut self, status: &str, body: &str) {
-        admin::respond(status, body, self.output.end());
-        self.ended = true;
+        admin::respond(status, body, self.output.writer());
+        self.closing = true;
     }
 
     /// Whether more requests may be read from the client.
-    pub fn may_ask(&self) -> bool {
+    pub fn accepts_requests(&self) -> bool {
         let has_room = match &self.protocol {
             Protocol::Dict(session) => !session.is_full(),
             Protocol::Unknown | Protocol::Socketmap | Protocol::Admin => true,
@@ -158,16 +158,16 @@ impl Client {
         self.replies.open() < MAX_OPEN && !self.is_full() && has_room
     }
 
-    /// True, once, if the client has to be put on the list of clients that may have room again.
-    pub fn has_work(&mut self) -> bool {
-        let has_work = self.paused && self.may_ask() || self.iterations > 0;
-        has_work && !std::mem::replace(&mut self.resumed, true)
+    /// Marks the client if it may have room again. True if it was not marked before: the caller lists it then.
+    pub fn mark_resumable(&mut self) -> bool {
+        let has_work = self.paused && self.accepts_requests() || self.iterations > 0;
+        has_work && !std::mem::replace(&mut self.resumable, true)
     }
 
-    /// Whether rows of the iteration at `place` can be written now, without being stored.
-    pub fn may_stream(&self, place: u64) -> bool {
+    /// Whether rows of the iteration at `seq` can be written now, without being stored.
+    pub fn may_stream(&self, seq: u64) -> bool {
         // Replies that wait for the end of this iteration must not keep it from its rows.
-        self.output.unsent().len() < MAX_UNSENT && self.replies.may_stream(place)
+        self.output.unsent().len() < MAX_UNSENT && self.replies.may_stream(seq)
     }
 
     fn is_full(&self) -> bool {
@@ -191,11 +191,12 @@ impl Client {
 
     /// Whether the client has received all replies to what it has sent.
     pub fn is_served(&self) -> bool {
+        // While it is paused, `input` may hold whole requests that have not been started.
         self.replies.open() == 0 && self.output.is_empty() && !self.paused
     }
 
     /// Whether the client has sent only a part of a request, or has not read a reply.
     pub fn is_stuck(&self) -> bool {
-        !self.output.is_empty() || (!self.input.is_empty() && self.may_ask())
+        !self.output.is_empty() || (!self.input.is_empty() && self.accepts_requests())
     }
 }

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 /// accepts any order if the server announces an id for a request (`*ID`) and prefixes the reply with it (`+ID TAB`).
 #[derive(Debug, Default)]
 pub(super) struct Replies {
-    /// The place of the next request, counted from 0.
+    /// The sequence number of the next request, counted from 0.
     next: u64,
-    /// The oldest place whose reply has not been written, without ids. With ids, also the oldest that has none: every
-    /// place before it was answered or has an id.
+    /// The first request whose reply is incomplete and, with ids, that has no id either: every earlier request has
+    /// its reply or an id.
     first: u64,
     /// Requests without a complete reply.
     open: usize,
-    /// Replies that wait for earlier ones, by place; unused with ids.
+    /// Replies that wait for earlier ones, by sequence number; unused with ids.
     early: BTreeMap<u64, Vec<u8>>,
     early_bytes: usize,
     /// Whether async ids are used (dict protocol 2.1 and later).
@@ -47,12 +47,12 @@ impl Replies {
         self.early_bytes
     }
 
-    /// True if a row at this place could be written at once.
-    pub(super) fn may_stream(&self, place: u64) -> bool {
-        self.ids || self.first == place
+    /// True if a row of this request could be written now.
+    pub(super) fn may_stream(&self, seq: u64) -> bool {
+        self.ids || self.first == seq
     }
 
-    /// Assigns a place to a new request.
+    /// Assigns a sequence number to a new request.
     pub(super) fn enter(&mut self) -> u64 {
         self.next += 1;
         self.open += 1;
@@ -60,14 +60,15 @@ impl Replies {
     }
 
     /// Writes a reply, or stores it until the earlier ones are written.
-    pub(super) fn write(&mut self, place: u64, part: Part, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn write(&mut self, seq: u64, part: Part, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
         if part == Part::Last {
             self.open -= 1;
         }
+        // Never stored: the id tells the client which command the reply belongs to.
         if self.ids {
-            self.identify(place, part, out);
+            self.write_id(seq, part, out);
             encode(out);
-        } else if place == self.first {
+        } else if seq == self.first {
             encode(out);
             if part == Part::Last {
                 self.first += 1;
@@ -81,7 +82,7 @@ impl Replies {
             let mut bytes = Vec::new();
             encode(&mut bytes);
             self.early_bytes += bytes.len();
-            self.early.insert(place, bytes);
+            self.early.insert(seq, bytes);
         }
     }
 
@@ -99,29 +100,29 @@ impl Replies {
     /// A reply to the oldest open request needs none: the client takes a reply without an id for that one, even if it
     /// has an id (`dict_conn_input_line` in dict-client.c). Before any other reply, every request up to its own gets an
     /// id, because the client assigns `*ID` lines to its commands in order.
-    fn identify(&mut self, place: u64, part: Part, out: &mut Vec<u8>) {
+    fn write_id(&mut self, seq: u64, part: Part, out: &mut Vec<u8>) {
         // As long as an id is open, `first` is not the oldest open request, and a reply without an id would go to the
         // wrong one.
-        if place == self.first && self.identified == 0 {
+        if seq == self.first && self.identified == 0 {
             self.first += u64::from(part == Part::Last);
             return;
         }
-        while self.first <= place {
+        while self.first <= seq {
             out.extend_from_slice(format!("*{}\n", id(self.first)).as_bytes());
             self.first += 1;
             self.identified += 1;
         }
-        out.extend_from_slice(format!("+{}\t", id(place)).as_bytes());
+        out.extend_from_slice(format!("+{}\t", id(seq)).as_bytes());
         if part == Part::Last {
             self.identified -= 1;
         }
     }
 }
 
-/// The async id of a place: 32 bits, never zero.
-fn id(place: u64) -> u64 {
+/// The async id of a request: 32 bits, never zero.
+fn id(seq: u64) -> u64 {
     // Dovecot keeps it in an unsigned int, where 0 means that a command has no id.
-    place % u64::from(u32::MAX) + 1
+    seq % u64::from(u32::MAX) + 1
 }
 
 #[cfg(test)]
@@ -130,15 +131,15 @@ mod tests {
 
     fn four_open(ids: bool) -> Replies {
         let mut replies = Replies { ids, ..Replies::default() };
-        (0..4).for_each(|place| assert_eq!(replies.enter(), place));
+        (0..4).for_each(|seq| assert_eq!(replies.enter(), seq));
         replies
     }
 
     fn written(replies: &mut Replies, texts: &[(u64, &str)]) -> String {
         let mut out = Vec::new();
-        for (place, text) in texts {
+        for (seq, text) in texts {
             let part = if text.ends_with('…') { Part::More } else { Part::Last };
-            replies.write(*place, part, &mut out, |out| out.extend_from_slice(format!("{text}\n").as_bytes()));
+            replies.write(*seq, part, &mut out, |out| out.extend_from_slice(format!("{text}\n").as_bytes()));
         }
         String::from_utf8(out).unwrap()
     }

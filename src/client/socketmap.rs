@@ -7,8 +7,8 @@ use crate::buffer::Output;
 use crate::query::{Answer, Failure, FailureKind, Query};
 use crate::wire::netstring;
 
-/// The longest reply that Postfix accepts, in bytes, including the word (`socketmap_max_reply_size`).
-const MAX_REPLY: usize = 100_000; // bytes
+/// Maximum length of a reply in bytes, including the status word (`socketmap_max_reply_size`, dict_sockmap.c).
+const MAX_REPLY: usize = 100_000;
 
 /// Decodes the next request and returns it with its length in bytes; `None` if it is incomplete.
 pub(super) fn next<'a>(
@@ -19,29 +19,29 @@ pub(super) fn next<'a>(
     let Some((request, used)) = netstring::decode(input, MAX_REQUEST).map_err(ProtocolError::Netstring)? else {
         return Ok(None);
     };
-    let place = replies.enter();
+    let seq = replies.enter();
     let event = match request.iter().position(|byte| *byte == b' ') {
         Some(at) => {
             let (table, key) = (&request[..at], &request[at + 1..]);
-            Event::Ask { place, table: Some(table), query: Query::Get(key.into()) }
+            Event::Request { seq, table: Some(table), query: Query::Get(key.into()) }
         }
         None => {
             // The only use of PERM: Postfix reports it as a configuration error and stops retrying, which no fault of a
             // backend should cause.
             let failure =
                 Failure::new(FailureKind::Permanent, format_args!("request without a space after the map name"));
-            replies.write(place, Part::Last, output.end(), |out| encode(&failure, out));
+            replies.write(seq, Part::Last, output.writer(), |out| encode(&failure, out));
             Event::Nothing
         }
     };
     Ok(Some((event, used)))
 }
 
-/// Encodes the reply to the request at `place`. `table` is named in reasons.
-pub(super) fn reply(place: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
+/// Encodes the reply to the request with the sequence number `seq`. Reasons name `table`.
+pub(super) fn reply(seq: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
     // A socketmap client sends nothing but lookups.
     let Reply::Answer(answer) = reply else { return };
-    replies.write(place, Part::Last, out, |out| match &answer {
+    replies.write(seq, Part::Last, out, |out| match &answer {
         Answer::Miss => miss(out),
         Answer::Failed(failure) => encode(failure, out),
         Answer::Found(value) => match value.for_postfix() {
@@ -79,8 +79,8 @@ mod tests {
 
     fn encoded(value: Value<'_>) -> String {
         let (mut replies, mut out) = (Replies::default(), Vec::new());
-        let place = replies.enter();
-        reply(place, "alias", Reply::Answer(Answer::Found(value)), &mut replies, &mut out);
+        let seq = replies.enter();
+        reply(seq, "alias", Reply::Answer(Answer::Found(value)), &mut replies, &mut out);
         String::from_utf8(out).unwrap()
     }
 

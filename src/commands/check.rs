@@ -1,4 +1,4 @@
-//! `--check`: opens all tables, and reports which sockets can be made and which backends can be reached.
+//! `--check`: opens all tables, and reports which sockets can be created and which backends are reachable.
 
 use super::exit::{failure, print};
 use crate::backend::{CheckResult, Fault};
@@ -9,16 +9,17 @@ use crate::reactor::Reactor;
 use crate::system::{self, Signals};
 use std::time::Duration;
 
-/// Opens all tables, tries to reach all backends, and reports.
+/// Opens all tables, connects to all backends and prints a report. Returns the exit code.
 pub fn check(config: &Config) -> Result<u8, ConfigError> {
     let (tables, backends) = crate::open(&config.tables)?;
     let (mut report, mut code) = (String::new(), 0);
+    // Not bound, as a running Podop may be serving them.
     for (endpoint, mode) in &config.listeners {
         let state = match Listener::check(endpoint) {
             Ok(()) => format!("mode {mode}"),
             Err(error) => {
                 code = config::EX_CANTCREAT;
-                format!("cannot be made: {error}")
+                format!("cannot be created: {error}")
             }
         };
         report += &format!("socket {endpoint} {state}\n");
@@ -29,7 +30,7 @@ pub fn check(config: &Config) -> Result<u8, ConfigError> {
     let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
     let engine = Engine::new(tables, backends, config.timeout);
     let reactor = Reactor::new(engine, Vec::new(), signals, Duration::ZERO, system::raise_descriptor_limit());
-    // The engine itself connects, so that what is reported here is what lookups will meet.
+    // The engine connects, so that the report cannot differ from what lookups experience.
     let results = reactor.and_then(|mut reactor| reactor.check()).map_err(|error| failure("check", &error))?;
     for CheckResult { label, result } in results.unwrap_or_default() {
         let (exit, state) = match result {

@@ -1,10 +1,10 @@
-//! `podop help`: the manual, offline.
+//! `podop help`: prints the manual.
 
 use super::exit::print;
 use crate::config::{ConfigError, EX_USAGE};
 use crate::manual::{CHAPTERS, Chapter};
 
-/// Prints a chapter of the manual, or the list of them.
+/// Prints a chapter of the manual, or the list of chapters.
 pub fn manual(name: Option<&str>) -> Result<u8, ConfigError> {
     let Some(name) = name else {
         let row = |chapter: &Chapter| format!("  podop help {:<14} {}\n", chapter.name, chapter.summary);

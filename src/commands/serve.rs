@@ -1,4 +1,4 @@
-//! The daemon: from a configuration to a reactor that runs.
+//! The daemon: opens tables and listeners, and runs the reactor.
 
 use super::exit::failure;
 use crate::config::{Config, ConfigError, Mode, Spec};
@@ -8,18 +8,18 @@ use crate::log::{self, Level};
 use crate::reactor::Reactor;
 use crate::system::{self, Signals};
 
-/// Serves until a signal ends it.
+/// Serves until a signal requests a shutdown. Returns the exit code.
 pub fn serve(config: &Config) -> Result<u8, ConfigError> {
     log::start(match config.verbosity {
         0 => Level::Warn,
         1 => Level::Info,
         _ => Level::Debug,
     });
-    // First of all, so that every thread has the signals blocked.
+    // Before any thread is started, as threads inherit the blocked signals.
     let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
     let (tables, backends) = crate::open(&config.tables)?;
     let descriptors = system::raise_descriptor_limit();
-    // Tables first: a socket file should not appear for a start that fails.
+    // After the tables, so that a start that fails there leaves no socket file behind.
     let listeners = listen(config)?;
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
@@ -36,6 +36,7 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
     if tables.is_empty() {
         log::warn(format_args!("no-tables cause=\"there is no --name: every request will fail\""));
     }
+    // The longest time limit of any request, so that a shutdown can answer all of them.
     let drain_timeout = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
     let mut engine = Engine::new(tables, backends, config.timeout);
     engine.set_slow_threshold(config.slow);
@@ -45,10 +46,11 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
     reactor.run().map(|()| 0).map_err(|error| failure("poll", &error))
 }
 
-/// All sockets: those that systemd has passed, and those that the command line names.
+/// All listeners: sockets inherited from systemd, and those of the command line.
 fn listen(config: &Config) -> Result<Vec<Listener>, ConfigError> {
     let mut listeners = Vec::new();
     for (name, socket) in system::inherited_sockets() {
+        // `FileDescriptorName=` of the socket unit selects the protocol; --mode is for all others.
         let mode = Mode::of_name(&name).unwrap_or(config.inherited);
         let listener = Listener::inherit(socket, mode);
         let listener = listener.map_err(|error| failure(&format!("inherited socket '{name}'"), &error))?;
@@ -62,7 +64,9 @@ fn listen(config: &Config) -> Result<Vec<Listener>, ConfigError> {
     for (name, listener) in &listeners {
         log::info(format_args!("listen socket={name} mode={}", listener.mode));
         if listener.is_exposed() {
-            log::warn(format_args!("exposed socket={name} cause=\"not on loopback: whoever reaches it may ask\""));
+            log::warn(format_args!(
+                "exposed socket={name} cause=\"not on loopback: any host that can reach it can send requests\""
+            ));
         }
     }
     Ok(listeners.into_iter().map(|(_, listener)| listener).collect())

@@ -1,7 +1,7 @@
-//! The command line parser. Every error is one line that names the flag and what it expects.
+//! The command line parser. Every error is one line that names the flag and the expected value.
 
 use super::command::{
-    Command, Config, ConfigError, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, seconds, unusable, usage,
+    Command, Config, ConfigError, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, invalid, seconds, usage,
 };
 use super::expand::expand;
 use crate::system;
@@ -34,19 +34,20 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     let endpoints: Vec<Endpoint> =
         all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
     let metrics = all(&mut args, "--metrics")?;
-    // Several modes belong to the --socket flags in their order, and say nothing of inherited sockets.
+    // Several modes belong to the --socket flags in their order; none of them applies to inherited sockets.
     let inherited = if let [only] = modes[..] { only } else { Mode::Auto };
     let mut config = Config {
         listeners: Vec::new(),
         inherited,
         permissions: permissions(&mut args)?,
         tables: tables(&mut args)?,
+        // Below the time limits of the clients: Dovecot 2.3 waits 30 s for a reply (dict-client.c), Postfix 100 s.
         timeout: time(&mut args, "--timeout", 20)?,
         slow: time(&mut args, "--slow", 1)?,
         cache_size: size(&mut args, "--cache-size", 64 << 20)?,
         verbosity,
     };
-    // An unknown argument is reported before a missing one, as it is mostly a typing error of the latter.
+    // An unknown argument is reported before a missing one, as it is mostly a misspelling of the latter.
     finish(args)?;
     // A check needs no listener, so that tables can be tried before the sockets are chosen.
     if endpoints.is_empty() && !check && system::inherited() == 0 {
@@ -61,13 +62,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
 
 /// Whether the first argument that is not a flag is this command.
 fn is_command(args: &Arguments, name: &str) -> bool {
+    // On a copy, as subcommand() removes the argument.
     args.clone().subcommand().is_ok_and(|command| command.as_deref() == Some(name))
 }
 
 /// Parses `help [CHAPTER]`.
 fn manual(mut args: Arguments) -> Result<Command, ConfigError> {
     let _ = args.subcommand();
-    let chapter = args.opt_free_from_str().map_err(|_| usage("help wants the name of a chapter"))?;
+    let chapter = args.opt_free_from_str().map_err(|_| usage("help expects the name of a chapter"))?;
     finish(args)?;
     Ok(Command::Manual(chapter))
 }
@@ -82,11 +84,12 @@ fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, ConfigError> {
     }
     finish(args)?;
     let [socket, table, key] = <[String; 3]>::try_from(words)
-        .map_err(|words| usage(format!("query wants SOCKET TABLE KEY, not {} words", words.len())))?;
+        .map_err(|words| usage(format!("query expects SOCKET TABLE KEY, not {} words", words.len())))?;
     let dovecot = match modes {
+        // Only Dovecot's requests have a user.
         [] | [Mode::Postfix] => user.is_some(),
         [Mode::Dovecot] => true,
-        _ => return Err(usage("--mode of a query wants postfix or dovecot, once")),
+        _ => return Err(usage("query expects one --mode, postfix or dovecot")),
     };
     Ok(Command::Query(QueryCommand { socket: endpoint("SOCKET", &socket)?, dovecot, user, table, key }))
 }
@@ -102,8 +105,8 @@ fn finish(args: Arguments) -> Result<(), ConfigError> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors cannot occur here")]
 fn all(args: &mut Arguments, flag: &'static str) -> Result<Vec<String>, ConfigError> {
     args.values_from_str(flag).map_err(|error| match error {
-        pico_args::Error::NonUtf8Argument => usage(format!("{flag} wants UTF-8")),
-        _ => usage(format!("{flag} wants a value")),
+        pico_args::Error::NonUtf8Argument => usage(format!("{flag} expects UTF-8")),
+        _ => usage(format!("{flag} expects a value")),
     })
 }
 
@@ -117,16 +120,17 @@ fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, Confi
 }
 
 fn parse_mode(text: &str) -> Result<Mode, ConfigError> {
+    // Metrics have a flag of their own.
     Mode::of_name(text)
         .filter(|mode| *mode != Mode::Admin)
-        .ok_or_else(|| usage(format!("--mode wants postfix, dovecot or auto, not '{text}'")))
+        .ok_or_else(|| usage(format!("--mode expects postfix, dovecot or auto, not '{text}'")))
 }
 
 /// The value of a flag in seconds.
 fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Duration, ConfigError> {
     match one(args, flag)? {
         None => Ok(Duration::from_secs(default)),
-        Some(text) => seconds(&text).ok_or_else(|| usage(format!("{flag} wants seconds above 0, not '{text}'"))),
+        Some(text) => seconds(&text).ok_or_else(|| usage(format!("{flag} expects seconds above 0, not '{text}'"))),
     }
 }
 
@@ -139,29 +143,32 @@ fn size(args: &mut Arguments, flag: &'static str, default: usize) -> Result<usiz
         Some(b'G') => (&text[..text.len() - 1], 30),
         _ => (&text[..], 0),
     };
+    // Rust's parser also accepts a sign.
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     let bytes = digits.parse().ok().filter(|_| plain).and_then(|number: usize| number.checked_mul(1 << shift));
     bytes
         .filter(|bytes| (1 << 16..=1 << 40).contains(bytes))
-        .ok_or_else(|| usage(format!("{flag} wants 64K or more, with K, M or G, not '{text}'")))
+        .ok_or_else(|| usage(format!("{flag} expects 64K or more, with K, M or G, not '{text}'")))
 }
 
 /// Parses `inet:HOST:PORT`, or a path.
 fn endpoint(flag: &str, text: &str) -> Result<Endpoint, ConfigError> {
     let Some(address) = text.strip_prefix("inet:") else {
+        // Postfix writes the same address with `unix:` (`socketmap:unix:/path:name`).
         let path = text.strip_prefix("unix:").unwrap_or(text);
         return match path {
-            "" => Err(usage(format!("{flag} wants a path or inet:HOST:PORT"))),
+            "" => Err(usage(format!("{flag} expects a path or inet:HOST:PORT"))),
             // A bare port would otherwise become a socket file with that name.
             port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Err(usage(format!("{flag} wants a path or inet:HOST:PORT, not '{port}'")))
+                Err(usage(format!("{flag} expects a path or inet:HOST:PORT, not '{port}'")))
             }
             path => Ok(Endpoint::Unix(path.into())),
         };
     };
+    // At the last colon, as an IPv6 address has several.
     match address.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Endpoint::Inet(address.to_owned())),
-        _ => Err(usage(format!("{flag} wants inet:HOST:PORT, not '{text}'"))),
+        _ => Err(usage(format!("{flag} expects inet:HOST:PORT, not '{text}'"))),
     }
 }
 
@@ -190,8 +197,9 @@ fn listen_once(
     endpoint: Endpoint,
     mode: Mode,
 ) -> Result<(), ConfigError> {
+    // Binding it twice would fail with an error about another process.
     if listeners.iter().any(|(other, _)| *other == endpoint) {
-        return Err(unusable(format!("{flag} {endpoint} is given twice")));
+        return Err(invalid(format!("{flag} {endpoint} is given twice")));
     }
     listeners.push((endpoint, mode));
     Ok(())
@@ -204,7 +212,7 @@ fn permissions(args: &mut Arguments) -> Result<Permissions, ConfigError> {
         Some(text) => u32::from_str_radix(text, 8)
             .ok()
             .filter(|mode| *mode <= 0o777 && !text.starts_with('+'))
-            .ok_or_else(|| usage(format!("--socket-mode wants an octal number up to 0777, not '{text}'")))?,
+            .ok_or_else(|| usage(format!("--socket-mode expects an octal number up to 0777, not '{text}'")))?,
     };
     let owner = number(one(args, "--socket-owner")?, "--socket-owner", system::user_id)?;
     let group = number(one(args, "--socket-group")?, "--socket-group", system::group_id)?;
@@ -213,7 +221,7 @@ fn permissions(args: &mut Arguments) -> Result<Permissions, ConfigError> {
 
 fn number(name: Option<String>, flag: &str, find: fn(&str) -> Option<u32>) -> Result<Option<u32>, ConfigError> {
     let Some(name) = name else { return Ok(None) };
-    find(&name).map(Some).ok_or_else(|| unusable(format!("{flag}: there is no '{name}'")))
+    find(&name).map(Some).ok_or_else(|| invalid(format!("{flag}: there is no '{name}'")))
 }
 
 fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
@@ -225,34 +233,37 @@ fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
             "--name, --type and --param belong together: there are {names} names, {kinds} types, {params} params"
         )));
     }
+    // In a socketmap request the name of the table ends at the first space.
     if let Some(name) = names.iter().find(|name| name.is_empty() || name.contains(char::is_whitespace)) {
-        return Err(unusable(format!("--name '{name}' wants a name without spaces")));
+        return Err(invalid(format!("--name '{name}': a name must not be empty or contain spaces")));
     }
     let mut specs: Vec<Spec> = Vec::new();
     for ((name, kind), param) in names.into_iter().zip(kinds).zip(params) {
         if specs.iter().any(|spec| spec.name == name) {
-            return Err(unusable(format!("--name '{name}' is given twice")));
+            return Err(invalid(format!("--name '{name}' is given twice")));
         }
         specs.push(Spec { name, kind, param, settings: Vec::new() });
     }
+    // After all tables, as a setting may precede its table on the command line.
     for option in all(args, "--option")? {
         add_setting(&option, &mut specs)?;
     }
     Ok(specs)
 }
 
-/// Adds a setting to the tables that it names. Its value may be a secret, so that errors do not repeat it.
+/// Adds a setting to the tables that it names.
 fn add_setting(option: &str, specs: &mut [Spec]) -> Result<(), ConfigError> {
+    // Errors do not quote the value, which may be a secret.
     let parts =
         option.split_once(':').and_then(|(name, rest)| rest.split_once('=').map(|(key, value)| (name, key, value)));
-    let (name, key, value) = parts.ok_or_else(|| usage("--option wants NAME:KEY=VALUE"))?;
+    let (name, key, value) = parts.ok_or_else(|| usage("--option expects NAME:KEY=VALUE"))?;
     let general = name == "*";
     let mut found = general;
     for spec in specs.iter_mut().filter(|spec| general || spec.name == name) {
         spec.settings.push(Setting { key: key.to_owned(), value: value.to_owned(), general });
         found = true;
     }
-    if found { Ok(()) } else { Err(unusable(format!("--option {name}:{key}: there is no table '{name}'"))) }
+    if found { Ok(()) } else { Err(invalid(format!("--option {name}:{key}: there is no table '{name}'"))) }
 }
 
 #[cfg(test)]
@@ -335,22 +346,22 @@ mod tests {
 
     #[test]
     fn a_query_has_three_words() {
-        let ask = |args: &[&str]| match parse(args.iter().map(OsString::from)) {
-            Ok(Command::Query(ask)) => (ask.socket.to_string(), ask.dovecot, ask.user, ask.table, ask.key),
+        let parsed = |args: &[&str]| match parse(args.iter().map(OsString::from)) {
+            Ok(Command::Query(query)) => (query.socket.to_string(), query.dovecot, query.user, query.table, query.key),
             other => panic!("{other:?}"),
         };
         let expected =
             |dovecot, user: Option<&str>| ("/s".into(), dovecot, user.map(str::to_owned), "t".into(), "k k".into());
-        assert_eq!(ask(&["query", "/s", "t", "k k"]), expected(false, None));
-        assert_eq!(ask(&["query", "--mode", "dovecot", "--user", "u", "/s", "t", "k k"]), expected(true, Some("u")));
-        assert_eq!(ask(&["query", "/s", "t", "k k", "--user=u"]), expected(true, Some("u")));
+        assert_eq!(parsed(&["query", "/s", "t", "k k"]), expected(false, None));
+        assert_eq!(parsed(&["query", "--mode", "dovecot", "--user", "u", "/s", "t", "k k"]), expected(true, Some("u")));
+        assert_eq!(parsed(&["query", "/s", "t", "k k", "--user=u"]), expected(true, Some("u")));
     }
 
     #[test]
     fn seconds_are_positive_and_finite() {
         assert_eq!(seconds("0.25"), Some(Duration::from_millis(250)));
-        for wrong in ["", "0", "-1", "nan", "inf", "1e3", "+1", "1s", "86401", "."] {
-            assert_eq!(seconds(wrong), None, "{wrong}");
+        for invalid in ["", "0", "-1", "nan", "inf", "1e3", "+1", "1s", "86401", "."] {
+            assert_eq!(seconds(invalid), None, "{invalid}");
         }
     }
 
@@ -360,34 +371,34 @@ mod tests {
         let with = |more: &[&'static str]| [&table[..], more].concat();
         let cases: &[(Vec<&str>, u8, &str)] = &[
             (vec![], 64, "--socket is required"),
-            (vec!["--socket"], 64, "--socket wants a value"),
-            (vec!["--socket", ""], 64, "--socket wants a path"),
-            (vec!["--socket", "inet:localhost"], 64, "--socket wants inet:HOST:PORT"),
-            (vec!["--socket", "inet::99"], 64, "--socket wants inet:HOST:PORT"),
-            (vec!["--socket", "inet:h:99999"], 64, "--socket wants inet:HOST:PORT"),
+            (vec!["--socket"], 64, "--socket expects a value"),
+            (vec!["--socket", ""], 64, "--socket expects a path"),
+            (vec!["--socket", "inet:localhost"], 64, "--socket expects inet:HOST:PORT"),
+            (vec!["--socket", "inet::99"], 64, "--socket expects inet:HOST:PORT"),
+            (vec!["--socket", "inet:h:99999"], 64, "--socket expects inet:HOST:PORT"),
             (vec!["--socket", "/s", "--socket", "/s"], 78, "--socket /s is given twice"),
-            (with(&["--mode", "exim"]), 64, "--mode wants postfix, dovecot or auto, not 'exim'"),
+            (with(&["--mode", "exim"]), 64, "--mode expects postfix, dovecot or auto, not 'exim'"),
             (with(&["--mode", "auto", "--mode", "auto"]), 64, "--mode is given once for all, or once per --socket"),
             (with(&["--name", "b"]), 64, "there are 2 names, 1 types, 1 params"),
             (with(&["--name", "a", "--type", "url", "--param", "x"]), 78, "--name 'a' is given twice"),
-            (with(&["--name", "b c", "--type", "url", "--param", "x"]), 78, "--name 'b c' wants a name without spaces"),
-            (with(&["--timeout", "soon"]), 64, "--timeout wants seconds above 0, not 'soon'"),
-            (with(&["--timeout", "0"]), 64, "--timeout wants seconds above 0, not '0'"),
+            (with(&["--name", "b c", "--type", "url", "--param", "x"]), 78, "--name 'b c': a name must not be empty"),
+            (with(&["--timeout", "soon"]), 64, "--timeout expects seconds above 0, not 'soon'"),
+            (with(&["--timeout", "0"]), 64, "--timeout expects seconds above 0, not '0'"),
             (with(&["--timeout", "1", "--timeout", "2"]), 64, "--timeout is given more than once"),
-            (with(&["--socket-mode", "0888"]), 64, "--socket-mode wants an octal number"),
-            (with(&["--socket-mode", "1777"]), 64, "--socket-mode wants an octal number"),
+            (with(&["--socket-mode", "0888"]), 64, "--socket-mode expects an octal number"),
+            (with(&["--socket-mode", "1777"]), 64, "--socket-mode expects an octal number"),
             (with(&["--socket-owner", "no such user"]), 78, "--socket-owner: there is no 'no such user'"),
             (with(&["--socket-group", "no such group"]), 78, "--socket-group: there is no 'no such group'"),
-            (with(&["--option", "timeout=3"]), 64, "--option wants NAME:KEY=VALUE"),
-            (with(&["--option", "a:timeout"]), 64, "--option wants NAME:KEY=VALUE"),
+            (with(&["--option", "timeout=3"]), 64, "--option expects NAME:KEY=VALUE"),
+            (with(&["--option", "a:timeout"]), 64, "--option expects NAME:KEY=VALUE"),
             (with(&["--option", "b:timeout=3"]), 78, "--option b:timeout: there is no table 'b'"),
             (with(&["--socket-", "x"]), 64, "unknown argument '--socket-'"),
             (with(&["--bogus"]), 64, "unknown argument '--bogus'"),
             (with(&["stray"]), 64, "unknown argument 'stray'"),
             (vec!["@/no/such/file"], 78, "@/no/such/file: No such file"),
-            (vec!["query", "/s", "t"], 64, "query wants SOCKET TABLE KEY, not 2 words"),
-            (vec!["query", "/s", "t", "k", "x"], 64, "query wants SOCKET TABLE KEY, not 4 words"),
-            (vec!["query", "--mode", "auto", "/s", "t", "k"], 64, "--mode of a query wants postfix or dovecot"),
+            (vec!["query", "/s", "t"], 64, "query expects SOCKET TABLE KEY, not 2 words"),
+            (vec!["query", "/s", "t", "k", "x"], 64, "query expects SOCKET TABLE KEY, not 4 words"),
+            (vec!["query", "--mode", "auto", "/s", "t", "k"], 64, "query expects one --mode, postfix or dovecot"),
         ];
         for (args, code, line) in cases {
             let error = parse(args.iter().map(OsString::from)).unwrap_err();

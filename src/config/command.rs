@@ -36,11 +36,11 @@ pub struct Config {
     pub tables: Vec<Spec>,
     /// Total time limit of a request.
     pub timeout: Duration,
-    /// The duration from which on a request is logged as slow.
+    /// The duration from which on an exchange with a backend is logged as slow.
     pub slow: Duration,
     /// Maximum size of the answer cache in bytes.
     pub cache_size: usize,
-    /// The number of `-v`.
+    /// The number of `-v` flags.
     pub verbosity: usize,
 }
 
@@ -119,7 +119,7 @@ pub fn usage(line: impl Into<String>) -> ConfigError {
 }
 
 /// An invalid value in a command line that is well-formed (`EX_CONFIG`).
-pub fn unusable(line: impl Into<String>) -> ConfigError {
+pub fn invalid(line: impl Into<String>) -> ConfigError {
     ConfigError { code: EX_CONFIG, line: line.into() }
 }
 
@@ -132,7 +132,7 @@ impl Mode {
 
 /// Parses a time in seconds, above zero and at most a day; fractions are allowed.
 pub fn seconds(text: &str) -> Option<Duration> {
-    // Rust's parser accepts `inf`, `nan` and exponents, of which `Duration` panics on some.
+    // Rust's parser accepts `inf`, `nan` and exponents, and `Duration` panics on some of these.
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let seconds: f64 = text.parse().ok().filter(|_| plain)?;
     (seconds > 0.0 && seconds <= 86_400.0).then(|| Duration::from_secs_f64(seconds))

@@ -1,6 +1,6 @@
-//! What the arguments stand for: the lines of files, and full flags for abbreviated ones.
+//! Expansion of arguments: `@FILE` and abbreviated flags.
 
-use super::command::{ConfigError, unusable, usage};
+use super::command::{ConfigError, invalid, usage};
 use std::ffi::OsString;
 
 const FLAGS: &[&str] = &["--check", "--help", "--verbose", "--version"];
@@ -25,21 +25,22 @@ const VALUE_FLAGS: &[&str] = &[
 // argparse accepted unambiguous prefixes. A new flag, like --metrics, must not make one of the old ones ambiguous.
 const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--socket", "--type", "--verbose"];
 
-/// Replaces `@FILE` by the lines of the file, and abbreviated flags by the full ones, as the Python original accepted
-/// them.
+/// Replaces `@FILE` with the lines of the file, and abbreviated flags with the full ones.
+// The Python original accepted abbreviations, and its command lines must keep working. A file may hold secrets, which
+// arguments would show in the process list.
 pub(super) fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, ConfigError> {
-    // `value` is set behind a flag that takes one: a value may begin with `@` or `--`.
+    // `value` is set after a flag that takes one: a value may start with `@` or `--`.
     let (mut out, mut value) = (Vec::new(), false);
     for arg in args {
         match arg.to_str().filter(|_| !value) {
             Some(text) if text.starts_with('@') => {
                 let path = &text[1..];
-                let lines = std::fs::read_to_string(path).map_err(|error| unusable(format!("@{path}: {error}")))?;
+                let lines = std::fs::read_to_string(path).map_err(|error| invalid(format!("@{path}: {error}")))?;
                 let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
                 for line in lines {
-                    // Lines are not split at spaces, as values may have them, such as several URLs in --param.
+                    // Lines are not split at spaces, which a value may contain, such as several URLs in --param.
                     if line.starts_with("--") && line.contains(' ') && !line.contains('=') {
-                        return Err(usage(format!("@{path}: '{line}' is two arguments, which want a line each")));
+                        return Err(usage(format!("@{path}: '{line}' is two arguments, which need a line each")));
                     }
                     let (line, takes) = if value { (line.to_owned(), false) } else { complete(line) };
                     value = takes;

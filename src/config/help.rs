@@ -2,7 +2,7 @@
 
 /// The output of `--help`.
 pub const HELP: &str = "\
-Lets Postfix (socketmap) and Dovecot (dict) look up keys in an HTTP service.
+Answers lookups of Postfix (socketmap) and Dovecot (dict) with requests to an HTTP backend.
 
   podop --socket PATH [--mode MODE] --name NAME --type TYPE --param PARAM ... [options]
   podop query [--mode postfix|dovecot] [--user USER] SOCKET TABLE KEY

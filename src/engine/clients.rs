@@ -9,30 +9,31 @@ use crate::log::{self, Repeats};
 use crate::timers::Timers;
 use std::time::{Duration, Instant};
 
-/// A client that has sent half a request, or leaves a reply unread, is closed after this time without any progress:
-/// Postfix's own limit for both. One that is merely idle never is.
+/// The time without progress after which a client with an incomplete request or an unread reply is closed.
+// As long as Postfix waits for a read or a write (dict_sockmap.c). An idle client is never closed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// The clients.
+/// The connected clients.
 #[derive(Default)]
 pub(super) struct Clients {
     arena: Arena<Client>,
-    /// Clients that may have room again: for rows, for requests that were read already, for reading. Each is in here once.
-    resumed: Vec<Key>,
-    /// When clients that seemed stuck are looked at again.
+    /// Clients that may have room again for rows or requests, each at most once.
+    resumable: Vec<Key>,
+    /// When to check stuck clients for progress.
     stalls: Timers<Key>,
-    /// Connections of mail servers so far.
+    /// Total number of connections of mail servers.
     accepted: u64,
-    /// Clients closed for what they sent or did not read.
+    /// Total number of clients that were closed because of invalid requests or unread replies.
     dropped: u64,
-    /// Some client left that had requests open.
+    /// A client with open requests has disconnected.
     abandoned: bool,
     /// No more requests are read from mail servers.
-    stopping: bool,
+    draining: bool,
 }
 
 impl Clients {
     pub(super) fn accept(&mut self, mode: Mode) -> Key {
+        // Each scrape or probe is a connection; together they would outnumber the mail servers.
         self.accepted += u64::from(mode != Mode::Admin);
         self.arena.insert(Client::new(mode))
     }
@@ -45,21 +46,24 @@ impl Clients {
 
     /// True if bytes of a client may be read.
     pub(super) fn wants_input(&self, key: Key) -> bool {
-        let serves = |client: &&Client| !self.stopping || client.is_admin();
-        // What was read and not begun comes first: else a client that writes faster than it is served would be held in
-        // memory without bound.
-        self.arena.get(key).filter(serves).is_some_and(|client| client.may_ask() && !client.paused && !client.ended)
+        let serves = |client: &&Client| !self.draining || client.is_admin();
+        // Requests that were read but not started come first: otherwise the input of a client that writes faster than
+        // it is served would grow without bound.
+        self.arena
+            .get(key)
+            .filter(serves)
+            .is_some_and(|client| client.accepts_requests() && !client.paused && !client.closing)
     }
 
-    /// What a client has sent, with what was held of it. [`Clients::end_input`] takes back what was not used.
+    /// The buffered input of a client followed by `bytes`. [`Clients::end_input`] takes back the unused rest.
     pub(super) fn begin_input<'a>(&mut self, key: Key, bytes: &'a [u8]) -> Option<Joined<'a>> {
         let client = self.arena.get_mut(key)?;
-        client.moved += bytes.len() as u64;
+        client.transferred += bytes.len() as u64;
         Some(client.input.join(bytes))
     }
 
-    /// Takes the next event off the front of `input`, with the bytes that it took. `None` if there is none now, or the
-    /// client has too much open. A client that breaks its protocol is closed.
+    /// Parses the next event at the front of `input` and returns it with its length in bytes. `None` if it is
+    /// incomplete or the client has too many open requests. A client that violates its protocol is closed.
     pub(super) fn next<'a>(
         &mut self,
         key: Key,
@@ -67,12 +71,12 @@ impl Clients {
         faults: &mut Repeats,
         turn: &mut Turn,
     ) -> Option<(Event<'a>, usize)> {
-        let client = self.arena.get_mut(key).filter(|client| client.may_ask())?;
-        // Output that was there before is waiting for a writable edge already; a second flush would be a system call for nothing.
-        let quiet = client.output.is_empty();
+        let client = self.arena.get_mut(key).filter(|client| client.accepts_requests())?;
+        // Earlier output already waits for the socket to become writable; flushing again would waste a system call.
+        let was_empty = client.output.is_empty();
         match client.next(input) {
             Ok(next) => {
-                if quiet && !client.output.is_empty() {
+                if was_empty && !client.output.is_empty() {
                     turn.push(Action::Flush(Peer::Client(key)));
                 }
                 next
@@ -85,52 +89,52 @@ impl Clients {
         }
     }
 
-    /// The name of the table that a dict client has chosen once for all.
+    /// The table that a dict client has named in HELLO.
     pub(super) fn table(&self, key: Key) -> &[u8] {
         self.arena.get(key).map_or(&[], Client::table)
     }
 
-    /// Holds the part of the input from `used` on.
+    /// Buffers the input from `used` on.
     pub(super) fn end_input(&mut self, key: Key, input: Joined<'_>, used: usize, now: Instant) {
         let Some(client) = self.arena.get_mut(key) else { return };
-        client.input.keep(input, used);
+        client.input.put_back(input, used);
         if client.is_stuck() {
             self.watch(key, now);
         }
     }
 
     /// A client has shut down its sending side.
-    pub(super) fn set_ended(&mut self, key: Key) {
-        self.arena.get_mut(key).into_iter().for_each(|client| client.ended = true);
+    pub(super) fn begin_close(&mut self, key: Key) {
+        self.arena.get_mut(key).into_iter().for_each(|client| client.closing = true);
     }
 
-    /// Reads no more requests of mail servers.
-    pub(super) fn stop(&mut self) {
-        self.stopping = true;
+    /// Stops reading requests of mail servers.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
     }
 
     // --- replies
 
-    /// Puts a reply into the output of its client, which is flushed if it was empty. `table` is for reasons.
+    /// Appends a reply to the output of its client, and flushes it if it was empty. Reasons name `table`.
     pub(super) fn reply(&mut self, to: ReplyTo, table: &str, reply: Reply<'_>, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(to.client) else { return };
-        let quiet = client.output.is_empty();
-        client.reply(to.place, table, reply);
-        if quiet && !client.output.is_empty() {
+        let was_empty = client.output.is_empty();
+        client.reply(to.seq, table, reply);
+        if was_empty && !client.output.is_empty() {
             turn.push(Action::Flush(Peer::Client(to.client)));
         }
-        // A client is not read while it leaves 256 KiB unread, but it may have asked for a thousand values of any size before.
+        // Reading stops at 256 KiB of unread replies, but a thousand requests for large values may be open already.
         if client.is_overflowing() {
-            log::warn(format_args!("client-timeout cause=\"far too many unread replies\""));
+            log::warn(format_args!("client-timeout cause=\"more than 64 MiB of unread replies\""));
             return self.drop_client(to.client, turn);
         }
-        // What was not read goes on being read; and an iteration may be the next in order now.
-        if client.has_work() {
-            self.resumed.push(to.client);
+        // There may be room for the next request, and without async ids it may be the turn of an iteration.
+        if client.mark_resumable() {
+            self.resumable.push(to.client);
         }
     }
 
-    /// Puts a page into the output of a metrics client.
+    /// Appends the response to a request on the metrics listener.
     pub(super) fn respond(&mut self, key: Key, status: &str, body: &str, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(key) else { return };
         client.respond(status, body);
@@ -141,70 +145,73 @@ impl Clients {
         self.arena.get(key).map_or(&[], |client| client.output.unsent())
     }
 
-    /// The kernel took `count` bytes of the output.
+    /// The socket has accepted `count` bytes of the output.
     pub(super) fn sent(&mut self, key: Key, count: usize, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(key) else { return };
         client.output.advance(count);
-        client.moved += count as u64;
-        let (waits, ended) = (!client.output.is_empty(), client.ended);
-        if client.has_work() {
-            self.resumed.push(key);
+        client.transferred += count as u64;
+        let (unsent, closing) = (!client.output.is_empty(), client.closing);
+        if client.mark_resumable() {
+            self.resumable.push(key);
         }
-        if waits {
+        if unsent {
+            // Also after 0 bytes: the socket of a client that never reads does not become writable again.
             self.watch(key, turn.now);
-        } else if ended {
-            self.dismiss(key, turn);
+        } else if closing {
+            self.close_if_served(key, turn);
         }
     }
 
     // --- back-pressure
 
-    /// An iteration of a client begins or ends.
+    /// Counts an iteration that begins or ends.
     pub(super) fn count_iteration(&mut self, key: Key, begins: bool) {
         let Some(client) = self.arena.get_mut(key) else { return };
+        // A count, because searching all iterations at every reply is slow when thousands of them wait.
         client.iterations = if begins { client.iterations + 1 } else { client.iterations - 1 };
     }
 
-    /// True if a row would be written at once, and not held; `None` if the client has left.
+    /// True if a row would be written now instead of stored; `None` if the client has disconnected.
     pub(super) fn may_stream(&self, to: ReplyTo) -> Option<bool> {
-        self.arena.get(to.client).map(|client| client.may_stream(to.place))
+        self.arena.get(to.client).map(|client| client.may_stream(to.seq))
     }
 
     /// True if some client may have room again.
-    pub(super) fn has_resumed(&self) -> bool {
-        !self.resumed.is_empty()
+    pub(super) fn has_resumable(&self) -> bool {
+        !self.resumable.is_empty()
     }
 
-    /// The clients that may have room again.
-    pub(super) fn take_resumed(&mut self) -> Vec<Key> {
-        let resumed = std::mem::take(&mut self.resumed);
-        for key in &resumed {
-            self.arena.get_mut(*key).into_iter().for_each(|client| client.resumed = false);
+    /// Removes and returns the clients that may have room again.
+    pub(super) fn take_resumable(&mut self) -> Vec<Key> {
+        let resumable = std::mem::take(&mut self.resumable);
+        // Unmarked before any of them is served, so that one that is still busy is listed for the next turn.
+        for key in &resumable {
+            self.arena.get_mut(*key).into_iter().for_each(|client| client.resumable = false);
         }
-        resumed
+        resumable
     }
 
-    /// True if a client is paused: requests of it are held that were not begun.
+    /// True if a client is paused: some of its buffered requests may not have been started.
     pub(super) fn is_paused(&self, key: Key) -> bool {
         self.arena.get(key).is_some_and(|client| client.paused)
     }
 
-    /// True if a client was paused and is read again from now on.
+    /// Resumes a client; true if it was paused and has room now.
     pub(super) fn resume(&mut self, key: Key) -> bool {
-        let Some(client) = self.arena.get_mut(key).filter(|client| client.may_ask()) else { return false };
-        std::mem::take(&mut client.paused) && !self.stopping
+        let Some(client) = self.arena.get_mut(key).filter(|client| client.accepts_requests()) else { return false };
+        std::mem::take(&mut client.paused) && !self.draining
     }
 
-    // --- the end
+    // --- disconnects
 
-    /// Closes a client that has shut down its sending side and has got all that it is owed.
-    pub(super) fn dismiss(&mut self, key: Key, turn: &mut Turn) {
-        if self.arena.get(key).is_some_and(|client| client.ended && client.is_served()) {
+    /// Closes a client that sends no more requests, once all its replies are sent.
+    pub(super) fn close_if_served(&mut self, key: Key, turn: &mut Turn) {
+        if self.arena.get(key).is_some_and(|client| client.closing && client.is_served()) {
             self.remove(key, turn);
         }
     }
 
-    /// Closes a client for its own fault.
+    /// Closes a client because of invalid requests or unread replies.
     fn drop_client(&mut self, key: Key, turn: &mut Turn) {
         self.dropped += 1;
         self.remove(key, turn);
@@ -213,41 +220,41 @@ impl Clients {
     pub(super) fn remove(&mut self, key: Key, turn: &mut Turn) {
         let Some(client) = self.arena.remove(key) else { return };
         turn.push(Action::Close(Peer::Client(key)));
-        // Its requests are looked for once per turn, not for each client that leaves.
+        // A scan of all requests: done once per turn, as many clients may disconnect together.
         self.abandoned |= client.open() > 0;
     }
 
-    /// True if clients have left since the last call that had requests open.
+    /// True if clients with open requests have disconnected since the last call.
     pub(super) fn take_abandoned(&mut self) -> bool {
         std::mem::take(&mut self.abandoned)
     }
 
-    /// True if every reply was taken.
+    /// True if all replies are sent.
     pub(super) fn is_drained(&self) -> bool {
         self.arena.iter().all(|(_, client)| client.output.is_empty())
     }
 
     // --- stalls
 
-    /// Looks at a client again after a while, once, unless that is planned already.
+    /// Schedules a check of a client for progress, unless one is scheduled already.
     fn watch(&mut self, key: Key, now: Instant) {
         if let Some(client) = self.arena.get_mut(key).filter(|client| client.watched.is_none()) {
-            client.watched = Some(client.moved);
+            client.watched = Some(client.transferred);
             self.stalls.add(now, STALL_TIMEOUT, key);
         }
     }
 
-    /// Closes clients that have made no progress for too long.
+    /// Closes stuck clients that made no progress since they were last checked.
     pub(super) fn expire(&mut self, faults: &mut Repeats, turn: &mut Turn) {
         while let Some(key) = self.stalls.due(turn.now, |key| self.arena.contains(*key)) {
             let Some(client) = self.arena.get_mut(key) else { continue };
             let before = client.watched.take();
             if !client.is_stuck() {
-                continue;
+                continue; // the next incomplete request or partial write schedules a new check
             }
-            // Any byte in either direction is progress: a slow link must not lose its connection.
-            if before == Some(client.moved) {
-                let cause = if client.output.is_empty() { "half a request" } else { "unread replies" };
+            // Any byte in either direction is progress: a slow link must not be disconnected.
+            if before == Some(client.transferred) {
+                let cause = if client.output.is_empty() { "incomplete request" } else { "unread replies" };
                 faults.warn(&format!("client-timeout cause=\"{cause}\""), turn.now);
                 self.drop_client(key, turn);
             } else {
@@ -256,24 +263,24 @@ impl Clients {
         }
     }
 
-    /// When [`Clients::expire`] has something to do.
+    /// When [`Clients::expire`] must be called.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         self.stalls.next(|key| self.arena.contains(*key))
     }
 
     // --- reports
 
-    /// Mail servers that are connected.
+    /// The number of connected mail servers.
     pub(super) fn mail_servers(&self) -> usize {
         self.arena.iter().filter(|(_, client)| !client.is_admin()).count()
     }
 
-    /// Mail servers accepted so far, and clients closed for their own fault.
+    /// The total numbers of accepted mail servers and of dropped clients.
     pub(super) fn totals(&self) -> (u64, u64) {
         (self.accepted, self.dropped)
     }
 
-    /// Requests that wait for their answers.
+    /// The number of requests without a complete reply.
     pub(super) fn open_requests(&self) -> usize {
         self.arena.iter().map(|(_, client)| client.open()).sum()
     }

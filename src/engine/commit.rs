@@ -1,4 +1,4 @@
-//! Transactions of a dict: their writes, one after another. They outlive the client that has committed them.
+//! Commits of dict transactions: their writes are sent one after another, also after the client has disconnected.
 
 use super::lookup::{HeldLookup, Lookups};
 use super::shared::Shared;
@@ -14,13 +14,13 @@ use std::time::Instant;
 /// The commits in progress.
 #[derive(Default)]
 pub(super) struct Commits {
-    running: Arena<Running>,
+    running: Arena<RunningCommit>,
     /// The last commit in progress that writes a key, by client and key. A client has one table.
     last: HashMap<Key, HashMap<Vec<u8>, Key>>,
 }
 
 /// A commit in progress, or one that waits for others.
-struct Running {
+struct RunningCommit {
     to: ReplyTo,
     table: usize,
     deadline: Instant,
@@ -51,7 +51,7 @@ impl Commits {
     ) {
         let deadline = shared.turn.now + shared.tables.timeout(table);
         let commitment = Commitment::new(commit);
-        let running = Running { to, table, deadline, commitment, blockers: 0, followers: Vec::new() };
+        let running = RunningCommit { to, table, deadline, commitment, blockers: 0, followers: Vec::new() };
         let key = self.running.insert(running);
         if self.block(key, to.client) == 0 {
             self.advance(key, lookups, shared);
@@ -60,7 +60,7 @@ impl Commits {
 
     /// Puts a commit behind those of its client that write the same keys, and returns their number.
     fn block(&mut self, key: Key, client: Key) -> usize {
-        let Some(Running { commitment, .. }) = self.running.get(key) else { return 0 };
+        let Some(RunningCommit { commitment, .. }) = self.running.get(key) else { return 0 };
         let mut blockers: Vec<Key> = Vec::new();
         let last = self.last.entry(client).or_default();
         for write in commitment.writes() {
@@ -91,20 +91,21 @@ impl Commits {
 
     fn advance(&mut self, key: Key, lookups: &mut Lookups, shared: &mut Shared) {
         if let Some(outcome) = self.write(key, lookups, shared) {
-            self.end(key, outcome, lookups, shared);
+            self.finish(key, outcome, lookups, shared);
         }
     }
 
     /// Carries out the next write; returns the outcome if there is none, or it is refused. Its exchange has the deadline of
     /// the commit, which needs no timer of its own.
     fn write(&mut self, key: Key, lookups: &mut Lookups, shared: &mut Shared) -> Option<Outcome> {
-        let Running { table, deadline, commitment, .. } = self.running.get_mut(key)?;
+        let RunningCommit { table, deadline, commitment, .. } = self.running.get_mut(key)?;
         let (table, now) = (*table, shared.turn.now);
         let Some(write) = commitment.next() else { return Some(Outcome::Done) };
         // Before the write leaves, and once more after it was answered: a lookup in between may bring the old value or the new one.
         lookups.forget(table, &write.key, &shared.tables);
         match shared.tables.plan(table, Question::Write(write), now).plan {
             Plan::Request(request) => {
+                // The exchange expires at the deadline of the commit, which therefore needs no timer.
                 let exchange = shared.spare.take(Asker::Commit(key), table, *deadline, request, &write.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
                 None
@@ -114,17 +115,18 @@ impl Commits {
                     Answer::Failed(failure) => failure,
                     Answer::Found(_) | Answer::Miss => Failure::temporary(format_args!("table cannot be written")),
                 };
-                commitment.answered(Err(failure), true)
+                commitment.on_result(Err(failure), true)
             }
         }
     }
 
-    /// Takes the end of the exchange of a write.
+    /// Handles the result of a write.
     pub(super) fn complete(&mut self, key: Key, finished: Finished<'_>, lookups: &mut Lookups, shared: &mut Shared) {
         let Finished { exchange, result, sent } = finished;
-        let Some(Running { table, commitment, .. }) = self.running.get_mut(key) else { return };
+        let Some(RunningCommit { table, commitment, .. }) = self.running.get_mut(key) else { return };
         let Some(write) = commitment.next() else { return };
         let (result, certain) = match result {
+            // A request of which no byte was sent cannot have been applied.
             Err(fault) => (Err(shared.fault(*table, &exchange, &fault)), !sent),
             Ok(response) => {
                 shared.check_slow(*table, &exchange, shared.took(&exchange));
@@ -134,20 +136,20 @@ impl Commits {
             }
         };
         let is_uncertain = result.is_err() && !certain;
-        let outcome = commitment.answered(result, certain);
+        let outcome = commitment.on_result(result, certain);
         // What was asked for in the meantime may be the old value.
         lookups.forget(*table, &exchange.key, &shared.tables);
         if is_uncertain {
             lookups.bar(*table, &exchange.key, shared);
         }
         match outcome {
-            Some(outcome) => self.end(key, outcome, lookups, shared),
+            Some(outcome) => self.finish(key, outcome, lookups, shared),
             None => self.advance(key, lookups, shared),
         }
     }
 
     /// Replies to a commit that has ended, and begins what has waited for it.
-    fn end(&mut self, key: Key, outcome: Outcome, lookups: &mut Lookups, shared: &mut Shared) {
+    fn finish(&mut self, key: Key, outcome: Outcome, lookups: &mut Lookups, shared: &mut Shared) {
         let mut ended = vec![(key, outcome)];
         while let Some((key, outcome)) = ended.pop() {
             for follower in self.remove(key, outcome, shared) {
@@ -166,7 +168,7 @@ impl Commits {
     }
 
     fn remove(&mut self, key: Key, outcome: Outcome, shared: &mut Shared) -> Vec<Follower> {
-        let Some(Running { to, table, commitment, followers, .. }) = self.running.remove(key) else {
+        let Some(RunningCommit { to, table, commitment, followers, .. }) = self.running.remove(key) else {
             return Vec::new();
         };
         if let Some(last) = self.last.get_mut(&to.client) {

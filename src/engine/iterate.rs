@@ -1,4 +1,4 @@
-//! Iterations of a dict: drives each as far as its client and the answers let it.
+//! Iterations of dict clients: each advances as its client reads rows and answers arrive.
 
 use super::clients::Clients;
 use super::shared::Shared;
@@ -15,11 +15,11 @@ use std::time::Instant;
 /// The iterations in progress.
 #[derive(Default)]
 pub(super) struct Iterations {
-    running: Arena<Running>,
+    running: Arena<RunningIteration>,
     timers: Timers<Key>,
 }
 
-struct Running {
+struct RunningIteration {
     to: ReplyTo,
     table: usize,
     deadline: Instant,
@@ -29,38 +29,39 @@ struct Running {
 impl Iterations {
     pub(super) fn start(&mut self, to: ReplyTo, table: usize, iterate: Iterate, shared: &mut Shared) {
         let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
-        let running = Running { to, table, deadline: now + timeout, iteration: Iteration::new(iterate) };
+        let running = RunningIteration { to, table, deadline: now + timeout, iteration: Iteration::new(iterate) };
         let key = self.running.insert(running);
+        // Its exchanges expire by themselves, but it may also wait for a client that does not read its rows.
         self.timers.add(now, timeout, key);
         shared.clients.count_iteration(to.client, true);
-        self.drive(key, shared);
+        self.advance(key, shared);
     }
 
-    /// Drives the iterations of a client that has room again.
+    /// Advances the iterations of a client that has room again.
     pub(super) fn resume(&mut self, client: Key, shared: &mut Shared) {
         if self.running.is_empty() {
             return;
         }
-        let own = |(key, running): (Key, &Running)| (running.to.client == client).then_some(key);
+        let own = |(key, running): (Key, &RunningIteration)| (running.to.client == client).then_some(key);
         let keys: Vec<Key> = self.running.iter().filter_map(own).collect();
-        keys.into_iter().for_each(|key| self.drive(key, shared));
+        keys.into_iter().for_each(|key| self.advance(key, shared));
     }
 
-    /// Takes an iteration as far as it goes.
-    fn drive(&mut self, key: Key, shared: &mut Shared) {
-        while let Some(Running { to, table, deadline, iteration }) = self.running.get_mut(key) {
+    /// Advances an iteration until it waits or ends.
+    fn advance(&mut self, key: Key, shared: &mut Shared) {
+        while let Some(RunningIteration { to, table, deadline, iteration }) = self.running.get_mut(key) {
             let (to, table, deadline, now) = (*to, *table, *deadline, shared.turn.now);
-            // Rows that no client reads are not asked for: an iteration ends with its client.
+            // An iteration ends with its client, as nothing would read the values that it requests.
             let Some(room) = shared.clients.may_stream(to) else {
                 self.running.remove(key);
                 return;
             };
-            let (number, asked, plan) = match iteration.next(room) {
+            let (number, lookup_key, plan) = match iteration.next(room) {
                 Step::Wait => return,
-                Step::End => return self.end(key, Reply::End, shared),
+                Step::End => return self.finish(key, Reply::End, shared),
                 Step::Fail(why) => {
                     let failure = Failure::temporary(format_args!("{}: {why}", shared.tables.name(table)));
-                    return self.end(key, Reply::Failed(failure), shared);
+                    return self.finish(key, Reply::Failed(failure), shared);
                 }
                 Step::Row { name, value } => {
                     let row = Reply::Row { name: &name, value: &value };
@@ -76,34 +77,36 @@ impl Iterations {
             match plan {
                 Plan::Request(request) => {
                     let asker = Asker::Iteration(key, number);
-                    let exchange = shared.spare.take(asker, table, deadline, request, &asked, now);
+                    let exchange = shared.spare.take(asker, table, deadline, request, &lookup_key, now);
                     shared.backends.submit(exchange, &mut shared.turn);
                 }
-                // A file table answers at once, and the loop goes on.
+                // Tables without a backend answer at once, and the loop continues.
                 Plan::Answer(answer) => {
-                    if let Err(failure) = iteration.answered(number, answer) {
-                        return self.end(key, Reply::Failed(failure), shared);
+                    if let Err(failure) = iteration.on_answer(number, answer) {
+                        return self.finish(key, Reply::Failed(failure), shared);
                     }
                 }
             }
         }
     }
 
-    /// Takes the end of the exchange for one question of an iteration.
+    /// Handles the result of an exchange of an iteration.
     pub(super) fn complete(&mut self, key: Key, number: u32, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
-        let Some(Running { table, iteration, .. }) = self.running.get_mut(key) else { return };
+        let Some(RunningIteration { table, iteration, .. }) = self.running.get_mut(key) else { return };
         let answer = shared.parse_value(*table, iteration.is_listing(), &exchange, shared.took(&exchange), result);
+        // Logged but not counted as a lookup: podop_iterations_total counts the iteration as a whole.
         log_answer(shared.tables.name(*table), &exchange.key, &answer);
         shared.spare.put(exchange);
-        match iteration.answered(number, answer) {
-            Ok(()) => self.drive(key, shared),
-            Err(failure) => self.end(key, Reply::Failed(failure), shared),
+        // One failure fails the whole iteration: a list with missing rows would pass for a complete one.
+        match iteration.on_answer(number, answer) {
+            Ok(()) => self.advance(key, shared),
+            Err(failure) => self.finish(key, Reply::Failed(failure), shared),
         }
     }
 
-    fn end(&mut self, key: Key, reply: Reply<'_>, shared: &mut Shared) {
-        let Some(Running { to, table, .. }) = self.running.remove(key) else { return };
+    fn finish(&mut self, key: Key, reply: Reply<'_>, shared: &mut Shared) {
+        let Some(RunningIteration { to, table, .. }) = self.running.remove(key) else { return };
         let metrics = shared.tables.metrics(table);
         *(if matches!(reply, Reply::End) { &mut metrics.iterated } else { &mut metrics.iterations_failed }) += 1;
         shared.clients.count_iteration(to.client, false);
@@ -114,21 +117,22 @@ impl Iterations {
     pub(super) fn expire(&mut self, shared: &mut Shared) {
         while let Some(key) = self.timers.due(shared.turn.now, |key| self.running.contains(*key)) {
             let Some(table) = self.running.get(key).map(|running| running.table) else { continue };
-            let reason = format_args!("{}: not done in time", shared.tables.name(table));
+            let reason = format_args!("{}: timed out", shared.tables.name(table));
             let failure = Failure::new(FailureKind::Timeout, reason);
-            self.end(key, Reply::Failed(failure), shared);
+            self.finish(key, Reply::Failed(failure), shared);
         }
     }
 
-    /// When [`Iterations::expire`] has something to do.
+    /// When [`Iterations::expire`] must be called.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         self.timers.next(|key| self.running.contains(*key))
     }
 
-    /// Ends the iterations of clients that have left.
+    /// Removes the iterations of disconnected clients.
     pub(super) fn sweep(&mut self, clients: &Clients) {
-        let left = |(key, running): (Key, &Running)| (!clients.is_connected(running.to.client)).then_some(key);
-        let keys: Vec<Key> = self.running.iter().filter_map(left).collect();
+        let abandoned =
+            |(key, running): (Key, &RunningIteration)| (!clients.is_connected(running.to.client)).then_some(key);
+        let keys: Vec<Key> = self.running.iter().filter_map(abandoned).collect();
         keys.into_iter().for_each(|key| drop(self.running.remove(key)));
     }
 

@@ -1,4 +1,4 @@
-//! The value of one key: from the cache, or by one exchange, which all share that ask for the same key meanwhile.
+//! Lookups of one key: answered from the cache, or by an exchange that concurrent lookups of a cached table share.
 
 use super::clients::Clients;
 use super::shared::Shared;
@@ -15,15 +15,17 @@ use crate::wire::http::CacheControl;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A lookup that could have a stale answer waits for a new one for a tenth of its life, at most for this long.
+/// The longest time that a lookup waits for a new answer before a stale one is served; a tenth of its time limit if that
+/// is shorter.
 const MAX_STALE_DELAY: Duration = Duration::from_secs(1);
 
 /// Lookups in flight, and the cache.
 pub(super) struct Lookups {
-    lookups: Arena<Lookup>,
+    lookups: Arena<UncachedLookup>,
     waiters: Arena<Waiter>,
     fetches: Arena<Fetch>,
-    /// The fetches that lookups may join, by table and key.
+    /// The fetches that further lookups may join, by table and key.
+    // A map per table can be searched with a borrowed key.
     in_flight: Vec<HashMap<Vec<u8>, Key>>,
     cache: Cache,
     /// Keys of tables of which nothing is cached until then.
@@ -31,8 +33,8 @@ pub(super) struct Lookups {
     timers: Timers<Timer>,
 }
 
-/// A lookup with an exchange of its own.
-struct Lookup {
+/// A lookup of a table without cache, with an exchange of its own.
+struct UncachedLookup {
     to: ReplyTo,
     table: usize,
 }
@@ -54,21 +56,21 @@ struct Waiter {
     deadline: Instant,
 }
 
-/// One exchange for all lookups of a key, and for the cache. It belongs to no client.
+/// An exchange for all lookups of a key and for the cache. It continues when its clients disconnect.
 struct Fetch {
     table: usize,
     key: Vec<u8>,
-    /// The lookups that wait for it.
+    /// The lookups that wait for the answer.
     waiters: Vec<Key>,
-    /// False once the key was written: its answer is then good for those that wait already, and for no one else.
+    /// False once the key was written: the answer may be older, so that no later lookup and no cache may use it.
     current: bool,
 }
 
-/// What may be due for a lookup that waits for a fetch.
+/// A timer of a lookup that waits for a fetch.
 #[derive(Debug)]
 enum Timer {
     Expire(Key),
-    /// A stale answer is served while there is no other.
+    /// Serves a stale answer while the new one has not arrived.
     ServeStale(Key),
     /// The key of a table may be cached again.
     Unbar(usize, Vec<u8>),
@@ -105,8 +107,8 @@ impl Lookups {
         let Planned { name, metrics, plan } = shared.tables.plan(table, Question::Get(key), now);
         match plan {
             Plan::Request(request) => {
-                // Its only exchange has the same deadline, so it needs no timer of its own.
-                let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table }));
+                // The exchange expires at the deadline of the lookup, which therefore needs no timer.
+                let asker = Asker::Lookup(self.lookups.insert(UncachedLookup { to, table }));
                 let exchange = shared.spare.take(asker, table, deadline, request, key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
@@ -118,10 +120,10 @@ impl Lookups {
         }
     }
 
-    /// Takes the end of the exchange of one lookup.
+    /// Answers a lookup whose exchange is complete.
     pub(super) fn complete(&mut self, lookup: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
-        let Some(Lookup { to, table }) = self.lookups.remove(lookup) else { return };
+        let Some(UncachedLookup { to, table }) = self.lookups.remove(lookup) else { return };
         let took = shared.took(&exchange);
         let answer = shared.parse_value(table, false, &exchange, took, result);
         shared.tables.record(table, &exchange.key, &answer, took);
@@ -140,8 +142,9 @@ impl Lookups {
                 shared.tables.record(table, key, &answer.answer(), Duration::ZERO);
                 let reply = Reply::Answer(answer.answer());
                 shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
+                // Refreshed before it expires, so that no client waits for a key that is in use.
                 if early && !self.in_flight[table].contains_key(key) {
-                    let _ = self.fetch(table, key, shared); // an answer without an exchange needs no refreshing
+                    let _ = self.fetch(table, key, shared); // a table that answers at once needs no refresh
                 }
                 return;
             }
@@ -166,15 +169,15 @@ impl Lookups {
         }
     }
 
-    /// The fetch of a key that is in flight, or else a new one, or the answer if the table needs none.
+    /// Returns the fetch of a key, which is started if none is in flight; or the answer if the table needs no exchange.
     fn join(&mut self, table: usize, key: &[u8], shared: &mut Shared) -> Result<Key, Result<CachedAnswer, Failure>> {
-        // Thousands of clients may ask for the key of a mailing at once, which the backend should see once.
+        // A mailing makes thousands of clients look up the same key at once; the backend gets one request.
         let Some(fetch) = self.in_flight[table].get(key) else { return self.fetch(table, key, shared) };
         shared.tables.metrics(table).coalesced += 1;
         Ok(*fetch)
     }
 
-    /// Begins an exchange that belongs to no client, or returns the answer if the table needs none.
+    /// Starts a fetch, or returns the answer if the table needs no exchange.
     fn fetch(&mut self, table: usize, key: &[u8], shared: &mut Shared) -> Result<Key, Result<CachedAnswer, Failure>> {
         let now = shared.turn.now;
         let deadline = now + shared.tables.timeout(table);
@@ -190,11 +193,11 @@ impl Lookups {
         Ok(fetch)
     }
 
-    /// Takes the end of a fetch's exchange to all lookups that wait for it, and to the cache.
+    /// Gives the result of a fetch to the lookups that wait for it and to the cache.
     pub(super) fn complete_fetch(&mut self, fetch: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Some(Fetch { table, key, waiters, current }) = self.fetches.remove(fetch) else { return };
         let Finished { exchange, result, .. } = finished;
-        // A fetch that is not current was taken out when its key was written; the entry belongs to a later fetch.
+        // Otherwise the write of the key has removed the entry; one that is there now belongs to a later fetch.
         if current {
             self.in_flight[table].remove(&key);
         }
@@ -216,14 +219,14 @@ impl Lookups {
         }
     }
 
-    /// Ends the waiting of a lookup whose fetch has failed, or has it wait for another.
+    /// Handles the failure of a fetch for one of its lookups, which may wait for another fetch.
     fn end_failed_wait(&mut self, waiter: Key, key: &[u8], failure: &Failure, shared: &mut Shared) {
         let Some(Waiter { table, deadline, .. }) = self.waiters.get(waiter) else { return };
         let (table, deadline) = (*table, *deadline);
         if self.serve_stale(waiter, key, failure.reason(), shared) {
             return;
         }
-        // The fetch was begun for another lookup, whose deadline was earlier.
+        // A fetch expires with the lookup that started it. One that has joined it later has time for another.
         if failure.kind != FailureKind::Timeout || shared.turn.now >= deadline {
             return self.end_wait(waiter, &Err(failure.clone()), shared);
         }
@@ -236,6 +239,7 @@ impl Lookups {
         }
     }
 
+    /// Stores an answer for as long as the response and the settings of the table allow.
     fn store(&mut self, table: usize, key: &[u8], answer: &CachedAnswer, control: CacheControl, shared: &Shared) {
         let Some(Caching { fresh, stale }) = shared.tables.caching(table) else { return };
         // An older answer must go too: the backend has just said that none may be used again.
@@ -244,14 +248,13 @@ impl Lookups {
             self.cache.forget(table, key);
             return;
         }
-        // must-revalidate forbids it, also while the backend is gone (RFC 9111, 5.2.2.2).
+        // must-revalidate forbids stale answers, also while the backend is unreachable (RFC 9111, section 5.2.2.2).
         let stale = if control.strict { Duration::ZERO } else { stale };
         let lifetime = Lifetime { fresh: control.fresh().unwrap_or(fresh), stale };
         self.cache.keep(table, key, answer.clone(), lifetime, shared.turn.now);
     }
 
-    /// Drops what is known of a key that is written: in the cache, and in flight. A lookup from now on is not answered by
-    /// what was asked before.
+    /// Invalidates a key that is written: later lookups use neither a cached answer nor a fetch that is in flight.
     pub(super) fn forget(&mut self, table: usize, key: &[u8], tables: &Tables) {
         if tables.caching(table).is_none() {
             return;
@@ -276,21 +279,21 @@ impl Lookups {
     pub(super) fn forget_all(&mut self) {
         self.cache.clear();
         self.in_flight.iter_mut().for_each(HashMap::clear);
-        // They may have been asked before the files changed that were read again.
+        // Requests in flight may be based on files from before the reload.
         self.fetches.iter_mut().for_each(|(_, fetch)| fetch.current = false);
     }
 
-    /// Answers a lookup with what is stale, if that is allowed and there; true if it was.
+    /// Answers a lookup with a stale value, if there is one that may be used; true if there was.
     fn serve_stale(&mut self, waiter: Key, key: &[u8], cause: &str, shared: &mut Shared) -> bool {
         let Some(table) = self.waiters.get(waiter).map(|waiter| waiter.table) else { return false };
         let answer = match self.cache.look(table, key, shared.turn.now) {
             cache::Lookup::Fresh { answer, .. } => answer.clone(),
-            // A value that was right may still be: mail is delivered as it was. A miss may have become a mailbox since,
-            // whose mail it would bounce.
+            // With an old value, mail is delivered as before. An old miss would bounce the mail of a new mailbox.
             cache::Lookup::Stale(answer @ CachedAnswer::Found(_)) => answer.clone(),
             cache::Lookup::Stale(CachedAnswer::Miss) | cache::Lookup::Miss => return false,
         };
         shared.tables.metrics(table).cache_stale += 1;
+        // The cause is not part of the line, so that repetitions with other causes are folded too.
         let line = format!("stale table={}", shared.tables.name(table));
         shared.faults.warn_of(&line, &format!("cause=\"{cause}\""), shared.turn.now);
         self.end_wait(waiter, &Ok(answer), shared);
@@ -305,13 +308,13 @@ impl Lookups {
 
     // --- time
 
-    /// Ends lookups that were late without waiting for a backend, and serves stale answers where they are due.
+    /// Ends lookups at their deadlines, and serves stale answers when they are due.
     pub(super) fn expire(&mut self, shared: &mut Shared) {
         while let Some(timer) = self.timers.due(shared.turn.now, |timer| is_waiting(timer, &self.waiters)) {
             match timer {
                 Timer::Expire(waiter) => {
                     let Some(table) = self.waiters.get(waiter).map(|waiter| waiter.table) else { continue };
-                    let reason = format_args!("{}: not done in time", shared.tables.name(table));
+                    let reason = format_args!("{}: timed out", shared.tables.name(table));
                     let failure = Failure::new(FailureKind::Timeout, reason);
                     self.end_wait(waiter, &Err(failure), shared);
                 }
@@ -331,14 +334,14 @@ impl Lookups {
         }
     }
 
-    /// When [`Lookups::expire`] has something to do.
+    /// When [`Lookups::expire`] must be called.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         self.timers.next(|timer| is_waiting(timer, &self.waiters))
     }
 
     // --- abandoned lookups
 
-    /// True if the client of a lookup is still connected.
+    /// True if the client of a lookup is connected.
     pub(super) fn is_live(&self, lookup: Key, clients: &Clients) -> bool {
         self.lookups.get(lookup).is_some_and(|lookup| clients.is_connected(lookup.to.client))
     }
@@ -366,7 +369,7 @@ fn is_waiting(timer: &Timer, waiters: &Arena<Waiter>) -> bool {
     }
 }
 
-/// Answers a lookup that took so long.
+/// Answers a lookup, which took the time `took`.
 fn answer_lookup(
     to: ReplyTo,
     table: usize,
@@ -374,6 +377,7 @@ fn answer_lookup(
     took: Duration,
     shared: &mut Shared,
 ) {
+    // Not logged here: the fetch logs its answer once for all of its lookups.
     let answer = match answer {
         Ok(cached) => cached.answer(),
         Err(failure) => Answer::Failed(failure.clone()),

@@ -10,7 +10,7 @@ mod tables;
 
 use crate::arena::Key;
 use crate::backend::{Arrived, Asker, Backends, CheckResult};
-use crate::client::{AdminPage, Event, Reply, ReplyTo};
+use crate::client::{AdminRequest, Event, Reply, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
 use crate::log::{self, Escaped};
@@ -23,8 +23,8 @@ use shared::Shared;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Memory of the answer cache, where nothing else is set.
-const CACHE_SIZE: usize = 64 << 20; // bytes
+/// Default size limit of the answer cache in bytes.
+const CACHE_SIZE: usize = 64 << 20;
 
 /// Everything between the sockets: routes bytes, time and answers between clients, requests and backends.
 pub struct Engine {
@@ -34,12 +34,12 @@ pub struct Engine {
     shared: Shared,
     /// Requests to tables that do not exist.
     unknown_table: u64,
-    /// Something has happened since [`Engine::process`].
+    /// Something has happened since the last [`Engine::process`].
     pending: bool,
 }
 
 impl Engine {
-    /// `timeout` is the life of a request to a table that has none of its own.
+    /// `timeout` is the time limit of requests to tables without a limit of their own.
     pub fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
         let shared = Shared::new(tables, backends, timeout);
         Self {
@@ -52,17 +52,17 @@ impl Engine {
         }
     }
 
-    /// Warns of exchanges that take longer than this, instead of one second.
+    /// Sets the duration from which on exchanges are logged as slow; one second otherwise.
     pub fn set_slow_threshold(&mut self, slow: Duration) {
         self.shared.slow = slow;
     }
 
-    /// Limits the answer cache to this many bytes, instead of 64 MiB.
+    /// Sets the size limit of the answer cache in bytes, before anything is served; 64 MiB otherwise.
     pub fn set_cache_limit(&mut self, bytes: usize) {
         self.lookups = Lookups::new(bytes, self.shared.tables.len());
     }
 
-    /// Begins to resolve the names of all backends.
+    /// Starts to resolve the names of all backends.
     pub fn resolve_all(&mut self, now: Instant) {
         self.shared.turn.now = now;
         for (name, host, port) in self.shared.backends.resolver().ask_all(now) {
@@ -72,7 +72,7 @@ impl Engine {
 
     // --- events
 
-    /// A mail server, or a reader of metrics, has connected.
+    /// A client has connected to a listener of this mode.
     pub fn accepted(&mut self, mode: Mode) -> Peer {
         Peer::Client(self.shared.clients.accept(mode))
     }
@@ -83,7 +83,7 @@ impl Engine {
         self.shared.backends.connected(key, &mut self.shared.turn);
     }
 
-    /// Takes the answer to [`Action::Resolve`].
+    /// The result of [`Action::Resolve`] has arrived.
     pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
         self.begin(now);
         self.shared.backends.resolver().answer(name, answer, now);
@@ -93,6 +93,7 @@ impl Engine {
     pub fn wants_input(&self, peer: Peer) -> bool {
         match peer {
             Peer::Client(key) => self.shared.clients.wants_input(key),
+            // Bounded by the limits of the response decoder.
             Peer::Backend(_) => true,
         }
     }
@@ -106,28 +107,29 @@ impl Engine {
         }
     }
 
-    /// A connection has ended, as a whole or on the peer's side.
+    /// A connection has been closed, in both directions or on the peer's side.
     pub fn ended(&mut self, peer: Peer, end: End, now: Instant) {
         self.begin(now);
         let Shared { clients, backends, turn, .. } = &mut self.shared;
         match (peer, end) {
             (Peer::Client(key), End::Closed(_)) => clients.remove(key, turn),
             (Peer::Client(key), End::HalfClosed) => {
-                clients.set_ended(key);
-                self.serve(key, &[]); // whole requests may still be held
-                self.shared.clients.dismiss(key, &mut self.shared.turn);
+                clients.begin_close(key);
+                self.serve(key, &[]); // whole requests may still be buffered
+                self.shared.clients.close_if_served(key, &mut self.shared.turn);
             }
+            // The end of the stream may complete a response, but nothing can follow it.
             (Peer::Backend(key), End::HalfClosed) => backends.ended(key, None, turn),
             (Peer::Backend(key), End::Closed(error)) => backends.ended(key, error, turn),
         }
     }
 
-    /// True if a connection must be read from before it is written to.
+    /// True if a connection must be read before it is written to.
     pub fn needs_check(&self, peer: Peer) -> bool {
         matches!(peer, Peer::Backend(key) if self.shared.backends.needs_check(key))
     }
 
-    /// What is to be written to a peer.
+    /// The bytes to write to a peer.
     pub fn output(&mut self, peer: Peer) -> &[u8] {
         match peer {
             Peer::Client(key) => self.shared.clients.output(key),
@@ -135,8 +137,9 @@ impl Engine {
         }
     }
 
-    /// The kernel took `count` bytes of [`Engine::output`]; fewer than all mean that it is full.
+    /// The socket has accepted `count` bytes of [`Engine::output`].
     pub fn sent(&mut self, peer: Peer, count: usize, now: Instant) {
+        // Not pending: a client that has room again is resumed in the next turn.
         self.shared.turn.now = now;
         match peer {
             Peer::Backend(key) => self.shared.backends.sent(key, count),
@@ -151,52 +154,52 @@ impl Engine {
 
     // --- turns
 
-    /// True if [`Engine::process`] has to be called before anything is waited for.
+    /// True if [`Engine::process`] must be called before the reactor waits.
     pub fn has_pending(&self) -> bool {
         self.pending
     }
 
-    /// Lets due deadlines fire, and decides what follows from what has happened. Call it once a turn before
-    /// [`Engine::next_action`], and again after the actions while [`Engine::has_pending`].
+    /// Processes events and expired deadlines. To be called once per turn before [`Engine::next_action`], and again after
+    /// the actions while [`Engine::has_pending`].
     pub fn process(&mut self, now: Instant) {
         self.shared.turn.now = now;
         self.pending = false;
         if self.shared.clients.take_abandoned() {
             self.sweep();
         }
+        // A result may lead to another exchange (the next write or row), which may fail at once.
         loop {
             self.shared.backends.tick(&mut self.shared.turn);
-            let quiet = !self.complete(Arrived::default());
-            // After the backends, which know what a request was waiting for.
+            let done = !self.complete(Arrived::default());
+            // After the backends, whose reasons say what a request was waiting for.
             self.lookups.expire(&mut self.shared);
             self.iterations.expire(&mut self.shared);
             self.shared.clients.expire(&mut self.shared.faults, &mut self.shared.turn);
-            if quiet {
+            if done {
                 break;
             }
         }
         self.shared.faults.expire(now);
     }
 
-    /// True if [`Engine::resume`] has something to do.
-    pub fn has_resumed(&self) -> bool {
-        self.shared.clients.has_resumed()
+    /// True if [`Engine::resume`] must be called.
+    pub fn has_resumable(&self) -> bool {
+        self.shared.clients.has_resumable()
     }
 
-    /// Goes on with clients that have room again. To be called once a turn and no more: a client that takes its replies as
-    /// fast as they are made would keep the loop to itself otherwise, and neither deadlines nor signals nor other clients
-    /// would get their turn.
+    /// Continues with clients that have room again. To be called once per turn.
     pub fn resume(&mut self, now: Instant) {
+        // Not more often: a client that reads as fast as it is served would keep deadlines, signals and others waiting.
         self.begin(now);
-        self.shared.clients.take_resumed().into_iter().for_each(|key| self.resume_client(key));
+        self.shared.clients.take_resumable().into_iter().for_each(|key| self.resume_client(key));
     }
 
-    /// The next thing to do; call [`Engine::process`] first.
+    /// The next action for the reactor, after [`Engine::process`].
     pub fn next_action(&mut self) -> Option<Action> {
         self.shared.turn.pop()
     }
 
-    /// When [`Engine::process`] has something to do though nothing happens.
+    /// When [`Engine::process`] must be called even without events.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let Shared { clients, backends, faults, .. } = &mut self.shared;
         let backends = backends.deadline(now);
@@ -206,7 +209,7 @@ impl Engine {
 
     // --- requests
 
-    /// Serves the whole requests in what a client has sent.
+    /// Serves the complete requests in the input of a client.
     fn serve(&mut self, key: Key, bytes: &[u8]) {
         let Some(input) = self.shared.clients.begin_input(key, bytes) else { return };
         let mut used = 0;
@@ -217,9 +220,9 @@ impl Engine {
             match event {
                 Event::Nothing => {}
                 Event::Admin(page) => self.respond(key, page),
-                Event::Ask { place, table, query } => {
+                Event::Request { seq, table, query } => {
                     let name = table.unwrap_or(self.shared.clients.table(key));
-                    let to = ReplyTo { client: key, place };
+                    let to = ReplyTo { client: key, seq };
                     match self.shared.tables.find(name) {
                         Some(table) => self.start(to, table, query),
                         None => {
@@ -234,6 +237,7 @@ impl Engine {
     }
 
     fn start(&mut self, to: ReplyTo, table: usize, query: Query<'_>) {
+        // Commits get the lookups as well, as a write invalidates its key in the cache.
         match query {
             Query::Get(key) if self.commits.hold(to, table, &key, self.shared.turn.now) => {}
             Query::Get(key) => self.lookups.start(to, table, &key, self.shared.turn.now, &mut self.shared),
@@ -244,6 +248,7 @@ impl Engine {
 
     /// Answers a request to a table that does not exist.
     fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>) {
+        // A fault of the configuration and not of the key: NOTFOUND would bounce mail.
         self.unknown_table += 1;
         let Shared { clients, faults, turn, .. } = &mut self.shared;
         faults.warn(&format!("unknown-table name={}", Escaped(table)), turn.now);
@@ -256,7 +261,7 @@ impl Engine {
         clients.reply(to, "", reply, turn);
     }
 
-    /// Takes exchanges that have ended to the requests that they belong to. True if there were any.
+    /// Gives the results of exchanges to the requests that they belong to. True if there were any.
     fn complete(&mut self, mut arrived: Arrived<'_>) -> bool {
         let Self { lookups, iterations, commits, shared, .. } = self;
         let mut any = false;
@@ -272,25 +277,27 @@ impl Engine {
         any
     }
 
-    /// Goes on with a client that has room again: with rows, with what was read already, with reading.
+    /// Continues with a client that has room again.
     fn resume_client(&mut self, key: Key) {
         self.iterations.resume(key, &mut self.shared);
         if !self.shared.clients.resume(key) {
             return;
         }
         self.serve(key, &[]);
+        // One that is paused again has more requests buffered, which come before any new input.
         if !self.shared.clients.is_paused(key) {
             self.shared.turn.push(Action::Resume(Peer::Client(key)));
         }
-        self.shared.clients.dismiss(key, &mut self.shared.turn);
+        self.shared.clients.close_if_served(key, &mut self.shared.turn);
     }
 
-    /// Forgets the requests of clients that have left, as far as no backend has got them yet.
+    /// Drops the requests of disconnected clients that were not sent to a backend yet.
     fn sweep(&mut self) {
         let Self { lookups, iterations, shared: Shared { clients, backends, .. }, .. } = self;
         iterations.sweep(clients);
         let mut abandoned = Vec::new();
         backends.sweep(|asker| match asker {
+            // A fetch fills the cache. A client may disconnect after its commit, which is carried out all the same.
             Asker::Fetch(_) | Asker::Commit(_) => true,
             Asker::Iteration(key, _) => iterations.is_live(key),
             Asker::Lookup(key) => {
@@ -304,7 +311,7 @@ impl Engine {
 
     // --- operation
 
-    /// Reads files again, and resolves names again.
+    /// Rereads files, and resolves names again.
     pub fn reload(&mut self) {
         self.pending = true;
         let Shared { tables, backends, turn, .. } = &mut self.shared;
@@ -313,52 +320,54 @@ impl Engine {
         self.lookups.forget_all();
     }
 
-    /// Reads no more requests. What is in flight is answered.
-    pub fn stop(&mut self) {
-        self.shared.clients.stop();
+    /// Stops reading requests of mail servers; those in flight are answered.
+    pub fn drain(&mut self) {
+        self.shared.clients.drain();
     }
 
-    /// True if nothing is in flight and every reply was taken.
+    /// True if nothing is in flight and all replies are sent.
     pub fn is_drained(&self) -> bool {
+        // Of disconnected clients, commits count, as they are carried out; lookups do not.
         let clients = &self.shared.clients;
         let waiting = !self.lookups.is_drained(clients) || !self.iterations.is_drained(clients);
         !waiting && self.commits.is_drained() && clients.is_drained()
     }
 
     /// Answers a request on the metrics listener.
-    fn respond(&mut self, key: Key, page: AdminPage) {
+    fn respond(&mut self, key: Key, page: AdminRequest) {
         let (status, body) = match page {
-            AdminPage::Metrics => ("200 OK", self.metrics()),
-            AdminPage::Health | AdminPage::Readiness => ("200 OK", "ok\n".to_owned()),
-            AdminPage::Unknown => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
-            AdminPage::Refused => ("405 Method Not Allowed", "GET only\n".to_owned()),
+            AdminRequest::Metrics => ("200 OK", self.metrics()),
+            // Never 503: a shutdown closes the metrics listener first, so that no probe could see it.
+            AdminRequest::Health | AdminRequest::Readiness => ("200 OK", "ok\n".to_owned()),
+            AdminRequest::UnknownPath => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
+            AdminRequest::OtherMethod => ("405 Method Not Allowed", "GET only\n".to_owned()),
         };
         self.shared.clients.respond(key, status, &body, &mut self.shared.turn);
     }
 
-    /// Has a connection to each backend made, to see whether it can be reached.
+    /// Starts to connect to each backend, for `--check`.
     pub fn check(&mut self) {
         self.shared.backends.check();
     }
 
-    /// What was found of each backend; `None` until all of it is known.
+    /// The results of [`Engine::check`]; `None` until all are known.
     pub fn check_results(&mut self, now: Instant) -> Option<Vec<CheckResult>> {
         self.shared.backends.check_results(now)
     }
 
-    /// All metrics, as Prometheus reads them.
+    /// All metrics in the Prometheus text format.
     pub fn metrics(&self) -> String {
         report::metrics(&self.shared, self.lookups.cache_metrics(), self.unknown_table)
     }
 
-    /// Writes the metrics to the log, without the buckets of histograms.
+    /// Logs the metrics, without the buckets of histograms.
     pub fn dump(&self) {
         for line in self.metrics().lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{")) {
             log::notice(format_args!("state {line}"));
         }
     }
 
-    /// One line for a person: tables and backends.
+    /// A status line for systemd: tables, backends and clients.
     pub fn summary(&self, now: Instant) -> String {
         report::summary(&self.shared, now)
     }

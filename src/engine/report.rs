@@ -1,11 +1,11 @@
-//! What is reported of the state: the metrics, and one line for a person.
+//! Metrics and the status line.
 
 use super::shared::Shared;
 use crate::metrics::{BackendMetrics, CacheMetrics, Exposition, TableMetrics};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// One line for a person: tables and backends.
+/// A status line: tables, backends and clients.
 pub(super) fn summary(shared: &Shared, now: Instant) -> String {
     let (backends, unreachable) = shared.backends.availability(now);
     let trouble = if unreachable == 0 { String::new() } else { format!(", {unreachable} unreachable") };
@@ -13,16 +13,18 @@ pub(super) fn summary(shared: &Shared, now: Instant) -> String {
     format!("{tables} tables, {backends} backends{trouble}, {clients} clients")
 }
 
-/// All metrics, as Prometheus reads them. Labels come from the command line only.
+/// All metrics in the Prometheus text format.
 pub(super) fn metrics(shared: &Shared, cache: CacheMetrics, unknown_table: u64) -> String {
+    // Labels come from the command line only, so that no client can add time series.
     let mut text = Exposition::default();
-    text.family("podop_build_info", "gauge", "The version that runs.");
+    text.family("podop_build_info", "gauge", "Version of the running program.");
     text.sample("podop_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     client_metrics(shared, unknown_table, &mut text);
     let tables: Vec<_> = shared.tables.iter().collect();
     table_metrics(&tables, &mut text);
     cache_metrics(cache, &mut text);
     let mut backends = BTreeMap::<&str, BackendMetrics>::new();
+    // Pools of the same backend with different settings share its label.
     for (label, metrics) in shared.backends.metrics(shared.turn.now) {
         backends.entry(label).or_default().add(&metrics);
     }
@@ -35,10 +37,10 @@ fn client_metrics(shared: &Shared, unknown_table: u64, text: &mut Exposition) {
     let mut one = |name, kind, help, value| single(text, [name, kind, help], value);
     one("podop_clients", "gauge", "Connections of mail servers.", shared.clients.mail_servers() as u64);
     one("podop_clients_accepted_total", "counter", "Connections of mail servers that were accepted.", accepted);
-    let help = "Clients that were closed for what they sent or did not read.";
+    let help = "Clients closed because of invalid requests or unread replies.";
     one("podop_clients_rejected_total", "counter", help, dropped);
     let open = shared.clients.open_requests() as u64;
-    one("podop_requests_in_flight", "gauge", "Requests that wait for their answers.", open);
+    one("podop_requests_in_flight", "gauge", "Requests without a complete reply.", open);
     let help = "Requests to tables that do not exist.";
     one("podop_unknown_table_requests_total", "counter", help, unknown_table);
 }
@@ -46,37 +48,37 @@ fn client_metrics(shared: &Shared, unknown_table: u64, text: &mut Exposition) {
 fn cache_metrics(metrics: CacheMetrics, text: &mut Exposition) {
     let mut one = |name, kind, help, value| single(text, [name, kind, help], value);
     one("podop_cache_entries", "gauge", "Answers in the cache.", metrics.entries as u64);
-    one("podop_cache_bytes", "gauge", "Their memory, of --cache-size.", metrics.bytes as u64);
-    one("podop_cache_evictions_total", "counter", "Answers that were evicted to make room.", metrics.evicted);
+    one("podop_cache_bytes", "gauge", "Memory used by the cache, limited by --cache-size.", metrics.bytes as u64);
+    one("podop_cache_evictions_total", "counter", "Answers evicted to make room.", metrics.evicted);
 }
 
-/// The value of a label, and its metric.
-type Figure<T> = (&'static str, fn(&T) -> u64);
+/// A series of a family: the value of its label, and the value of its sample.
+type Series<T> = (&'static str, fn(&T) -> u64);
 
 fn table_metrics(tables: &[(&str, &TableMetrics)], text: &mut Exposition) {
     let each = || tables.iter().copied();
     let what = ["podop_lookups_total", "counter", "Lookups, by result."];
-    let results: &[Figure<TableMetrics>] = &[
+    let results: &[Series<TableMetrics>] = &[
         ("found", |table| table.found),
         ("miss", |table| table.missed),
         ("fault", |table| table.failed),
         ("timeout", |table| table.timed_out),
     ];
     family(text, what, ["table", "result"], each(), results);
-    let what = ["podop_iterations_total", "counter", "Lists of a dict, by result."];
-    let results: &[Figure<TableMetrics>] =
+    let what = ["podop_iterations_total", "counter", "Iterations of dict clients, by result."];
+    let results: &[Series<TableMetrics>] =
         &[("done", |table| table.iterated), ("failed", |table| table.iterations_failed)];
     family(text, what, ["table", "result"], each(), results);
-    let what = ["podop_commits_total", "counter", "Transactions of a dict, by result."];
-    let results: &[Figure<TableMetrics>] = &[
+    let what = ["podop_commits_total", "counter", "Transactions of dict clients, by result."];
+    let results: &[Series<TableMetrics>] = &[
         ("done", |table| table.committed),
         ("not_found", |table| table.commits_not_found),
         ("failed", |table| table.commits_failed),
         ("uncertain", |table| table.commits_uncertain),
     ];
     family(text, what, ["table", "result"], each(), results);
-    let what = ["podop_cache_answers_total", "counter", "Lookups that needed no exchange of their own."];
-    let kinds: &[Figure<TableMetrics>] = &[
+    let what = ["podop_cache_answers_total", "counter", "Lookups answered without an exchange of their own."];
+    let kinds: &[Series<TableMetrics>] = &[
         ("fresh", |table| table.cache_fresh),
         ("stale", |table| table.cache_stale),
         ("coalesced", |table| table.coalesced),
@@ -85,14 +87,14 @@ fn table_metrics(tables: &[(&str, &TableMetrics)], text: &mut Exposition) {
     let what = ["podop_slow_exchanges_total", "counter", "Requests to backends that took longer than --slow."];
     family(text, what, ["table", ""], each(), &[("", |table| table.slow)]);
     let name = "podop_lookup_duration_seconds";
-    text.family(name, "histogram", "From a lookup's arrival until its answer.");
+    text.family(name, "histogram", "Time from the arrival of a lookup to its answer.");
     each().for_each(|(table, metrics)| text.histogram(name, &[("table", table)], &metrics.latency));
 }
 
 fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposition) {
     let each = || backends.iter().map(|(label, metrics)| (*label, metrics));
     let what = ["podop_exchanges_total", "counter", "Requests to backends, by status or fault."];
-    let outcomes: &[Figure<BackendMetrics>] = &[
+    let outcomes: &[Series<BackendMetrics>] = &[
         ("2xx", |backend| backend.answered[0]),
         ("3xx", |backend| backend.answered[1]),
         ("4xx", |backend| backend.answered[2]),
@@ -102,41 +104,45 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposit
     ];
     family(text, what, ["backend", "outcome"], each(), outcomes);
     let what = ["podop_connections", "gauge", "Connections to backends."];
-    let states: &[Figure<BackendMetrics>] =
+    let states: &[Series<BackendMetrics>] =
         &[("busy", |backend| backend.busy), ("idle", |backend| backend.idle), ("connecting", |one| one.connecting)];
     family(text, what, ["backend", "state"], each(), states);
     tls_metrics(backends, text);
-    let what = ["podop_resends_total", "counter", "Requests sent once more because a used connection broke."];
+    let what = ["podop_resends_total", "counter", "Requests sent again because a used connection broke."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.resent)]);
     let what = ["podop_retries_total", "counter", "Requests sent to another replica."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.retried)]);
     let what = ["podop_connections_opened_total", "counter", "Connections to backends that were opened."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.opened)]);
-    let what =
-        ["podop_backend_down", "gauge", "Whether it is marked down for a table, or less preferred than its replicas."];
+    let what = [
+        "podop_backend_down",
+        "gauge",
+        "Whether a backend is marked down for a table, or less preferred than its replicas.",
+    ];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.down)]);
     let what = ["podop_queue_length", "gauge", "Requests waiting for a connection."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.waiting)]);
 }
 
-/// What only backends with TLS have.
+/// Metrics of backends with TLS.
 fn tls_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposition) {
     let each = || backends.iter().filter(|(_, metrics)| metrics.tls).map(|(label, metrics)| (*label, metrics));
     if each().next().is_none() {
         return;
     }
+    // Still in the family of the caller: Prometheus requires that the lines of a family form one group.
     let name = "podop_connections";
     each().for_each(|(label, metrics)| {
         text.sample(name, &[("backend", label), ("state", "handshaking")], metrics.handshaking);
     });
     let what = ["podop_tls_handshakes_total", "counter", "TLS handshakes, by result."];
-    let results: &[Figure<BackendMetrics>] = &[
+    let results: &[Series<BackendMetrics>] = &[
         ("full", |backend| backend.handshakes_full),
         ("resumed", |backend| backend.handshakes_resumed),
         ("failed", |backend| backend.handshakes_failed),
     ];
     family(text, what, ["backend", "result"], each(), results);
-    let (name, help) = ("podop_tls_handshake_seconds_total", "Time of the completed handshakes.");
+    let (name, help) = ("podop_tls_handshake_seconds_total", "Time spent in completed handshakes.");
     text.family(name, "counter", help);
     each().for_each(|(label, metrics)| {
         text.sample(name, &[("backend", label)], metrics.handshakes_us as f64 / 1e6);
@@ -149,20 +155,20 @@ fn single(text: &mut Exposition, [name, kind, help]: [&str; 3], value: u64) {
     text.sample(name, &[], value);
 }
 
-/// A family `[name, kind, help]` with a sample for each owner, and for each value of the second label if that has a name.
+/// A family `[name, kind, help]` with a sample per owner, and per value of the second label unless its name is empty.
 fn family<'a, T: 'a>(
     text: &mut Exposition,
     [name, kind, help]: [&str; 3],
     [owner, label]: [&str; 2],
     owners: impl Iterator<Item = (&'a str, &'a T)>,
-    values: &[Figure<T>],
+    values: &[Series<T>],
 ) {
     text.family(name, kind, help);
     for (of, metrics) in owners {
-        for (value, figure) in values {
+        for (value, sample) in values {
             let labels = [(owner, of), (label, *value)];
             let count = if label.is_empty() { 1 } else { 2 };
-            text.sample(name, &labels[..count], figure(metrics));
+            text.sample(name, &labels[..count], sample(metrics));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What requests of all kinds work with: clients, tables, backends, and the log of faults.
+//! Shared state of lookups, iterations and commits.
 
 use super::clients::Clients;
 use super::tables::Tables;
@@ -11,7 +11,7 @@ use crate::wire::http::Response;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-/// What requests of all kinds work with.
+/// Shared state of lookups, iterations and commits.
 pub(super) struct Shared {
     pub clients: Clients,
     pub tables: Tables,
@@ -19,12 +19,12 @@ pub(super) struct Shared {
     pub faults: Repeats,
     pub spare: SpareExchanges,
     pub turn: Turn,
-    /// An exchange that takes longer is worth a warning.
+    /// The duration from which on an exchange is logged as slow.
     pub slow: Duration,
 }
 
 impl Shared {
-    /// `timeout` is the life of a request to a table that has none of its own.
+    /// `timeout` is the time limit of requests to tables without a limit of their own.
     pub(super) fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
         Self {
             clients: Clients::default(),
@@ -37,12 +37,12 @@ impl Shared {
         }
     }
 
-    /// How long an exchange took that has just ended.
+    /// The duration of an exchange that has just ended.
     pub(super) fn took(&self, exchange: &Exchange) -> Duration {
         self.turn.now.saturating_duration_since(exchange.since)
     }
 
-    /// The answer that the table reads from the result of an exchange.
+    /// The answer of a table for the result of an exchange.
     pub(super) fn parse_value<'a>(
         &mut self,
         table: usize,
@@ -58,7 +58,7 @@ impl Shared {
                 let of = ResponseOf { list, redirected: exchange.is_redirected() };
                 match self.tables.parse_value(table, of, response) {
                     Ok(answer) => return answer,
-                    // A response that is no answer is a fault and never a miss: a miss would bounce mail.
+                    // A response that cannot be parsed is a fault and never a miss: a miss would bounce mail.
                     Err(error) => self.failure(table, exchange, FailureKind::Temporary, &error),
                 }
             }
@@ -66,25 +66,27 @@ impl Shared {
         Answer::Failed(failure)
     }
 
-    /// Warns of an exchange that took too long.
+    /// Logs an exchange if it was slow.
     pub(super) fn check_slow(&mut self, table: usize, exchange: &Exchange, took: Duration) {
         if took < self.slow {
             return;
         }
         self.tables.metrics(table).slow += 1;
         let (name, label) = (self.tables.name(table), self.backends.label(exchange));
+        // The durations differ each time and must not keep the log from folding repetitions.
         let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.phases(self.turn.now));
         self.faults.warn_of(&format!("slow table={name} backend={label}"), &details, self.turn.now);
     }
 
-    /// The failure of a client whose exchange has no response.
+    /// The failure of a request whose exchange has no response.
     pub(super) fn fault(&mut self, table: usize, exchange: &Exchange, fault: &Fault) -> Failure {
+        // Socketmap has a reply of its own for a request that timed out.
         let timeout = matches!(fault, Fault::Timeout(_));
         let kind = if timeout { FailureKind::Timeout } else { FailureKind::Temporary };
         self.failure(table, exchange, kind, fault)
     }
 
-    /// A failure, which is logged. `cause` completes a sentence that begins with the backend.
+    /// Logs and returns a failure. `cause` completes a sentence that starts with the backend.
     pub(super) fn failure(
         &mut self,
         table: usize,
@@ -94,6 +96,7 @@ impl Shared {
     ) -> Failure {
         let (name, label) = (self.tables.name(table), self.backends.label(exchange));
         self.faults.warn(&format!("fault table={name} backend={label} cause=\"{cause}\""), self.turn.now);
+        // Postfix prints the reason in its own log, where it has to name table and backend.
         Failure::new(kind, format_args!("{name}: {label} {cause}"))
     }
 }

@@ -1,4 +1,4 @@
-//! The tables by name, with their metrics.
+//! Tables by name, with their metrics.
 
 use crate::backend::Backends;
 use crate::io::Turn;
@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 pub(super) struct Tables {
     entries: Vec<TableEntry>,
     metrics: Vec<TableMetrics>,
-    /// The life of a request to a table that has none of its own.
+    /// The time limit of requests to tables without a limit of their own.
     timeout: Duration,
 }
 
-/// What a table needs to answer a question, with what its answer is recorded in.
+/// The plan of a table for a question, with its name and metrics to record an immediate answer.
+// In one borrow, because an immediate answer borrows its value from the table.
 pub(super) struct Planned<'a> {
     pub name: &'a str,
     pub metrics: &'a mut TableMetrics,
@@ -26,7 +27,7 @@ pub(super) struct Planned<'a> {
 
 impl Tables {
     pub(super) fn new(mut entries: Vec<TableEntry>, timeout: Duration) -> Self {
-        // Binary search among a few names costs less than hashing one.
+        // Binary search in a few names is faster than hashing one.
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Self { metrics: vec![TableMetrics::default(); entries.len()], entries, timeout }
     }
@@ -35,7 +36,7 @@ impl Tables {
         self.entries.len()
     }
 
-    /// The number of the table with a name.
+    /// The index of the table with this name.
     pub(super) fn find(&self, name: &[u8]) -> Option<usize> {
         self.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok()
     }
@@ -44,7 +45,7 @@ impl Tables {
         &self.entries[table].name
     }
 
-    /// The life of a request to a table.
+    /// The time limit of requests to a table.
     pub(super) fn timeout(&self, table: usize) -> Duration {
         self.entries[table].timeout.unwrap_or(self.timeout)
     }
@@ -80,25 +81,25 @@ impl Tables {
         self.entries[table].table.parse_write(write, response)
     }
 
-    /// Records the answer to a lookup, which took so long.
+    /// Logs and counts the answer to a lookup, which took the time `took`.
     pub(super) fn record(&mut self, table: usize, key: &[u8], answer: &Answer<'_>, took: Duration) {
         log_answer(&self.entries[table].name, key, answer);
         record(&mut self.metrics[table], answer, took);
     }
 
-    /// Reads files again.
+    /// Rereads files.
     pub(super) fn reload(&mut self, backends: &mut Backends, turn: &mut Turn) {
         let mut setup = Setup::new(backends, turn);
         self.entries.iter_mut().for_each(|entry| entry.table.reload(&mut setup));
     }
 
-    /// All tables' names and metrics.
+    /// The names and metrics of all tables.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &TableMetrics)> {
         self.entries.iter().map(|entry| &entry.name[..]).zip(&self.metrics)
     }
 }
 
-/// Counts the answer to a lookup, which took so long.
+/// Counts the answer to a lookup, which took the time `took`.
 pub(super) fn record(metrics: &mut TableMetrics, answer: &Answer<'_>, took: Duration) {
     match answer {
         Answer::Found(_) => metrics.found += 1,
@@ -109,8 +110,9 @@ pub(super) fn record(metrics: &mut TableMetrics, answer: &Answer<'_>, took: Dura
     metrics.latency.observe(took);
 }
 
-/// Logs the answer to a lookup, at debug level: the key belongs to a user.
+/// Logs the answer to a lookup at debug level.
 pub(super) fn log_answer(table: &str, key: &[u8], answer: &Answer<'_>) {
+    // Only at this level, and without the value: keys and values are data of users.
     if !log::shows(log::Level::Debug) {
         return;
     }

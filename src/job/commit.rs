@@ -35,7 +35,7 @@ impl Commitment {
 
     /// Handles the result of [`Commitment::next`] and returns the outcome, if the commit has ended. A failure that is
     /// not `certain` leaves open whether the write was applied.
-    pub fn answered(&mut self, result: Result<Written, Failure>, certain: bool) -> Option<Outcome> {
+    pub fn on_result(&mut self, result: Result<Written, Failure>, certain: bool) -> Option<Outcome> {
         // The client treats N and F as proof that nothing has changed, so that both are allowed for the first write
         // only.
         let nothing_yet = self.applied == 0;
@@ -65,7 +65,7 @@ mod tests {
         let after = |applied, result, certain| {
             let writes = (0..3).map(|_| Write { key: vec![], change: Change::Unset }).collect();
             let mut commitment = Commitment { commit: Commit { id: 1, writes }, applied };
-            match commitment.answered(result, certain) {
+            match commitment.on_result(result, certain) {
                 None => "-",
                 Some(Outcome::Done) => "O",
                 Some(Outcome::NotFound) => "N",

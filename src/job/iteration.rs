@@ -116,8 +116,8 @@ impl Iteration {
         matches!(self.stage, Stage::Listing) && !self.query.exact
     }
 
-    /// Handles the answer to [`Step::List`], or to the [`Step::Get`] with the number `part`.
-    pub fn answered(&mut self, part: u32, answer: Answer<'_>) -> Result<(), Failure> {
+    /// Handles the answer to [`Step::List`], or to the [`Step::Get`] with this number.
+    pub fn on_answer(&mut self, number: u32, answer: Answer<'_>) -> Result<(), Failure> {
         let value = match answer {
             Answer::Found(value) => Some(value),
             Answer::Miss => None,
@@ -129,7 +129,7 @@ impl Iteration {
                 self.stage = Rows::new(&self.query, value).map_or_else(Stage::Failed, Stage::Rows);
             }
             Stage::Rows(rows) => {
-                if let Err(why) = rows.answered(part, value) {
+                if let Err(why) = rows.set_value(number, value) {
                     self.stage = Stage::Failed(why);
                 }
             }
@@ -201,7 +201,7 @@ impl Rows {
         match &self.list {
             List::Names(raw) => {
                 let Some(name) = name(self.members.next_item(raw)?) else {
-                    return Some(Step::Fail("the list holds something that is no name"));
+                    return Some(Step::Fail("the list contains an element that is not a name"));
                 };
                 if no_values {
                     return Some(row(path, &name, Vec::new(), true));
@@ -226,9 +226,9 @@ impl Rows {
         }
     }
 
-    fn answered(&mut self, part: u32, value: Option<Value<'_>>) -> Result<(), &'static str> {
+    fn set_value(&mut self, number: u32, value: Option<Value<'_>>) -> Result<(), &'static str> {
         // The number of an earlier stage wraps to an index beyond the window.
-        let at = part.wrapping_sub(self.first) as usize;
+        let at = number.wrapping_sub(self.first) as usize;
         if let Some(slot) = self.window.get_mut(at) {
             slot.value = Some(value.map_or(Ok(None), |value| owned(&value))?);
         }
@@ -304,17 +304,17 @@ mod tests {
         let (mut rows, mut requested) = (Vec::new(), VecDeque::new());
         loop {
             match iteration.next(true) {
-                Step::List(_) => iteration.answered(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap(),
-                Step::Get(part, key) => {
-                    requested.push_back((part, String::from_utf8(key).unwrap()));
+                Step::List(_) => iteration.on_answer(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap(),
+                Step::Get(number, key) => {
+                    requested.push_back((number, String::from_utf8(key).unwrap()));
                     assert!(requested.len() <= AHEAD);
                 }
                 Step::Row { name, value } => rows.push(String::from_utf8([name, value].join(&b'=')).unwrap()),
                 Step::Wait => {
-                    let (part, key) = requested.pop_back().expect("waits for nothing"); // the last first
+                    let (number, key) = requested.pop_back().expect("waits for nothing"); // the last first
                     let answer =
                         value(&key).map_or(Answer::Miss, |text| Answer::Found(Value::Text(text.as_bytes().into())));
-                    iteration.answered(part, answer).unwrap();
+                    iteration.on_answer(number, answer).unwrap();
                 }
                 Step::End => return rows,
                 Step::Fail(why) => return vec![why.to_owned()],
@@ -351,11 +351,11 @@ mod tests {
     fn a_list_of_something_else_is_a_failure() {
         for list in ["[null]", "[[]]", "[{\"a\": 1}]"] {
             let got = run(iteration(false, false, 0), list, |_| None);
-            assert_eq!(got, ["the list holds something that is no name"], "{list}");
+            assert_eq!(got, ["the list contains an element that is not a name"], "{list}");
         }
         let mut one = iteration(false, false, 0);
         one.next(true);
-        one.answered(0, Answer::Found(Value::Text(b"x"[..].into()))).unwrap();
+        one.on_answer(0, Answer::Found(Value::Text(b"x"[..].into()))).unwrap();
         assert!(matches!(one.next(true), Step::Fail("the list is neither an array nor an object")));
     }
 
@@ -364,10 +364,10 @@ mod tests {
         let mut one = iteration(false, false, 0);
         one.next(true);
         let list = format!("[{}1]", "1,".repeat(99));
-        one.answered(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap();
+        one.on_answer(0, Answer::Found(Value::parse(list.as_bytes()).unwrap())).unwrap();
         let mut requested = 0;
-        while let Step::Get(part, _) = one.next(false) {
-            one.answered(part, Answer::Found(Value::Text(b"v"[..].into()))).unwrap();
+        while let Step::Get(number, _) = one.next(false) {
+            one.on_answer(number, Answer::Found(Value::Text(b"v"[..].into()))).unwrap();
             requested += 1;
         }
         assert_eq!(requested, 1, "an answer that cannot be sent holds back the next lookup");

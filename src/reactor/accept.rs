@@ -1,4 +1,4 @@
-//! Listeners in the poll: connections are accepted in batches, and not while descriptors have run out.
+//! Accepts connections from the listeners, in batches, and pauses when no descriptors are left.
 
 use super::socket::Stream;
 use crate::config::Mode;
@@ -10,20 +10,22 @@ use mio::{Interest, Registry, Token};
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-/// Connections accepted from one listener before others get their turn.
+/// Maximum number of connections accepted from a listener in one turn.
+// In batches, as Postfix fails at once with EAGAIN if the accept queue of a unix socket is full.
 pub(super) const MAX_ACCEPTS: usize = 64;
 
-/// Time until accepting is tried again after it failed, mostly for want of descriptors.
+/// Time until the next attempt after accepting has failed, mostly because no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Listeners with the state of accepting from them.
+/// The listeners, and which of them to accept from again.
 pub(super) struct Acceptor {
     listeners: Vec<PolledListener>,
-    /// Listeners that have more to accept, and the earliest time to do it. Their edge is not reported again.
+    /// Listeners to accept from again without an event, and the earliest time to do so.
     waiting: Vec<(usize, Instant)>,
-    /// The last attempt to accept failed, which was logged.
+    /// The last attempt failed and was logged.
+    // Once per shortage: attempts follow ten times a second.
     accept_paused: bool,
-    /// Clients served at once; the remaining descriptors belong to backends and files.
+    /// Maximum number of clients; the other descriptors are reserved for backends and files.
     max_clients: u64,
 }
 
@@ -78,25 +80,26 @@ impl Acceptor {
         Ok(Self { listeners, waiting: Vec::new(), accept_paused: false, max_clients })
     }
 
-    /// The next connection of a listener, while `open` clients are connected. `None` if there is none now; if there
-    /// may be one later without another event, [`Acceptor::due`] names the listener then.
+    /// The next connection of a listener, while `open` clients are connected; `None` if there is none. After a failure
+    /// [`Acceptor::due`] returns the listener again, without another event.
     pub(super) fn accept(&mut self, at: usize, open: u64, now: Instant) -> Option<(Stream, Mode)> {
         let listener = self.listeners.get(at)?;
         loop {
-            // The reserve keeps descriptors for backends: a Podop that can accept but not ask is of no use.
+            // The other descriptors are for backends, without which accepted clients could not be served.
             let accepted = match open < self.max_clients {
                 true => listener.accept(),
-                false => Err(io::Error::other("all descriptors for clients are taken")),
+                false => Err(io::Error::other("all descriptors for clients are in use")),
             };
             match accepted {
                 Ok(stream) => return Some((stream, listener.mode)),
+                // The client has closed its connection already, but others may wait behind it.
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.accept_paused = false;
                     return None;
                 }
                 Err(error) => {
-                    // Mostly no descriptors left. The edge is not reported again, so time has to do it.
+                    // The connection stays in the queue, and the kernel does not report it again: only a timer can.
                     if !std::mem::replace(&mut self.accept_paused, true) {
                         log::warn(format_args!("accept-paused cause=\"{error}\""));
                     }
@@ -107,20 +110,21 @@ impl Acceptor {
         }
     }
 
-    /// Has a listener served again, at the earliest at `from`.
+    /// Schedules another attempt for a listener, at the earliest at `from`.
     pub(super) fn accept_later(&mut self, at: usize, from: Instant) {
+        // Further events may arrive while it waits; it is listed once.
         if !self.waiting.iter().any(|(other, _)| *other == at) {
             self.waiting.push((at, from));
         }
     }
 
-    /// A listener that is to be accepted from now.
+    /// Removes and returns a listener to accept from now.
     pub(super) fn due(&mut self, now: Instant) -> Option<usize> {
         let at = self.waiting.iter().position(|(_, from)| *from <= now)?;
         Some(self.waiting.swap_remove(at).0)
     }
 
-    /// When [`Acceptor::due`] has a listener.
+    /// When [`Acceptor::due`] returns a listener.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.waiting.iter().map(|(_, from)| *from).min()
     }

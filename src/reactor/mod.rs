@@ -1,4 +1,4 @@
-//! The reactor: owns the sockets, reads the clock, and decides nothing.
+//! The event loop: owns the sockets and reads the clock; all decisions are made by the engine.
 
 mod accept;
 mod resolve;
@@ -25,16 +25,18 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// Bytes per read: a request or a response almost always fits.
+/// Size of the read buffer in bytes.
+// A request or a response almost always fits, and one read is enough for it.
 const CHUNK: usize = 64 * 1024;
 
-/// Reads of one connection before others get their turn.
+/// Maximum number of reads from one connection before others get their turn.
 const MAX_READS: usize = 4;
 
-/// Descriptors that clients cannot take, so that backends can be reached and files read: at most this many, and at
-/// most a quarter of all.
+/// Number of descriptors reserved for backends and files, but at most a quarter of all.
+// Without a reserve, clients could take all of them, and no request could be sent to a backend.
 const RESERVE: u64 = 1_100;
 
+// Tokens above those of connections, whose upper half is an age and a bit for the side.
 const SIGNALS: Token = Token(usize::MAX);
 const RESOLVED: Token = Token(usize::MAX - 1);
 const LISTENERS: usize = usize::MAX - 1_000_000;
@@ -50,7 +52,7 @@ pub struct Reactor {
     notifier: Notifier,
     resolver: NameResolver,
     chunk: Box<[u8]>,
-    /// Sockets that have more to read but had to give way.
+    /// Sockets to read from in the next turn.
     again: Vec<Peer>,
     now: Instant,
     shutdown: Shutdown,
@@ -58,7 +60,7 @@ pub struct Reactor {
 }
 
 impl Reactor {
-    /// `drain_timeout` is how long a shutdown waits for what is in flight; `descriptors` is how many may be open.
+    /// `drain_timeout` limits the time for requests in flight at a shutdown; `descriptors` is the descriptor limit.
     pub fn new(
         engine: Engine,
         listeners: Vec<Listener>,
@@ -88,18 +90,19 @@ impl Reactor {
         })
     }
 
-    /// Serves until a signal ends it and what is in flight is done, or the drain timeout has passed.
+    /// Serves until a signal requests a shutdown, and then until no request is in flight or the drain timeout is over.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(MAX_OPEN);
         self.now = Instant::now();
+        // Before the first request, which would otherwise wait for it.
         self.engine.resolve_all(self.now);
         self.notifier.ready(&self.engine.summary(self.now), self.now);
-        self.act(); // there is something to do already
+        self.act(); // sends off the resolutions, before the first wait
         while !self.turn(&mut events)? {}
         Ok(())
     }
 
-    /// Connects to each backend, and returns what was found. `None` if a signal has ended it.
+    /// Connects to each backend and returns the results; `None` if a signal interrupts it.
     pub fn check(&mut self) -> io::Result<Option<Vec<CheckResult>>> {
         let mut events = Events::with_capacity(MAX_OPEN);
         self.now = Instant::now();
@@ -115,7 +118,7 @@ impl Reactor {
         }
     }
 
-    /// One turn of the loop: waits, and does what there is to do. True at the end of a shutdown.
+    /// One turn of the loop: waits for events, handles them and carries out actions. True at the end of a shutdown.
     fn turn(&mut self, events: &mut Events) -> io::Result<bool> {
         let timeout = self.timeout();
         match self.poll.poll(events, timeout) {
@@ -126,17 +129,18 @@ impl Reactor {
         for event in &*events {
             self.on_event(event);
         }
+        // Taken out first: a socket that is not drained now is added again, for the next turn.
         for peer in std::mem::take(&mut self.again) {
             self.read(peer);
         }
-        if self.engine.has_resumed() {
+        if self.engine.has_resumable() {
             self.engine.resume(self.now);
         }
         while let Some(listener) = self.acceptor.due(self.now) {
             self.accept(listener);
         }
         if self.shutdown.begins_to_drain(self.now) {
-            self.engine.stop();
+            self.engine.drain();
         }
         self.act();
         self.notifier.turn(|| self.engine.summary(self.now), self.now);
@@ -144,7 +148,8 @@ impl Reactor {
     }
 
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.again.is_empty() || self.engine.has_resumed() {
+        // Work was deferred to this turn, for which no event will arrive.
+        if !self.again.is_empty() || self.engine.has_resumable() {
             return Some(Duration::ZERO);
         }
         let next = [
@@ -154,7 +159,7 @@ impl Reactor {
             self.notifier.deadline(),
         ];
         let next = next.into_iter().flatten().min();
-        // The kernel counts whole milliseconds; rounding up avoids a turn in which nothing is due yet.
+        // mio rounds up to the whole milliseconds of the kernel, which avoids a turn in which nothing is due yet.
         next.map(|at| at.saturating_duration_since(self.now))
     }
 
@@ -173,11 +178,11 @@ impl Reactor {
 
     fn on_socket_event(&mut self, peer: Peer, event: &Event) {
         let Some(socket) = self.socket(peer) else { return }; // closed earlier in this turn
-        let drained = socket.on_event(event);
+        let has_room = socket.on_event(event);
         if socket.connecting {
             return self.on_connect_event(peer);
         }
-        if drained {
+        if has_room {
             self.flush(peer);
         }
         self.read(peer);
@@ -192,7 +197,7 @@ impl Reactor {
                 let readable = socket.readable;
                 self.engine.connected(key, now);
                 if readable {
-                    self.read(peer); // that edge is not reported again
+                    self.read(peer); // the kernel does not report this edge again
                 }
             }
             Some(Err(error)) => self.engine.ended(peer, End::Closed(Some(error.kind())), now),
@@ -206,10 +211,11 @@ impl Reactor {
         }
     }
 
-    /// Reads what there is, and gives way after some reads. Returns whether there was anything.
+    /// Reads what has arrived, at most [`MAX_READS`] times. True if there was anything.
     fn read(&mut self, peer: Peer) -> bool {
         let mut any = false;
         for _ in 0..MAX_READS {
+            // Checked before each read, as the requests of the last one may have filled the output of a client.
             if !self.engine.wants_input(peer) {
                 self.check_closed(peer);
                 return any;
@@ -231,6 +237,7 @@ impl Reactor {
                 }
                 ReadResult::WouldBlock => return any,
                 ReadResult::End => {
+                    // A client that only closed its sending side still gets its replies.
                     let end = if socket.closed { End::Closed(None) } else { End::HalfClosed };
                     self.engine.ended(peer, end, self.now);
                     return any;
@@ -247,8 +254,7 @@ impl Reactor {
         any
     }
 
-    /// Reads what may have arrived without an event so far; more than once, as records that TLS sends for itself may
-    /// come before the end.
+    /// Reads what may have arrived since the last event. Several times, as TLS tickets may precede the end of stream.
     fn read_unreported(&mut self, peer: Peer) {
         for _ in 0..MAX_READS {
             if let Some(socket) = self.socket(peer) {
@@ -260,7 +266,7 @@ impl Reactor {
         }
     }
 
-    /// A peer that is not read now may still have closed altogether, which the engine has to know.
+    /// Reports a peer that is closed in both directions, even though it is not read at present.
     fn check_closed(&mut self, peer: Peer) {
         if self.socket(peer).is_some_and(|socket| socket.closed) {
             self.engine.ended(peer, End::Closed(None), self.now);
@@ -287,7 +293,7 @@ impl Reactor {
             Action::Connect(key, address) => self.connect(key, &address),
             Action::CloseNotify(key, bytes) => {
                 if let Some(socket) = self.backends.get(key).filter(|socket| socket.can_write()) {
-                    let _ = socket.write(&bytes); // the peer does without it, if it must
+                    let _ = socket.write(&bytes); // a courtesy: the connection is closed in any case
                 }
             }
             Action::Close(Peer::Client(key)) => self.clients.remove(key),
@@ -302,10 +308,11 @@ impl Reactor {
 
     /// Writes as much as the kernel takes. What it does not take waits for a writable edge.
     fn flush(&mut self, peer: Peer) {
+        // A write must not be sent on a connection that the backend has closed: it could not be repeated.
         if self.engine.needs_check(peer) {
             self.read_unreported(peer);
         } else if matches!(peer, Peer::Backend(_)) && self.socket(peer).is_some_and(|socket| socket.readable) {
-            self.read(peer); // what is there already is no response to what leaves now
+            self.read(peer); // what has arrived already is no response to the request that is sent now
         }
         let (sockets, key) = match peer {
             Peer::Client(key) => (&mut self.clients, key),
@@ -316,7 +323,7 @@ impl Reactor {
             let output = self.engine.output(peer);
             if !output.is_empty() {
                 match socket.write(output) {
-                    // Also for 0 bytes: a peer that reads nothing is closed after some time.
+                    // Also for 0 bytes, so that a client that reads nothing is closed in the end.
                     Ok(count) => self.engine.sent(peer, count, self.now),
                     Err(error) => return self.engine.ended(peer, End::Closed(Some(error.kind())), self.now),
                 }
@@ -334,6 +341,7 @@ impl Reactor {
         match added {
             Err(error) => self.engine.ended(peer, End::Closed(Some(error.kind())), self.now),
             Ok(()) if tcp => {} // an event reports the result
+            // A unix socket is connected at once, or the call fails.
             Ok(()) => self.engine.connected(key, self.now),
         }
     }
@@ -357,6 +365,7 @@ impl Reactor {
                 self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
             }
         }
+        // The queue may hold more, but the kernel does not report this edge again.
         self.acceptor.accept_later(listener, self.now);
     }
 

@@ -5,47 +5,47 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, mpsc};
 
-/// The memory of a thread's stack.
-const STACK: usize = 256 * 1024; // bytes
+/// Stack size of a thread in bytes.
+const STACK: usize = 256 * 1024;
 
-/// The number of a name, and its addresses or the error of the resolver.
+/// The number of a name, and its addresses or an error message.
 pub(super) type Resolved = (usize, Result<Vec<SocketAddr>, String>);
 
-/// Resolves names, each on a thread of its own that ends with the answer, so that a silent name server holds up no other
-/// name. A program whose backends have addresses starts no thread, which keeps libc's system calls and allocations free
-/// of locks.
+/// Resolves names, each on a thread of its own that ends with the answer.
+// A thread each, so that a name server that does not respond delays no other name. None is kept, because libc takes
+// locks for system calls and allocations in a program with several threads.
 pub(super) struct NameResolver {
     waker: Arc<Waker>,
-    answered: mpsc::Sender<Resolved>,
-    answers: mpsc::Receiver<Resolved>,
+    sender: mpsc::Sender<Resolved>,
+    receiver: mpsc::Receiver<Resolved>,
 }
 
 impl NameResolver {
     /// `waker` wakes the poll with each answer.
     pub(super) fn new(waker: Waker) -> Self {
-        let (answered, answers) = mpsc::channel();
-        Self { waker: Arc::new(waker), answered, answers }
+        let (sender, receiver) = mpsc::channel();
+        Self { waker: Arc::new(waker), sender, receiver }
     }
 
-    /// Has a name resolved. No name is asked for again before its answer has come, so there are at most as many threads as
-    /// names.
+    /// Starts to resolve a name. The engine requests none twice before its answer has arrived, which limits the number
+    /// of threads.
     ///
     /// # Errors
     /// No thread could be started.
     pub(super) fn request(&self, name: usize, host: String, port: u16) -> io::Result<()> {
-        let (answered, waker) = (self.answered.clone(), self.waker.clone());
+        let (sender, waker) = (self.sender.clone(), self.waker.clone());
         let resolve = move || {
             let answer = (host.as_str(), port).to_socket_addrs();
             let answer = answer.map(Iterator::collect).map_err(|error| error.to_string());
-            if answered.send((name, answer)).is_ok() {
-                let _ = waker.wake(); // it fails only with the poll itself
+            if sender.send((name, answer)).is_ok() {
+                let _ = waker.wake(); // fails only with the poll itself
             }
         };
         std::thread::Builder::new().name("resolver".to_owned()).stack_size(STACK).spawn(resolve).map(drop)
     }
 
-    /// An answer that has arrived.
+    /// The next answer that has arrived.
     pub(super) fn next(&self) -> Option<Resolved> {
-        self.answers.try_recv().ok()
+        self.receiver.try_recv().ok()
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// How long connected clients may still send requests after a shutdown was requested: one that has just connected has
-/// not sent anything yet, and `postmap` dies of SIGPIPE if it writes to a closed connection.
+/// Time for which connected clients may still send requests after a shutdown was requested.
+// A client that has just connected has not sent its request yet, and postmap dies of SIGPIPE if the connection is
+// closed before it does.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Running ── signal ──▶ Grace ── grace over ──▶ Draining ── drained or deadline ──▶ end
@@ -11,17 +12,18 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(super) enum Shutdown {
     #[default]
     Running,
-    /// Listeners are closed; connected clients may still send requests until then.
+    /// Listeners are closed; connected clients may send requests until `drain_from`.
     Grace { drain_from: Instant, deadline: Instant },
-    /// No more requests are read; what is in flight is answered until then.
+    /// No more requests are read; those in flight are answered until `deadline`.
     Draining { deadline: Instant },
 }
 
 impl Shutdown {
-    /// A shutdown was requested, while clients are connected or not; what is in flight has until `deadline`. The second
-    /// request ends all at once.
+    /// Begins a shutdown that ends at `deadline` at the latest; a second request ends it immediately. `clients` is true
+    /// if any are connected.
     pub(super) fn request(&mut self, clients: bool, deadline: Instant, now: Instant) {
         *self = match self {
+            // Without clients nothing can arrive, and the exit need not be delayed.
             Shutdown::Running => {
                 Shutdown::Grace { drain_from: now + if clients { GRACE } else { Duration::ZERO }, deadline }
             }
@@ -33,7 +35,7 @@ impl Shutdown {
         self == Shutdown::Running
     }
 
-    /// Goes on to the next stage when its time has come. True if draining begins with that.
+    /// Enters the next stage when it is due. True if that is draining.
     pub(super) fn begins_to_drain(&mut self, now: Instant) -> bool {
         match *self {
             Shutdown::Grace { drain_from, deadline } if drain_from <= now => {
@@ -44,16 +46,17 @@ impl Shutdown {
         }
     }
 
-    /// True if it is over: nothing is in flight any more, or its deadline has passed.
+    /// True if no request is in flight any more, or the deadline has passed.
     pub(super) fn is_over(self, drained: impl FnOnce() -> bool, now: Instant) -> bool {
         match self {
             Shutdown::Running => false,
+            // Idle now, but a request may still arrive.
             Shutdown::Grace { deadline, .. } => deadline <= now,
             Shutdown::Draining { deadline } => deadline <= now || drained(),
         }
     }
 
-    /// When the next stage begins.
+    /// When the next stage is due.
     pub(super) fn deadline(self) -> Option<Instant> {
         match self {
             Shutdown::Running => None,
@@ -68,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_get_a_grace_and_what_is_in_flight_the_rest() {
+    fn clients_may_send_requests_during_the_grace() {
         let (mut shutdown, now) = (Shutdown::default(), Instant::now());
         let deadline = now + Duration::from_secs(20);
         shutdown.request(true, deadline, now);
@@ -80,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_request_ends_all_at_once() {
+    fn a_second_request_ends_a_shutdown_immediately() {
         let (mut shutdown, now) = (Shutdown::default(), Instant::now());
         let deadline = now + Duration::from_secs(20);
         (0..2).for_each(|_| shutdown.request(true, deadline, now));

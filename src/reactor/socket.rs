@@ -1,4 +1,4 @@
-//! Sockets with their readiness: edges are reported only once, so each is remembered until the kernel says otherwise.
+//! Sockets with their readiness: an edge is reported once, and remembered until the socket is drained or full.
 
 use crate::arena::{AGES, Key};
 use crate::io::{Address, Peer};
@@ -26,7 +26,7 @@ impl Stream {
     }
 
     pub(super) fn of_tcp(stream: TcpStream) -> Self {
-        let _ = stream.set_nodelay(true); // only slower without it
+        let _ = stream.set_nodelay(true); // without it, requests are only slower
         Self::Tcp(stream)
     }
 
@@ -55,6 +55,7 @@ impl Stream {
     fn connect_result(&self) -> Option<io::Result<()>> {
         match self {
             Stream::Unix(_) => Some(Ok(())),
+            // An event may come while the connection is still being made: it is complete when there is a peer address.
             Stream::Tcp(stream) => match stream.take_error() {
                 Ok(None) => match stream.peer_addr() {
                     Ok(_) => Some(Ok(())),
@@ -67,19 +68,19 @@ impl Stream {
     }
 }
 
-/// A socket with what the last events reported.
+/// A socket with the state that its events have reported.
 pub(super) struct SocketState {
     age: u32,
     stream: Stream,
     pub readable: bool,
     writable: bool,
-    /// The peer sends no more; what it has sent is still to be read.
+    /// The peer has closed its sending side; bytes from before may not have been read yet.
     half_closed: bool,
     /// The connection is closed in both directions.
     pub closed: bool,
     pub connecting: bool,
-    /// Registered for writability. A unix socket becomes writable with each reply that its peer reads, so that is
-    /// asked for only while it is full.
+    /// The socket is registered for writability.
+    // Unix sockets only while they are full: each reply that the peer reads would be reported otherwise.
     write_interest: bool,
 }
 
@@ -103,7 +104,7 @@ impl SocketState {
             age: key.age,
             stream,
             readable: false,
-            writable: true,
+            writable: true, // until the kernel refuses bytes; no event is needed for the first
             half_closed: false,
             closed: false,
             connecting,
@@ -111,33 +112,33 @@ impl SocketState {
         }
     }
 
-    /// Registers a socket once for all its life. A TCP socket is registered for both directions: it becomes writable
-    /// only after it was full.
+    /// Registers a new socket.
     pub(super) fn register(&mut self, peer: Peer, registry: &Registry) -> io::Result<()> {
+        // TCP for both directions, once: an edge for writability comes only after it was full.
         let interest = if self.write_interest { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         registry.register(self.stream.source(), token(peer), interest)
     }
 
-    /// Takes an event into account. True if the socket has become writable after it was full.
+    /// Records an event. True if the socket was full and has become writable.
     pub(super) fn on_event(&mut self, event: &mio::event::Event) -> bool {
         let full = !self.writable;
+        // An error is found by reading, like the end of the stream.
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_error();
         // The last bytes and the end may come with one edge, so that both are read before waiting again.
         self.half_closed |= event.is_read_closed();
         self.closed |= event.is_write_closed();
-        full && self.writable // an event also reports what has long been known
+        full && self.writable // most events repeat that the socket is writable, which it was before
     }
 
-    /// The result of its connection attempt; `None` while that is in progress.
+    /// The result of the connection attempt; `None` while it is in progress.
     pub(super) fn connect_result(&mut self) -> Option<io::Result<()>> {
         let result = self.stream.connect_result()?;
         self.connecting = false;
         Some(result)
     }
 
-    /// Reads once. A read that returned less than there is room for is not followed by another, unless the peer has
-    /// closed: that edge is not reported again.
+    /// Reads once.
     pub(super) fn read(&mut self, into: &mut [u8]) -> ReadResult {
         loop {
             return match self.stream.read(into) {
@@ -146,6 +147,8 @@ impl SocketState {
                     ReadResult::End
                 }
                 Ok(count) => {
+                    // A short read has drained the socket, and another would only return EAGAIN; but if the peer has
+                    // closed, the end of the stream remains, which is not reported again.
                     self.readable = count == into.len() || self.half_closed;
                     ReadResult::Data { count, more: self.readable }
                 }
@@ -163,12 +166,12 @@ impl SocketState {
         self.writable && !self.connecting
     }
 
-    /// Writes once; 0 if the kernel takes nothing. Fewer bytes than all mean that it is full: an edge follows when it
-    /// is not any more.
+    /// Writes once and returns the number of bytes that the kernel has accepted, which may be 0.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             return match self.stream.write(bytes) {
                 Ok(count) => {
+                    // A short write means that the socket is full; an event follows when there is room.
                     self.writable = count == bytes.len();
                     Ok(count)
                 }
@@ -182,7 +185,7 @@ impl SocketState {
         }
     }
 
-    /// Registers a unix socket for writability while it is full, and only then.
+    /// Registers a unix socket for writability if it is full, or ends that if there is room.
     pub(super) fn update_interest(&mut self, peer: Peer, registry: &Registry) -> io::Result<()> {
         let full = !self.writable;
         if full == self.write_interest || matches!(self.stream, Stream::Tcp(_)) {
@@ -202,7 +205,7 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// How many sockets are open.
+    /// The number of open sockets.
     pub(super) fn len(&self) -> u64 {
         self.open
     }
@@ -216,13 +219,15 @@ impl Sockets {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        // Within a turn a slot may be used again before its last socket is closed, which happens here then.
+        // The engine may reuse a slot in the turn in which it is freed. Its previous socket is then closed here, and
+        // the slot must not be counted twice.
         let before = self.slots[index].replace(socket);
         self.open += u64::from(before.is_none());
     }
 
-    /// Closes a socket, which takes it out of the poll as well.
+    /// Closes a socket.
     pub(super) fn remove(&mut self, key: Key) {
+        // Not deregistered: closing the descriptor removes it from the poll.
         if self.get(key).is_some() {
             self.slots[key.index as usize] = None;
             self.open -= 1;

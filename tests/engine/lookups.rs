@@ -618,7 +618,7 @@ fn a_stop_answers_what_is_in_flight_and_takes_nothing_new() {
     let mut world = World::with_alias(&[]);
     let client = world.lookup("a");
     let backend = world.accept();
-    world.engine.stop();
+    world.engine.drain();
     assert!(!world.engine.is_drained() && !world.engine.wants_input(client));
     world.respond(backend, "v");
     assert_eq!(world.taken(client), "4:OK v,");

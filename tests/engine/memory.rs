@@ -47,11 +47,11 @@ fn it_never_takes_more_than_a_tenth_beyond_its_size() {
             // More than it holds, twice, with hits, writes and misses.
             for round in 0..(3 * limit / 300).min(150_000) {
                 let key = format!("user{}@example.com", round * 7919 % 100_003);
-                let kept = match round % 10 {
+                let answer = match round % 10 {
                     0 => CachedAnswer::Miss,
                     _ => CachedAnswer::Found(Value::Text("x".repeat(sizes[round % sizes.len()]).into_bytes().into())),
                 };
-                cache.keep(round % 3, key.as_bytes(), kept, lifetime, now);
+                cache.keep(round % 3, key.as_bytes(), answer, lifetime, now);
                 if round % 4 == 0 {
                     cache.look(round % 3, key.as_bytes(), now);
                     cache.look(round % 3, key.as_bytes(), now);

@@ -231,9 +231,9 @@ impl Model {
 
     /// The backend connections that owe an answer, one of them chosen.
     fn asked(&mut self, at: usize) -> Option<(Peer, &mut Line)> {
-        let asked = self.backends.iter_mut().map(|(peer, line)| (*peer, line)).filter(|(_, line)| !line.is_empty());
-        let mut asked: Vec<_> = asked.collect();
-        if asked.is_empty() { None } else { Some(asked.swap_remove(at % asked.len())) }
+        let busy = self.backends.iter_mut().map(|(peer, line)| (*peer, line)).filter(|(_, line)| !line.is_empty());
+        let mut busy: Vec<_> = busy.collect();
+        if busy.is_empty() { None } else { Some(busy.swap_remove(at % busy.len())) }
     }
 
     /// Completes an answer, with bytes behind it unless these would be an answer to the next request.

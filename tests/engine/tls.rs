@@ -673,14 +673,14 @@ fn an_unusable_setting_is_reported_with_its_file() {
         (vec![("verify", "no")], "setting 'verify' is unknown".to_owned()),
     ];
     for (settings, expected) in cases {
-        let given: Vec<Setting> = settings
+        let settings: Vec<Setting> = settings
             .iter()
             .map(|(key, value)| Setting { key: (*key).to_owned(), value: (*value).to_owned(), general: false })
             .collect();
-        let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
-        let wrong = open_url(opening, &mut Backends::default()).err().expect("a mistake");
-        assert!(wrong.flag == "--option" && wrong.why.starts_with(&expected), "{}", wrong.why);
-        assert!(!wrong.why.contains("secret") && !wrong.why.contains("c2Vj"), "{}", wrong.why);
+        let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings) };
+        let error = open_url(opening, &mut Backends::default()).err().expect("an error");
+        assert!(error.flag == "--option" && error.why.starts_with(&expected), "{}", error.why);
+        assert!(!error.why.contains("secret") && !error.why.contains("c2Vj"), "{}", error.why);
     }
 }
 
@@ -695,13 +695,13 @@ fn tables_share_connections_only_in_the_same_terms() {
     let (ca, again) = (authority.file("ca.pem", &authority.pem()), authority.file("again.pem", &authority.pem()));
     let mut backend = Backends::default();
     let mut origin = |ca: &str, servername: &str| {
-        let given = [("ca", ca), ("servername", servername)].map(|(key, value)| Setting {
+        let settings = [("ca", ca), ("servername", servername)].map(|(key, value)| Setting {
             key: key.to_owned(),
             value: value.to_owned(),
             general: false,
         });
-        let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
-        open_url(opening, &mut backend).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings) };
+        open_url(opening, &mut backend).unwrap_or_else(|error| panic!("{error:?}"));
         backend.labels().count()
     };
     assert_eq!(
@@ -760,9 +760,9 @@ fn a_tables_own_certificate_is_not_mixed_with_the_general_key() {
         ("cert", clients.file("both.pem", &(both.cert + &both.key)), false),
         ("ca", clients.file("ca.pem", &clients.pem()), false),
     ];
-    let given = files.map(|(key, value, general)| Setting { key: key.to_owned(), value, general });
-    let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&given) };
-    open_url(opening, &mut Backends::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+    let settings = files.map(|(key, value, general)| Setting { key: key.to_owned(), value, general });
+    let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings) };
+    open_url(opening, &mut Backends::default()).unwrap_or_else(|error| panic!("{error:?}"));
 }
 
 #[test]

@@ -135,8 +135,8 @@ fn ask_postfix(requests: &[Vec<u8>], replies: &[Vec<u8>], sent: &[u8], split: us
         let mut silent = false;
         world.serve(|_, target, _| {
             // Requests in flight together come in any order.
-            let asked = podop::wire::percent::decode(&target[1..].replacen('/', "%20", 1));
-            let at = script.iter().position(|(request, _)| **request == asked).expect("a recorded request");
+            let request_key = podop::wire::percent::decode(&target[1..].replacen('/', "%20", 1));
+            let at = script.iter().position(|(request, _)| **request == request_key).expect("a recorded request");
             let (_, reply) = script.remove(at);
             silent = reply.starts_with(b"TIMEOUT");
             Some(if silent { Vec::new() } else { from_reply(reply) })

@@ -35,7 +35,7 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
         (
             vec!["--metrics".to_owned(), "9779".to_owned(), "--socket=/s".to_owned()],
             64,
-            "--metrics wants a path or inet:",
+            "--metrics expects a path or inet:",
         ),
         (table("urls", "http://h/§"), 78, "--type of table 't': 'urls' is unknown, it is one of: file, url"),
         (table("url", "http://h/"), 78, "--param of table 't': the URL has no '§' or '{}' where the key belongs"),
@@ -146,7 +146,7 @@ fn check_reports_tables_and_which_backends_are_reachable() {
     let output = run(&[&table[..], &["--socket", "/nonexistent/s"]].concat());
     assert_eq!(output.status.code(), Some(73));
     let report = String::from_utf8(output.stdout).unwrap();
-    assert!(report.contains("socket /nonexistent/s cannot be made: parent directory does not exist\n"), "{report}");
+    assert!(report.contains("socket /nonexistent/s cannot be created: parent directory does not exist\n"), "{report}");
     assert_eq!(run(&table).status.code(), Some(0), "tables can be checked alone");
     let args = ["--check", "--socket", "/s", "--name", "t", "--type", "url", "--param"];
     let check = |param: &str| {

@@ -256,7 +256,15 @@ fn a_flood_that_reads_quickly_delays_no_other_client() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let unix = podop.connect();
-        let tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // The second socket listens a moment after the first, for which `start` waits.
+        let until = Instant::now() + SOON;
+        let tcp = loop {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(tcp) => break tcp,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
         // So that neither side of a flood outlives it.
         let soon = Some(Duration::from_millis(200));
         unix.set_read_timeout(soon).and_then(|()| unix.set_write_timeout(soon)).unwrap();

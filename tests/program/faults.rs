@@ -12,7 +12,7 @@ use support::http::{Backend, Script, Then, raw, response};
 use support::podop::{Podop, ask, reply, request};
 use support::tls::{self, Authority, Wants};
 
-/// What the client is told.
+/// The expected replies to the client.
 enum Told {
     /// This value.
     Value(&'static str),
@@ -493,7 +493,7 @@ fn run_all(setting: &Setting) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-fn run((name, script, told): &Case, Means { config, args }: &Means) {
+fn run((name, script, expected): &Case, Means { config, args }: &Means) {
     let answer = script.clone();
     let backend = Backend::start_with(config.clone(), move |request| match request.target.trim_start_matches('/') {
         key if key.starts_with("innocent") => response(200, &format!("\"own {key}\"")),
@@ -504,7 +504,7 @@ fn run((name, script, told): &Case, Means { config, args }: &Means) {
     let table = ["--name", "alias", "--type", "url", "--param", &url, "--timeout", "0.6"];
     let table = table.iter().copied().chain(args.iter().map(String::as_str));
     let podop = Podop::start(&table.collect::<Vec<_>>());
-    let (postfix, dovecot) = match told {
+    let (postfix, dovecot) = match expected {
         Value(text) => (format!("OK {text}"), format!("O{text}")),
         Miss => ("NOTFOUND ".to_owned(), "N".to_owned()),
         Fault(cause) => {
@@ -528,17 +528,18 @@ fn run((name, script, told): &Case, Means { config, args }: &Means) {
     }
     // Who speaks out of turn on a connection with several requests is taken for who is next; no client can tell.
     if args.iter().any(|arg| arg.contains("pipeline")) && !name.starts_with("surplus") {
-        let asked = ["innocent-before", "case", "innocent-behind", "innocent-last"];
-        let requests: Vec<u8> = asked.iter().flat_map(|key| request("alias", key.as_bytes())).collect();
+        let keys = ["innocent-before", "case", "innocent-behind", "innocent-last"];
+        let requests: Vec<u8> = keys.iter().flat_map(|key| request("alias", key.as_bytes())).collect();
         clients.0.write_all(&requests).unwrap();
-        let replies = asked.map(|_| String::from_utf8_lossy(&reply(&mut clients.0)).into_owned());
+        let replies = keys.map(|_| String::from_utf8_lossy(&reply(&mut clients.0)).into_owned());
         assert_eq!(replies[0], "OK own innocent-before", "case '{name}'");
         let is_fault = |reply: &str| reply.starts_with("TEMP ") || reply.starts_with("TIMEOUT ");
         // What is missing of a body is taken from the next answer, which a miss survives and a value does not.
-        let cut = matches!(told, Timeout(SLOW)) && (is_fault(&replies[1]) || script.bytes.starts_with(b"HTTP/1.1 404"));
+        let cut =
+            matches!(expected, Timeout(SLOW)) && (is_fault(&replies[1]) || script.bytes.starts_with(b"HTTP/1.1 404"));
         assert!(cut || replies[1] == postfix, "case '{name}', between others: {}", replies[1]);
-        for (key, reply) in asked.iter().zip(&replies).skip(2) {
-            assert!(is_fault(reply) || *reply == format!("OK own {key}"), "case '{name}': {key} was told {reply}");
+        for (key, reply) in keys.iter().zip(&replies).skip(2) {
+            assert!(is_fault(reply) || *reply == format!("OK own {key}"), "case '{name}': {key} got {reply}");
         }
         innocents(&podop, &mut clients, name);
     }

@@ -1,4 +1,4 @@
-//! What can be seen from outside: figures, health, and log lines that explain.
+//! Monitoring: metrics, health and log lines.
 
 use crate::support;
 
@@ -36,7 +36,7 @@ fn lookups_exchanges_and_clients_are_counted() {
         "podop_lookup_duration_seconds_bucket{table=\"alias\",le=\"+Inf\"} 5".to_owned(),
         "podop_lookup_duration_seconds_bucket{table=\"alias\",le=\"0.25\"} 4".to_owned(),
         "podop_commits_total{table=\"alias\",result=\"done\"} 1".to_owned(),
-        "podop_commits_total{table=\"alias\",result=\"failed\"} 1".to_owned(),
+        "podop_commits_total{table=\"alias\",result=\"uncertain\"} 1".to_owned(),
         "podop_unknown_table_requests_total 1".to_owned(),
         "podop_clients 2".to_owned(),
         "podop_requests_in_flight 0".to_owned(),
@@ -97,19 +97,19 @@ fn a_slow_lookup_is_explained_in_one_line_and_folded() {
 }
 
 #[test]
-fn a_backend_that_cannot_be_reached_is_told_once_a_second() {
+fn an_unreachable_backend_is_logged_once_a_second() {
     let port = support::port::free();
     let url = format!("http://127.0.0.1:{port}/§");
     let (podop, start) = (Podop::start(&["--name", "alias", "--type", "url", "--param", &url]), Instant::now());
     for at in 0..50 {
         assert!(podop.lookup("alias", &format!("k{at}")).ends_with("refused the connection"));
     }
-    let told = podop.log().matches("info unreachable backend=").count() as u64;
-    assert!((1..=1 + start.elapsed().as_secs()).contains(&told), "{told}");
+    let logged = podop.log().matches("info unreachable backend=").count() as u64;
+    assert!((1..=1 + start.elapsed().as_secs()).contains(&logged), "{logged}");
 }
 
 #[test]
-fn the_phases_of_a_slow_lookup_are_told_apart() {
+fn a_slow_lookup_is_logged_with_its_phases() {
     let (_backend, watched) = start(&["--slow", "0.2"]);
     assert_eq!(watched.podop.lookup("alias", "drips"), "OK own drips");
     let log = watched.podop.log();
@@ -131,7 +131,7 @@ fn a_listener_that_others_can_reach_is_warned_of() {
     }
 }
 
-/// A Podop, and where its figures are.
+/// A Podop with its metrics listener.
 struct Watched {
     podop: Podop,
     socket: PathBuf,

@@ -76,8 +76,8 @@ fn what_the_system_trusts_is_what_counts_without_a_setting() {
     for (file, expected) in [(&ca[..], Some(0)), ("/dev/null", Some(78))] {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_podop"));
         let output = command.args(args).env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR").output().unwrap();
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert_eq!(output.status.code(), expected, "{said}");
+        let output_text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), expected, "{output_text}");
     }
 }
 

@@ -108,9 +108,9 @@ fn unset_removes_and_inc_adds() {
 #[ignore = "needs Debian's dovecot; tests/run installs it"]
 fn an_increment_of_nothing_says_that_it_does_not_exist() {
     let world = World::start(&[]);
-    let told = world.dict("inc", "meta", &["shared/none", "1"]);
-    assert_eq!(told.code, NOT_FOUND);
-    assert!(told.err.contains("shared/none doesn't exist"), "{told:?}");
+    let reply = world.dict("inc", "meta", &["shared/none", "1"]);
+    assert_eq!(reply.code, NOT_FOUND);
+    assert!(reply.err.contains("shared/none doesn't exist"), "{reply:?}");
 }
 
 #[test]
@@ -119,8 +119,8 @@ fn unset_is_a_delete_if_the_table_says_so() {
     let world = World::start(&["--option", "meta:unset=delete"]);
     world.store.put("/meta/k", "1");
     for _ in 0..2 {
-        let told = world.dict("unset", "meta", &["shared/k"]);
-        assert_eq!((told.code, told.err.as_str()), (OK, ""));
+        let reply = world.dict("unset", "meta", &["shared/k"]);
+        assert_eq!((reply.code, reply.err.as_str()), (OK, ""));
         assert_eq!(world.store.get("/meta/k"), None);
     }
     let requests = world.store.requests();
@@ -163,8 +163,8 @@ fn iterating_shows_rows_in_every_variant() {
     for as_object in [false, true] {
         world.store.list_with_values(as_object);
         for (command, path, expected) in cases {
-            let told = world.dict(command, "meta", &[path]);
-            assert_eq!((told.code, told.out.as_str()), (OK, expected), "{command} {path}: {told:?}");
+            let reply = world.dict(command, "meta", &[path]);
+            assert_eq!((reply.code, reply.out.as_str()), (OK, expected), "{command} {path}: {reply:?}");
         }
     }
 }
@@ -181,9 +181,9 @@ fn passwords_and_users_come_from_the_backend() {
     let odd = world.doveadm(&["auth", "test", "o'neil+tag/%@x.test", "anything"]);
     assert!(odd.code == OK && odd.out.contains("auth succeeded"), "{odd:?}");
     for (user, password) in [(ALICE, "wrong"), ("nobody@x.test", "secret"), ("../userdb/alice@x.test", "secret")] {
-        let told = world.doveadm(&["auth", "test", user, password]);
-        assert_eq!(told.code, NO_PERMISSION, "{told:?}");
-        assert!(told.out.contains("auth failed") && !told.out.contains("temp_fail"), "{told:?}");
+        let reply = world.doveadm(&["auth", "test", user, password]);
+        assert_eq!(reply.code, NO_PERMISSION, "{reply:?}");
+        assert!(reply.out.contains("auth failed") && !reply.out.contains("temp_fail"), "{reply:?}");
     }
     let lookup = world.doveadm(&["auth", "lookup", ALICE]);
     assert!(lookup.code == OK && lookup.out.contains("user      : alice@x.test"), "{lookup:?}");
@@ -214,9 +214,9 @@ fn twenty_thousand_users_are_listed_in_time() {
         assert_eq!(world.store.requests().len() - before, requests);
         // Not timed: with all rows in hand, Dovecot 2.3 sometimes takes 60 s to pass them on from process to
         // process, whatever server they come from.
-        let told = world.doveadm(&["user", "*"]);
-        assert_eq!((told.code, told.err.as_str()), (OK, ""));
-        assert!(told.out == all, "{} lines", told.out.lines().count());
+        let reply = world.doveadm(&["user", "*"]);
+        assert_eq!((reply.code, reply.err.as_str()), (OK, ""));
+        assert!(reply.out == all, "{} lines", reply.out.lines().count());
         assert_eq!(world.store.requests().len() - before, 2 * requests, "nothing is asked twice");
     }
     let some = world.doveadm(&["user", "user0001*"]);
@@ -228,12 +228,12 @@ fn twenty_thousand_users_are_listed_in_time() {
 fn a_login_works_and_leaves_its_time() {
     let world = World::start(&[]);
     let mut imap = world.login(ALICE);
-    assert!(tell(&mut imap, "SELECT INBOX").pop().unwrap().starts_with("OK"));
+    assert!(imap_command(&mut imap, "SELECT INBOX").pop().unwrap().starts_with("OK"));
     let time = eventually("the time of the login", || world.store.get("/login/last-login/alice@x.test"));
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!(time.parse::<u64>().is_ok_and(|time| (now - 60..=now).contains(&time)), "{time}");
-    let wrong = world.dovecot.imap().login(ALICE, "wrong");
-    assert!(wrong.starts_with("NO [AUTHENTICATIONFAILED]"), "{wrong}");
+    let refused = world.dovecot.imap().login(ALICE, "wrong");
+    assert!(refused.starts_with("NO [AUTHENTICATIONFAILED]"), "{refused}");
     let unknown = world.dovecot.imap().login("nobody@x.test", "secret");
     assert!(unknown.starts_with("NO [AUTHENTICATIONFAILED]"), "{unknown}");
 }
@@ -245,8 +245,8 @@ fn many_logins_at_once_are_all_answered() {
     let users: Vec<String> = (0..12).map(|number| format!("user{number}@x.test")).collect();
     users.iter().for_each(|user| world.add_user(user));
     let login = &|user: &String| {
-        let told = world.dovecot.imap().login(user, "secret");
-        assert!(told.starts_with("OK"), "{user}: {told}");
+        let reply = world.dovecot.imap().login(user, "secret");
+        assert!(reply.starts_with("OK"), "{user}: {reply}");
     };
     thread::scope(|scope| {
         for user in &users {
@@ -270,23 +270,29 @@ fn metadata_of_every_kind_is_kept_and_removed() {
         ("/private/vendor/x/y", "deep"),
     ];
     for (entry, value) in values {
-        let set = tell(&mut imap, &format!("SETMETADATA INBOX ({entry} {})", literal(value)));
+        let set = imap_command(&mut imap, &format!("SETMETADATA INBOX ({entry} {})", literal(value)));
         assert_eq!(set, ["OK Setmetadata completed."], "{entry}");
-        let got = tell(&mut imap, &format!("GETMETADATA INBOX {entry}"));
+        let got = imap_command(&mut imap, &format!("GETMETADATA INBOX {entry}"));
         let expected = format!("* METADATA INBOX ({entry} {})", answer(value));
         assert_eq!(got, [expected.as_str(), "OK Getmetadata completed."]);
     }
-    assert_eq!(tell(&mut imap, "SETMETADATA INBOX (/private/q \"a \\\"b\\\" \\\\c\")"), ["OK Setmetadata completed."]);
-    let got = tell(&mut imap, "GETMETADATA INBOX (/private/q /private/none /shared/none)");
+    assert_eq!(
+        imap_command(&mut imap, "SETMETADATA INBOX (/private/q \"a \\\"b\\\" \\\\c\")"),
+        ["OK Setmetadata completed."]
+    );
+    let got = imap_command(&mut imap, "GETMETADATA INBOX (/private/q /private/none /shared/none)");
     let expected =
         format!("* METADATA INBOX (/private/q {} /private/none NIL /shared/none NIL)", answer("a \"b\" \\c"));
     assert_eq!(got, [expected.as_str(), "OK Getmetadata completed."]);
-    assert_eq!(tell(&mut imap, "SETMETADATA \"\" (/private/vendor/s \"server\")"), ["OK Setmetadata completed."]);
-    let got = tell(&mut imap, "GETMETADATA \"\" /private/vendor/s");
+    assert_eq!(
+        imap_command(&mut imap, "SETMETADATA \"\" (/private/vendor/s \"server\")"),
+        ["OK Setmetadata completed."]
+    );
+    let got = imap_command(&mut imap, "GETMETADATA \"\" /private/vendor/s");
     assert_eq!(got[0], format!("* METADATA \"\" (/private/vendor/s {})", answer("server")));
     let two = "SETMETADATA INBOX (/private/comment NIL /shared/comment NIL /private/q NIL)";
-    assert_eq!(tell(&mut imap, two), ["OK Setmetadata completed."]);
-    let got = tell(&mut imap, "GETMETADATA INBOX (/private/comment /shared/comment /private/q)");
+    assert_eq!(imap_command(&mut imap, two), ["OK Setmetadata completed."]);
+    let got = imap_command(&mut imap, "GETMETADATA INBOX (/private/comment /shared/comment /private/q)");
     assert_eq!(got[0], "* METADATA INBOX (/private/comment NIL /shared/comment NIL /private/q NIL)");
 }
 
@@ -296,7 +302,7 @@ fn metadata_is_found_at_any_depth() {
     let world = World::start(&[]);
     let mut imap = world.login(ALICE);
     let set = "SETMETADATA INBOX (/private/v/a \"1\" /private/v/b/c \"2\" /private/w \"3\" /shared/v/s \"4\")";
-    assert_eq!(tell(&mut imap, set), ["OK Setmetadata completed."]);
+    assert_eq!(imap_command(&mut imap, set), ["OK Setmetadata completed."]);
     for as_object in [false, true] {
         world.store.list_with_values(as_object);
         for (depth, entry, expected) in [
@@ -305,7 +311,7 @@ fn metadata_is_found_at_any_depth() {
             ("1", "/private/v", vec![("/private/v/a", "1")]),
             ("infinity", "/shared", vec![("/shared/v/s", "4")]),
         ] {
-            let got = tell(&mut imap, &format!("GETMETADATA (DEPTH {depth}) INBOX {entry}"));
+            let got = imap_command(&mut imap, &format!("GETMETADATA (DEPTH {depth}) INBOX {entry}"));
             assert_eq!(got.last().unwrap(), "OK Getmetadata completed.");
             for (entry, value) in expected {
                 let pair = format!("{entry} {}", answer(value));
@@ -324,10 +330,10 @@ fn a_mailbox_goes_with_its_metadata() {
         for as_object in [false, true] {
             world.store.list_with_values(as_object);
             for entries in ["/private/comment \"1\" /private/a/b \"2\" /shared/other \"3\"", "/private/comment NIL"] {
-                assert_eq!(tell(&mut imap, "CREATE Work"), ["OK Create completed."]);
-                let set = tell(&mut imap, &format!("SETMETADATA Work ({entries})"));
+                assert_eq!(imap_command(&mut imap, "CREATE Work"), ["OK Create completed."]);
+                let set = imap_command(&mut imap, &format!("SETMETADATA Work ({entries})"));
                 assert_eq!(set, ["OK Setmetadata completed."]);
-                assert_eq!(tell(&mut imap, "DELETE Work"), ["OK Delete completed."], "{}", world.dovecot.log());
+                assert_eq!(imap_command(&mut imap, "DELETE Work"), ["OK Delete completed."], "{}", world.dovecot.log());
                 assert_eq!(world.store.names("/meta/"), [""; 0]);
             }
         }
@@ -339,15 +345,15 @@ fn a_mailbox_goes_with_its_metadata() {
 fn a_mailbox_whose_metadata_cannot_be_removed_stays() {
     let world = World::start(&["--timeout", "1"]);
     let mut imap = world.login(ALICE);
-    assert_eq!(tell(&mut imap, "CREATE Work"), ["OK Create completed."]);
-    assert_eq!(tell(&mut imap, "SETMETADATA Work (/private/comment \"1\")"), ["OK Setmetadata completed."]);
+    assert_eq!(imap_command(&mut imap, "CREATE Work"), ["OK Create completed."]);
+    assert_eq!(imap_command(&mut imap, "SETMETADATA Work (/private/comment \"1\")"), ["OK Setmetadata completed."]);
     for method in ["GET", "POST"] {
         world.store.disturb(move |request| (request.method == method).then(|| response(500, "")));
-        let told = tell(&mut imap, "DELETE Work");
-        assert!(told.last().unwrap().starts_with("NO [SERVERBUG]"), "{told:?}");
+        let reply = imap_command(&mut imap, "DELETE Work");
+        assert!(reply.last().unwrap().starts_with("NO [SERVERBUG]"), "{reply:?}");
     }
     world.store.behave();
-    assert_eq!(tell(&mut imap, "DELETE Work"), ["OK Delete completed."]);
+    assert_eq!(imap_command(&mut imap, "DELETE Work"), ["OK Delete completed."]);
 }
 
 #[test]
@@ -356,15 +362,15 @@ fn a_delivery_tells_the_quota() {
     let world = World::start(&[]);
     world.add_user(ALICE);
     for count in ["1", "2"] {
-        let told = world.dovecot.deliver(ALICE, MESSAGE);
-        assert!(told.starts_with("250 "), "{told}");
+        let reply = world.dovecot.deliver(ALICE, MESSAGE);
+        assert!(reply.starts_with("250 "), "{reply}");
         let quota = |what: &str| world.store.get(&format!("/quota/quota/{what}/alice@x.test"));
         eventually("the number of messages", || quota("messages").filter(|number| number == count));
         let size: u64 = quota("storage").expect("the size comes first").parse().expect("a number");
         assert!(size >= MESSAGE.len() as u64, "{size}");
     }
-    let told = world.dovecot.deliver("nobody@x.test", MESSAGE);
-    assert!(told.starts_with("550 "), "{told}");
+    let reply = world.dovecot.deliver("nobody@x.test", MESSAGE);
+    assert!(reply.starts_with("550 "), "{reply}");
 }
 
 #[test]
@@ -378,11 +384,11 @@ fn a_sieve_script_comes_from_the_backend() {
     world.store.put("/sieve/sieve/name/default/alice@x.test", "42");
     world.store.put("/sieve/sieve/data/42/alice@x.test", &serde_json::to_string(script).unwrap());
     for (user, place) in [(ALICE, "Junk"), (BOB, "INBOX")] {
-        let told = world.dovecot.deliver(user, &MESSAGE.replace("Subject: ", "Subject: spam "));
-        assert!(told.starts_with("250 "), "{told}");
+        let reply = world.dovecot.deliver(user, &MESSAGE.replace("Subject: ", "Subject: spam "));
+        assert!(reply.starts_with("250 "), "{reply}");
         let mut imap = world.dovecot.imap();
         assert!(imap.login(user, "secret").starts_with("OK"));
-        let status = tell(&mut imap, &format!("STATUS {place} (MESSAGES)"));
+        let status = imap_command(&mut imap, &format!("STATUS {place} (MESSAGES)"));
         assert_eq!(status[0], format!("* STATUS {place} (MESSAGES 1)"), "{}", world.dovecot.log());
     }
 }
@@ -395,18 +401,18 @@ fn a_shared_mailbox_is_seen_by_the_other_user() {
         world.store.list_with_values(as_object);
         let (mut alice, mut bob) = (world.login(ALICE), world.login(BOB));
         let shared = |imap: &mut Imap| {
-            let lines = tell(imap, "LIST \"\" *");
+            let lines = imap_command(imap, "LIST \"\" *");
             lines.iter().any(|line| line.ends_with("shared/alice@x.test/Team"))
         };
-        assert_eq!(tell(&mut alice, "CREATE Team"), ["OK Create completed."]);
+        assert_eq!(imap_command(&mut alice, "CREATE Team"), ["OK Create completed."]);
         assert!(!shared(&mut bob));
-        assert_eq!(tell(&mut alice, "SETACL Team bob@x.test lr"), ["OK Setacl complete."]);
+        assert_eq!(imap_command(&mut alice, "SETACL Team bob@x.test lr"), ["OK Setacl complete."]);
         assert_eq!(world.store.get("/acl/shared-boxes/user/bob@x.test/alice@x.test").unwrap(), "1");
         let mut bob = world.login(BOB); // an older session remembers for a while
         assert!(shared(&mut bob), "{}", world.dovecot.log());
-        let selected = tell(&mut bob, "SELECT shared/alice@x.test/Team").pop().unwrap();
+        let selected = imap_command(&mut bob, "SELECT shared/alice@x.test/Team").pop().unwrap();
         assert!(selected.starts_with("OK"), "{selected}");
-        assert_eq!(tell(&mut alice, "DELETEACL Team bob@x.test"), ["OK Deleteacl complete."]);
+        assert_eq!(imap_command(&mut alice, "DELETEACL Team bob@x.test"), ["OK Deleteacl complete."]);
         assert_eq!(world.store.names("/acl/"), [""; 0]);
         assert!(!shared(&mut world.login(BOB)));
     }
@@ -442,8 +448,8 @@ fn a_backend_that_is_gone_is_a_temporary_failure() {
     let reason = &format!("{address} refused the connection");
     lookups_fail(&world, reason);
     logins_fail(&world, reason);
-    let told = world.dict("set", "meta", &["shared/k", "v"]);
-    assert!(told.code == TEMPORARY && told.err.contains(reason), "{told:?}");
+    let reply = world.dict("set", "meta", &["shared/k", "v"]);
+    assert!(reply.code == TEMPORARY && reply.err.contains(reason), "{reply:?}");
     world.store.resume();
     world.login(ALICE);
     assert!(world.dovecot.deliver(ALICE, MESSAGE).starts_with("250 "));
@@ -456,13 +462,13 @@ fn a_client_error_is_a_miss_unless_the_table_says_otherwise() {
     world.store.disturb(|_| Some(response(403, "")));
     assert_eq!(world.dict("get", "meta", &["shared/k"]).code, NOT_FOUND);
     assert_eq!(world.dict("iter", "meta", &["shared/k/"]).code, OK);
-    let told = world.dict("get", "quota", &["shared/k"]);
-    assert!(told.code == TEMPORARY && told.err.contains("answered 403"), "{told:?}");
+    let reply = world.dict("get", "quota", &["shared/k"]);
+    assert!(reply.code == TEMPORARY && reply.err.contains("answered 403"), "{reply:?}");
     assert_eq!(world.doveadm(&["user", ALICE]).code, NO_USER);
-    let told = world.doveadm(&["auth", "test", ALICE, "secret"]);
-    assert!(told.code == NO_PERMISSION && !told.out.contains("temp_fail"), "{told:?}");
-    let told = world.dovecot.deliver(ALICE, MESSAGE);
-    assert!(told.starts_with("550 "), "{told}");
+    let reply = world.doveadm(&["auth", "test", ALICE, "secret"]);
+    assert!(reply.code == NO_PERMISSION && !reply.out.contains("temp_fail"), "{reply:?}");
+    let reply = world.dovecot.deliver(ALICE, MESSAGE);
+    assert!(reply.starts_with("550 "), "{reply}");
 }
 
 #[test]
@@ -472,12 +478,12 @@ fn mail_is_deferred_while_its_sieve_script_is_out_of_reach() {
     world.add_user(ALICE);
     for script in [response(500, ""), raw("", Then::Close), raw("", Then::Hang)] {
         world.store.disturb(move |request| request.target.starts_with("/sieve/").then(|| script.clone()));
-        let told = world.dovecot.deliver(ALICE, MESSAGE);
-        assert!(told.starts_with("451 "), "{told}");
+        let reply = world.dovecot.deliver(ALICE, MESSAGE);
+        assert!(reply.starts_with("451 "), "{reply}");
     }
     world.store.behave();
-    let told = world.dovecot.deliver(ALICE, MESSAGE);
-    assert!(told.starts_with("250 "), "{told}");
+    let reply = world.dovecot.deliver(ALICE, MESSAGE);
+    assert!(reply.starts_with("250 "), "{reply}");
 }
 
 #[test]
@@ -492,13 +498,13 @@ fn a_listing_that_breaks_off_is_an_error() {
         if reason == "answered 403" {
             continue; // the row has gone meanwhile, see below
         }
-        let told = world.dict("iter", "meta", &["shared/it/"]);
-        assert_eq!(told.code, TEMPORARY, "{reason}");
-        assert!(told.err.contains(reason) && !told.out.contains("shared/it/50"), "{told:?}");
+        let reply = world.dict("iter", "meta", &["shared/it/"]);
+        assert_eq!(reply.code, TEMPORARY, "{reason}");
+        assert!(reply.err.contains(reason) && !reply.out.contains("shared/it/50"), "{reply:?}");
     }
     world.store.disturb(|request| request.target.ends_with("/it/50").then(|| response(404, "")));
-    let told = world.dict("iter", "meta", &["shared/it/"]);
-    assert_eq!((told.code, told.out.lines().count()), (OK, 99));
+    let reply = world.dict("iter", "meta", &["shared/it/"]);
+    assert_eq!((reply.code, reply.out.lines().count()), (OK, 99));
     for list in ["\"text\"", "3", "[null]"] {
         world.store.disturb(move |_| Some(response(200, list)));
         assert_eq!(world.dict("iter", "meta", &["shared/it/"]).code, TEMPORARY, "{list}");
@@ -521,9 +527,9 @@ fn a_failed_write_is_never_reported_as_done() {
             let (faulty, before) = (script.clone(), world.store.requests().len());
             world.store.disturb(move |_| Some(faulty.clone()));
             let start = Instant::now();
-            let told = world.dict(command, "meta", rest);
-            assert_eq!((told.code, told.out.as_str()), (TEMPORARY, ""), "{command} {reason}");
-            assert!(told.err.contains(reason), "{command} {reason}: {told:?}");
+            let reply = world.dict(command, "meta", rest);
+            assert_eq!((reply.code, reply.out.as_str()), (TEMPORARY, ""), "{command} {reason}");
+            assert!(reply.err.contains(reason), "{command} {reason}: {reply:?}");
             assert!(start.elapsed() < SOON, "{command} {reason}");
             assert_eq!(world.store.requests().len() - before, 1, "a write is sent once: {command} {reason}");
             world.store.behave();
@@ -545,8 +551,8 @@ fn a_write_to_a_connection_that_is_reset_at_once_has_failed() {
         }
     });
     for (command, rest) in [("set", &["shared/k", "2"][..]), ("unset", &["shared/k"]), ("inc", &["shared/k", "1"])] {
-        let told = world.dict(command, "reset", rest);
-        assert!(told.code == TEMPORARY && told.err.contains("dict-server returned failure"), "{told:?}");
+        let reply = world.dict(command, "reset", rest);
+        assert!(reply.code == TEMPORARY && reply.err.contains("dict-server returned failure"), "{reply:?}");
     }
     resetting.join().unwrap();
 }
@@ -562,8 +568,8 @@ fn a_transaction_fails_with_any_of_its_writes() {
             let hit = move |request: &Request| request.method == "POST" && request.target.contains(faulty);
             world.store.disturb(move |request| hit(request).then(|| script.clone()));
             let set = "SETMETADATA INBOX (/private/a \"1\" /private/b \"2\" /private/c \"3\")";
-            let told = tell(&mut imap, set).pop().unwrap();
-            assert!(told.starts_with("NO "), "{reason} at {faulty}: {told}");
+            let reply = imap_command(&mut imap, set).pop().unwrap();
+            assert!(reply.starts_with("NO "), "{reason} at {faulty}: {reply}");
             let stored = world.store.names("/meta/");
             assert_eq!(stored.iter().any(|name| name.contains("/a/")), ahead, "{reason} at {faulty}: {stored:?}");
             assert!(!stored.iter().any(|name| name.contains("/c/")), "the first failure is the end: {stored:?}");
@@ -616,13 +622,13 @@ fn one_connection_serves_many_operations_if_dovecot_keeps_it() {
     let opened = count_connections(&relay, world.podop.socket());
     let mut imap = world.login(ALICE);
     for number in 0..5 {
-        let set = tell(&mut imap, &format!("SETMETADATA INBOX (/private/k \"{number}\")"));
+        let set = imap_command(&mut imap, &format!("SETMETADATA INBOX (/private/k \"{number}\")"));
         assert_eq!(set, ["OK Setmetadata completed."]);
-        let got = tell(&mut imap, "GETMETADATA INBOX /private/k");
+        let got = imap_command(&mut imap, "GETMETADATA INBOX /private/k");
         assert_eq!(got[0], format!("* METADATA INBOX (/private/k {})", answer(&number.to_string())));
     }
     assert_eq!(opened.load(Ordering::SeqCst), 1);
-    assert!(tell(&mut imap, "LOGOUT").pop().unwrap().starts_with("OK"));
+    assert!(imap_command(&mut imap, "LOGOUT").pop().unwrap().starts_with("OK"));
 }
 
 /// Dovecot 2.3 repeats or gives up what has no answer after this time.
@@ -685,9 +691,9 @@ fn redirect(status: u16) -> Script {
 fn lookups_fail(world: &World, reason: &str) {
     for (command, key) in [("get", "shared/k"), ("get -u alice@x.test", "priv/k"), ("iter", "shared/it/")] {
         let start = Instant::now();
-        let told = world.dict(command, "meta", &[key]);
-        assert_eq!((told.code, told.out.as_str()), (TEMPORARY, ""), "{reason}");
-        assert!(told.err.contains(reason), "{reason}: {told:?}");
+        let reply = world.dict(command, "meta", &[key]);
+        assert_eq!((reply.code, reply.out.as_str()), (TEMPORARY, ""), "{reason}");
+        assert!(reply.err.contains(reason), "{reason}: {reply:?}");
         assert!(start.elapsed() < SOON, "{command} {reason}");
     }
 }
@@ -695,15 +701,15 @@ fn lookups_fail(world: &World, reason: &str) {
 /// Whoever wants in or has mail hears of a temporary failure, soon.
 fn logins_fail(world: &World, reason: &str) {
     let start = Instant::now();
-    let told = world.doveadm(&["auth", "test", ALICE, "secret"]);
-    assert!(told.code == NO_PERMISSION && told.out.contains("code=temp_fail"), "{reason}: {told:?}");
+    let reply = world.doveadm(&["auth", "test", ALICE, "secret"]);
+    assert!(reply.code == NO_PERMISSION && reply.out.contains("code=temp_fail"), "{reason}: {reply:?}");
     assert_eq!(world.doveadm(&["auth", "lookup", ALICE]).code, TEMPORARY, "{reason}");
     assert_eq!(world.doveadm(&["user", ALICE]).code, TEMPORARY, "{reason}");
     assert_eq!(world.doveadm(&["user", "*"]).code, TEMPORARY, "{reason}");
-    let told = world.dovecot.imap().login(ALICE, "secret");
-    assert!(told.starts_with("NO [UNAVAILABLE]"), "{reason}: {told}");
-    let told = world.dovecot.deliver(ALICE, MESSAGE);
-    assert!(told.starts_with("451 "), "{reason}: {told}");
+    let reply = world.dovecot.imap().login(ALICE, "secret");
+    assert!(reply.starts_with("NO [UNAVAILABLE]"), "{reason}: {reply}");
+    let reply = world.dovecot.deliver(ALICE, MESSAGE);
+    assert!(reply.starts_with("451 "), "{reason}: {reply}");
     assert!(start.elapsed() < 3 * SOON, "{reason}");
     world.dovecot.wait_for_log(reason);
 }
@@ -716,8 +722,8 @@ fn list_users(podop: &Podop) -> usize {
     lines.take_while(|line| !line.is_empty()).filter(|row| row.starts_with("Oshared/userdb/user")).count()
 }
 
-/// Sends an IMAP command; what it took, which Dovecot tells if there is something to tell, is cut off the result.
-fn tell(imap: &mut Imap, command: &str) -> Vec<String> {
+/// Sends an IMAP command; the time that it took, which Dovecot reports for some results, is removed.
+fn imap_command(imap: &mut Imap, command: &str) -> Vec<String> {
     let mut lines = imap.command(command);
     let result = lines.pop().expect("a result");
     let cut = result.rfind(" (").filter(|_| result.ends_with(" secs)."));
@@ -825,8 +831,8 @@ impl World {
     fn login(&self, user: &str) -> Imap {
         self.add_user(user);
         let mut imap = self.dovecot.imap();
-        let told = imap.login(user, "secret");
-        assert!(told.starts_with("OK"), "{told}\n{}", self.dovecot.log());
+        let reply = imap.login(user, "secret");
+        assert!(reply.starts_with("OK"), "{reply}\n{}", self.dovecot.log());
         imap
     }
 }

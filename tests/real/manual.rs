@@ -96,17 +96,17 @@ fn dovecot_with_the_lua_script_of_the_manual_asks_the_same_urls() {
         let output = dovecot.doveadm(&["auth", "test", user, password]);
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
-    let (code, told) = test("lua@x.test", "secret");
-    assert!(code == Some(0) && told.contains("auth succeeded"), "{told}{}", dovecot.log());
+    let (code, output) = test("lua@x.test", "secret");
+    assert!(code == Some(0) && output.contains("auth succeeded"), "{output}{}", dovecot.log());
     for (user, password, temporary) in [
         ("lua@x.test", "wrong", false),
         ("nobody@x.test", "secret", false),
         ("broken@x.test", "secret", true),
         ("page@x.test", "secret", true),
     ] {
-        let (code, told) = test(user, password);
-        assert_eq!(code, Some(77), "{told}");
-        assert_eq!(told.contains("code=temp_fail"), temporary, "{user}: {told}");
+        let (code, output) = test(user, password);
+        assert_eq!(code, Some(77), "{output}");
+        assert_eq!(output.contains("code=temp_fail"), temporary, "{user}: {output}");
     }
 }
 

@@ -300,7 +300,7 @@ impl World {
         let mut turns = 0;
         loop {
             self.turn();
-            if !self.engine.has_resumed() {
+            if !self.engine.has_resumable() {
                 return;
             }
             turns += 1;
@@ -310,7 +310,7 @@ impl World {
 
     /// One turn of the loop.
     pub fn turn(&mut self) {
-        if self.engine.has_resumed() {
+        if self.engine.has_resumable() {
             self.engine.resume(self.now);
         }
         loop {

@@ -47,7 +47,7 @@ struct Tls {
 impl Default for Transport {
     fn default() -> Self {
         Self {
-            requests: Output::keeping(KEPT),
+            requests: Output::retaining(KEPT),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -60,7 +60,7 @@ impl Transport {
         #[cfg(feature = "tls")]
         {
             let session = TlsSession::new(connector)?;
-            self.tls = Some(Tls { session, plain: Output::keeping(KEPT) });
+            self.tls = Some(Tls { session, plain: Output::retaining(KEPT) });
         }
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Transport {
 
     /// Where requests are appended.
     pub(super) fn requests(&mut self) -> &mut Vec<u8> {
-        self.requests.end()
+        self.requests.writer()
     }
 
     /// Bytes of requests that have not left.
@@ -116,7 +116,7 @@ impl Transport {
     pub(super) fn decrypt(&mut self, bytes: &[u8]) {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, plain }) = &mut self.tls {
-            session.receive(bytes, plain.end());
+            session.receive(bytes, plain.writer());
         }
     }
 

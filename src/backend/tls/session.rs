@@ -92,7 +92,7 @@ impl TlsSession {
             position: RecordPosition::default(),
             unsolicited: false,
             certificate: None,
-            output: Output::keeping(KEPT),
+            output: Output::retaining(KEPT),
             queued: 0,
             left: 0,
             records: VecDeque::new(),
@@ -246,7 +246,7 @@ impl Inner {
 
     /// Takes over what is to be sent.
     fn collect(&mut self) {
-        while let Ok(count @ 1..) = self.tls.write_tls(self.output.end()) {
+        while let Ok(count @ 1..) = self.tls.write_tls(self.output.writer()) {
             self.queued += count as u64;
         }
     }
