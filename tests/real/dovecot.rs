@@ -579,7 +579,7 @@ fn a_transaction_fails_with_any_of_its_writes() {
     }
     world.store.behave();
     for (faulty, line) in [("/storage/", "Failed to write value"), ("/messages/", "Write was unconfirmed")] {
-        world.store.disturb(move |request| request.target.contains(faulty).then(|| response(500, "")));
+        world.store.disturb(move |request| request.target.contains(faulty).then(|| response(503, "")));
         assert!(world.dovecot.deliver(ALICE, MESSAGE).starts_with("250 "));
         world.dovecot.wait_for_log(&format!("quota_clone_dict: {line}"));
     }
