@@ -26,6 +26,7 @@ impl<T> Default for Arena<T> {
 
 impl<T> Arena<T> {
     /// Stores a value and returns its key.
+    #[inline]
     pub fn insert(&mut self, value: T) -> Key {
         match self.free.pop() {
             Some(index) => {

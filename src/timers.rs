@@ -13,9 +13,10 @@ pub struct Timers<K> {
     // There are only as many durations as timeouts in the configuration; a heap would cost a comparison per level for
     // each lookup.
     queues: Vec<Queue<K>>,
-    /// The few that have a deadline of their own, sorted by it.
-    sorted: Queue<K>,
 }
+
+/// Instead of a duration: the queue of those that have a deadline of their own.
+const OWN_DEADLINE: Duration = Duration::MAX;
 
 #[derive(Debug)]
 struct Queue<K> {
@@ -26,37 +27,40 @@ struct Queue<K> {
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
-        let sorted = Queue { after: Duration::ZERO, due: VecDeque::new(), tidy: TIDY };
-        Self { queues: Vec::new(), sorted }
+        Self { queues: Vec::new() }
     }
 }
 
 impl<K> Timers<K> {
     /// Makes `key` due at `now + after`. `now` must not decrease from call to call.
     pub fn add(&mut self, now: Instant, after: Duration, key: K) {
+        self.queue(after).due.push_back((now + after, key));
+    }
+
+    fn queue(&mut self, after: Duration) -> &mut Queue<K> {
         let index = self.queues.iter().position(|queue| queue.after == after);
         let index = index.unwrap_or_else(|| {
             self.queues.push(Queue { after, due: VecDeque::new(), tidy: TIDY });
             self.queues.len() - 1
         });
-        self.queues[index].due.push_back((now + after, key));
+        &mut self.queues[index]
     }
 
     /// Makes `key` due at `at`. It costs a search, where [`Timers::add`] costs nothing; a queue for each duration that occurs
     /// once would never go away.
     pub fn add_at(&mut self, at: Instant, key: K) {
-        let due = &mut self.sorted.due;
+        let due = &mut self.queue(OWN_DEADLINE).due;
         due.insert(due.partition_point(|(other, _)| *other <= at), (at, key));
     }
 
     /// The next deadline of a key that is `alive`. Entries in front of it are removed.
     pub fn next(&mut self, alive: impl Fn(&K) -> bool) -> Option<Instant> {
-        self.queues.iter_mut().chain([&mut self.sorted]).filter_map(|queue| queue.next(&alive)).min()
+        self.queues.iter_mut().filter_map(|queue| queue.next(&alive)).min()
     }
 
     /// Removes and returns a key that is due at `now` and `alive`.
     pub fn due(&mut self, now: Instant, alive: impl Fn(&K) -> bool) -> Option<K> {
-        for queue in self.queues.iter_mut().chain([&mut self.sorted]) {
+        for queue in &mut self.queues {
             if queue.next(&alive).is_some_and(|at| at <= now) {
                 return queue.due.pop_front().map(|(_, key)| key);
             }

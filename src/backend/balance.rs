@@ -16,7 +16,7 @@ pub(super) struct Candidate {
     pub load: usize,
 }
 
-/// The best of the candidates: one that has to be probed, else one without faults of late, with working addresses and the
+/// The best of the candidates: one that has to be probed and is not being probed already, else one without faults of late, with working addresses and the
 /// fewest exchanges; `None` if none of them answers in time. If all had faults, the best of them is asked all the same: one
 /// key's faults must not fail another key. A write goes to a probe only if it must: what may be sent again elsewhere is the
 /// better probe.
@@ -25,7 +25,7 @@ pub(super) fn pick(safe: bool, candidates: impl Iterator<Item = (u8, Candidate)>
     let rank = |permit: Permit| match permit {
         Permit::Probe if safe => Some(0),
         Permit::Allow => Some(1),
-        Permit::Probe => Some(2),
+        Permit::Probe | Permit::SpareProbe => Some(2),
         Permit::Deny => None,
     };
     candidates
@@ -46,6 +46,7 @@ mod tests {
     const EJECTED: Candidate = Candidate { ejected: true, load: 0, ..GOOD };
     const UNRESOLVED: Candidate = Candidate { unresolved: true, load: 0, ..GOOD };
     const PROBE: Candidate = Candidate { permit: Permit::Probe, load: 9, ..GOOD };
+    const SPARE: Candidate = Candidate { permit: Permit::SpareProbe, load: 0, ..GOOD };
     const AVOIDED: Candidate = Candidate { avoided: true, load: 0, ..GOOD };
     const DOWN: Candidate = Candidate { permit: Permit::Deny, load: 0, ..GOOD };
 
@@ -68,6 +69,10 @@ mod tests {
             (&[UNRESOLVED, EJECTED], Some(0), Some(0)),
             (&[GOOD, PROBE], Some(1), Some(0)),
             (&[DOWN, PROBE], Some(1), Some(1)),
+            (&[SPARE, GOOD], Some(1), Some(1)),
+            (&[SPARE, AVOIDED], Some(1), Some(1)),
+            (&[SPARE, PROBE], Some(1), Some(0)),
+            (&[DOWN, SPARE], Some(1), Some(1)),
             (&[PROBE, EJECTED], Some(0), Some(1)),
         ];
         for (candidates, get, write) in cases {

@@ -12,6 +12,9 @@ const KEYS: usize = 3;
 /// Time from the opening to the first probe.
 const FIRST_PROBE: Duration = Duration::from_millis(250);
 
+/// Shortest time between two probes.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The time for which a key that has hung is not used as a probe. Not for longer: it may be the only one that is asked for.
 const HUNG: Duration = Duration::from_secs(2);
 
@@ -33,6 +36,8 @@ pub(super) enum CircuitBreaker {
     Open {
         /// The next request from then on is a probe.
         next_probe: Instant,
+        /// The deadline of the last probe, which may hang until then.
+        probed_until: Instant,
         /// Keys that have hung, and when.
         hung: VecDeque<(u64, Instant)>,
         cause: String,
@@ -45,6 +50,8 @@ pub(super) enum Permit {
     Allow,
     /// It may, to see how the backend does.
     Probe,
+    /// The same, but an earlier probe may still be hanging: only if no other backend can answer.
+    SpareProbe,
     Deny,
 }
 
@@ -62,14 +69,16 @@ impl CircuitBreaker {
             Self::Open { hung, .. } if hung.iter().any(|(one, since)| *one == key && now < *since + HUNG) => {
                 Permit::Deny
             }
+            Self::Open { probed_until, .. } if now < *probed_until => Permit::SpareProbe,
             Self::Open { .. } => Permit::Probe,
         }
     }
 
-    /// A request is sent; if the breaker is open, it is a probe, and the next one may follow after `interval`.
-    pub(super) fn on_submit(&mut self, interval: Duration, now: Instant) {
-        if let Self::Open { next_probe, .. } = self {
-            *next_probe = now + interval;
+    /// A request with this deadline is sent; if the breaker is open, it is a probe.
+    pub(super) fn on_submit(&mut self, deadline: Instant, now: Instant) {
+        if let Self::Open { next_probe, probed_until, .. } = self {
+            *next_probe = now + PROBE_INTERVAL;
+            *probed_until = deadline;
         }
     }
 
@@ -93,7 +102,8 @@ impl CircuitBreaker {
                     return false;
                 }
                 let hung = keys.iter().map(|key| (*key, now)).collect();
-                *self = Self::Open { next_probe: now + FIRST_PROBE, hung, cause: cause.to_string() };
+                let cause = cause.to_string();
+                *self = Self::Open { next_probe: now + FIRST_PROBE, probed_until: now, hung, cause };
                 true
             }
         }
@@ -124,7 +134,6 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-    const INTERVAL: Duration = Duration::from_millis(100);
 
     #[test]
     fn five_timeouts_in_a_row_of_three_keys_open_it() {
@@ -160,11 +169,12 @@ mod tests {
         now += FIRST_PROBE;
         assert_eq!(breaker.permit(3, now), Permit::Deny, "it has just hung");
         assert_eq!(breaker.permit(9, now), Permit::Probe);
-        breaker.on_submit(INTERVAL, now);
-        assert_eq!(breaker.permit(8, now + INTERVAL - MS), Permit::Deny);
-        assert_eq!(breaker.permit(8, now + INTERVAL), Permit::Probe, "also while the first one hangs");
+        breaker.on_submit(now + 5 * PROBE_INTERVAL, now);
+        assert_eq!(breaker.permit(8, now + PROBE_INTERVAL - MS), Permit::Deny);
+        assert_eq!(breaker.permit(8, now + PROBE_INTERVAL), Permit::SpareProbe, "the first one may hang");
+        assert_eq!(breaker.permit(8, now + 5 * PROBE_INTERVAL), Permit::Probe);
         breaker.on_timeout(9, &"slow", now);
-        assert_eq!(breaker.permit(9, now + INTERVAL), Permit::Deny);
+        assert_eq!(breaker.permit(9, now + PROBE_INTERVAL), Permit::Deny);
         assert_eq!(breaker.permit(9, now + HUNG), Permit::Probe, "it may be the only key that is asked for");
         assert!(breaker.on_answer() && !breaker.on_answer());
         assert_eq!(breaker.permit(9, now), Permit::Allow);

@@ -23,6 +23,14 @@ pub enum Asker {
     Commit(Key),
 }
 
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeLimit {
+    pub deadline: Instant,
+    /// The timeout of the table.
+    pub life: Duration,
+}
+
 /// One request with its key. Its owner is the queue of a pool, a connection, or the list of exchanges to be placed, never
 /// two of them: it cannot be lost, nor be sent twice at once.
 #[derive(Debug)]
@@ -31,6 +39,8 @@ pub struct Exchange {
     /// The number of the table that it is for.
     pub table: usize,
     pub deadline: Instant,
+    /// The timeout of its table. It may be submitted with less than that left, as one of many of an iteration or a commit.
+    life: Duration,
     pub request: Request,
     pub key: Vec<u8>,
     /// When it was submitted.
@@ -66,8 +76,9 @@ struct Phases {
 }
 
 impl Exchange {
-    fn new(asker: Asker, table: usize, deadline: Instant, request: Request, key: Vec<u8>, now: Instant) -> Self {
-        Self { asker, table, deadline, request, key, since: now, route: 0, resent: false, rare: None }
+    fn new(asker: Asker, table: usize, limit: TimeLimit, request: Request, key: Vec<u8>, now: Instant) -> Self {
+        let TimeLimit { deadline, life } = limit;
+        Self { asker, table, deadline, life, request, key, since: now, route: 0, resent: false, rare: None }
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -166,10 +177,9 @@ impl Exchange {
         phases.resolve = resolve.map_or(0, overlap);
     }
 
-    /// True if it was on its way from `sent` on for at least half of its life, of which `now` is the end.
+    /// True if it was on its way from `sent` on for at least half of the time that its table has, and now is the end.
     pub(super) fn had_time(&self, sent: Instant, now: Instant) -> bool {
-        let life = self.deadline.saturating_duration_since(self.since);
-        now.saturating_duration_since(sent) >= life / 2
+        now.saturating_duration_since(sent) >= self.life / 2
     }
 
     /// Records that the head of its response was complete at `head`, and the rest at `now`.
@@ -212,18 +222,19 @@ impl SpareExchanges {
         &mut self,
         asker: Asker,
         table: usize,
-        deadline: Instant,
+        limit: TimeLimit,
         request: Request,
         key: &[u8],
         now: Instant,
     ) -> Box<Exchange> {
         // Each field is set where it stands: to build a new exchange and move it here would cost twice as much.
         let Some(mut exchange) = self.0.pop() else {
-            return Box::new(Exchange::new(asker, table, deadline, request, key.to_vec(), now));
+            return Box::new(Exchange::new(asker, table, limit, request, key.to_vec(), now));
         };
-        let Exchange { asker: by, table: of, deadline: until, request: asked, key: memory, since, route, resent, rare } =
+        let Exchange { asker: by, table: of, deadline, life, request: asked, key: memory, since, route, resent, rare } =
             &mut *exchange;
-        (*by, *of, *until, *asked) = (asker, table, deadline, request);
+        (*by, *of, *asked) = (asker, table, request);
+        (*deadline, *life) = (limit.deadline, limit.life);
         (*since, *route, *resent, *rare) = (now, 0, false, None);
         memory.clear();
         memory.extend_from_slice(key);

@@ -53,6 +53,12 @@ pub(super) fn is_due(
     !addresses.is_paused(now) && lacks_connection(demand, options, impatient)
 }
 
+/// True if a connection that has just become free should be closed, to make room for a new one: while all are busy, none
+/// is idle that could.
+pub(super) fn needs_room(roster: &Roster, queue: &Queue, options: &PoolOptions) -> bool {
+    queue.fresh() > roster.connecting() && roster.open() >= options.connections
+}
+
 /// When the next connection should be opened, if nothing happens before.
 pub(super) fn wanted_at(roster: &Roster, queue: &Queue, options: &PoolOptions, now: Instant) -> Option<Instant> {
     let waiting = queue.since(roster.connecting()).map(|since| since + PATIENCE);
@@ -70,7 +76,8 @@ fn lacks_connection(of: Demand, options: &PoolOptions, impatient: impl FnOnce() 
     if connecting < fresh {
         return open < options.connections || idle > 0; // an idle one makes room
     }
-    if open >= options.connections {
+    // Beside an idle connection, only what is left to its deadline can wait.
+    if open >= options.connections || idle > 0 {
         return false;
     }
     // A pipelined connection does the work of several.

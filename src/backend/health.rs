@@ -11,12 +11,6 @@ use std::time::{Duration, Instant};
 /// Shortest time between two log lines that say that a backend is unreachable: each lookup may find it out again.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shortest time between two probes of a backend that does not answer a table in time.
-const PROBE_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The same where another replica can answer: each probe may cost a request its life.
-const REPLICA_PROBE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// What is known of one backend.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -74,10 +68,9 @@ impl Health {
     }
 
     /// A request is sent, or waits to be.
-    pub(super) fn on_submit(&mut self, table: usize, now: Instant) {
-        let interval = if self.replica { REPLICA_PROBE_INTERVAL } else { PROBE_INTERVAL };
-        let breaker = self.breakers.iter_mut().find(|(of, _)| *of == table);
-        breaker.into_iter().for_each(|(_, breaker)| breaker.on_submit(interval, now));
+    pub(super) fn on_submit(&mut self, exchange: &Exchange, now: Instant) {
+        let breaker = self.breakers.iter_mut().find(|(of, _)| *of == exchange.table);
+        breaker.into_iter().for_each(|(_, breaker)| breaker.on_submit(exchange.deadline, now));
     }
 
     /// The backend has not answered an exchange in time. True if it is down for the table now, and was not before.

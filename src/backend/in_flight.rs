@@ -3,7 +3,7 @@
 use super::exchange::Exchange;
 use super::retry::Progress;
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The exchanges that one connection owes responses to, in that order.
 #[derive(Debug, Default)]
@@ -36,8 +36,11 @@ pub(super) struct Expired {
     pub exchange: Box<Exchange>,
     /// The backend may have seen it.
     pub sent: bool,
-    /// It had been sent for long enough: that it has no response is the backend's doing, and not that of our queue.
+    /// It had been sent for long enough, and was the next to be answered: that it has no response is the backend's doing, and
+    /// not that of our queue, nor of a request in front of it.
     pub had_time: bool,
+    /// For how long the connection has owed its next response.
+    pub owed: Duration,
 }
 
 impl InFlight {
@@ -122,10 +125,11 @@ impl InFlight {
     /// to be read, and dropped.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Expired> {
         let left = self.left;
-        self.slots.iter_mut().find_map(|slot| {
+        let owed = self.slots.front().map_or(Duration::ZERO, |slot| now.saturating_duration_since(slot.since));
+        self.slots.iter_mut().enumerate().find_map(|(at, slot)| {
             let exchange = slot.exchange.take_if(|exchange| exchange.deadline <= now)?;
-            let (sent, had_time) = (left > slot.begins, exchange.had_time(slot.since, now));
-            Some(Expired { exchange, sent, had_time })
+            let (sent, had_time) = (left > slot.begins, at == 0 && exchange.had_time(slot.since, now));
+            Some(Expired { exchange, sent, had_time, owed })
         })
     }
 

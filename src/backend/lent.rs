@@ -1,14 +1,18 @@
 //! What a pool is lent, and what it gives back.
 
+use super::addresses::Addresses;
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::retry::Progress;
 use crate::arena::{Arena, Key};
 use crate::io::{Address, Turn};
+use crate::log;
 
 /// What a pool works with that belongs to others.
 pub(super) struct Lent<'a> {
     pub connections: &'a mut Arena<Connection>,
+    /// How many connections all pools may have together.
+    pub limit: usize,
     pub turn: &'a mut Turn,
 }
 
@@ -16,6 +20,30 @@ impl Lent<'_> {
     /// The connections of the pool with this number.
     pub(super) fn of_pool(&mut self, at: usize) -> impl Iterator<Item = (Key, &mut Connection)> {
         self.connections.iter_mut().filter(move |(_, connection)| connection.pool() == at)
+    }
+
+    /// True if a pool with this many connections may open one more. One is always allowed: a backend that hangs must not keep
+    /// others from being reached.
+    pub(super) fn has_room(&self, open: usize) -> bool {
+        open == 0 || self.connections.len() < self.limit
+    }
+
+    /// A connection has closed that owed responses to requests sent ahead. A backend that announces the end with the
+    /// response to the first of them, or breaks off twice in a row, and has answered none so far, gets one at a time
+    /// from now on.
+    pub(super) fn on_pipelining_failed(
+        &mut self,
+        closed: &Connection,
+        announced: bool,
+        addresses: &mut Addresses,
+        label: &str,
+    ) {
+        if closed.has_pipelined() || !addresses.pipelining_failed(closed.address(), announced) {
+            return;
+        }
+        log::warn(format_args!("pipelining-disabled backend={label} cause=\"it closes connections\""));
+        let same = self.of_pool(closed.pool()).filter(|(_, other)| other.address() == closed.address());
+        same.for_each(|(_, other)| other.stop_pipelining());
     }
 }
 

@@ -25,7 +25,7 @@ mod roster;
 pub mod tls;
 
 pub use arrival::Finished;
-pub use exchange::{Asker, Exchange, SpareExchanges};
+pub use exchange::{Asker, Exchange, SpareExchanges, TimeLimit};
 pub use fault::{Fault, Phase};
 pub use options::{BackendSpec, PoolOptions, Target};
 pub use pools::Arrived;
@@ -43,6 +43,7 @@ use crate::wire::http::Response;
 use arrival::{AfterResponse, Arrival, CloseReason};
 use connection::Connection;
 use in_flight::Expired;
+use options::CONNECT_TIMEOUT;
 use pool::Pool;
 use pools::Pools;
 use retry::{Next, Outcome};
@@ -69,6 +70,11 @@ impl Backends {
         self.pools.add(spec, replica)
     }
 
+    /// Divides this many descriptors among the connections to all backends.
+    pub fn set_descriptors(&mut self, count: usize) {
+        self.pools.set_descriptors(count);
+    }
+
     /// Uses another TLS configuration for a backend.
     pub fn set_connector(&mut self, backend: usize, connector: TlsConnector, turn: &mut Turn) {
         self.pools.set_connector(backend, connector, turn);
@@ -78,20 +84,27 @@ impl Backends {
 
     /// Sends a request, at once or as soon as there is a connection. [`Backends::next_finished`] returns it in the end.
     pub fn submit(&mut self, mut exchange: Box<Exchange>, turn: &mut Turn) {
-        if self.soonest.is_none_or(|soonest| exchange.deadline < soonest) {
-            self.soonest = Some(exchange.deadline);
-        }
+        let deadline = exchange.deadline;
+        self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
         if !exchange.is_redirected() {
             match self.pools.pick(&exchange, exchange.open_routes(), turn.now) {
                 Some(route) => exchange.set_route(route),
                 None => {
+                    // The reason is that of a backend that was not tried, and not of the one that was given up.
+                    let open = exchange.open_routes().next();
+                    open.into_iter().for_each(|route| exchange.set_route(route));
                     let fault = self.pools.pool(exchange.pool()).health().down_cause(exchange.table);
                     return self.fail(exchange, fault, false);
                 }
             }
         }
         if let Some(exchange) = self.pools.submit(exchange, turn) {
-            self.fail(exchange, Fault::Overloaded, false);
+            let next = retry::next(self.pools.facts(&exchange, turn.now), Outcome::Overloaded);
+            if next == Next::FailOver {
+                self.fail_over(exchange)
+            } else {
+                self.fail(exchange, Fault::Overloaded, false)
+            }
         }
     }
 
@@ -154,7 +167,7 @@ impl Backends {
         let connection = self.pools.connection(key).filter(|_| status != 200);
         let seen = connection.map(|one| (one.address().clone(), one.is_certificate_status(status, response.keep)));
         if self.pools.pool(at).health().may_change(status) {
-            self.record_status(at, key, &response, turn);
+            self.pools.record_status(at, key, &response, turn);
         }
         match after {
             // Unless the next response is among what has arrived, the connection is closed before this turn ends: it is
@@ -233,26 +246,13 @@ impl Backends {
         self.pools.pool(at).reach().on_unreachable(fault);
         for exchange in self.pools.pool(at).drain_unreachable() {
             // Waiting for a connection that is not accepted is waiting for the backend.
-            if slow {
+            if slow && turn.now.saturating_duration_since(exchange.since) >= CONNECT_TIMEOUT {
                 self.pending.extend(self.pools.on_timeout(&exchange, fault, turn.now));
             }
             let next = retry::next(self.pools.facts(&exchange, turn.now), Outcome::Unreachable);
             if next == Next::FailOver { self.fail_over(exchange) } else { self.fail(exchange, fault.clone(), false) }
         }
         self.pools.on_fault(at, None, fault, turn);
-    }
-
-    /// What a status says of the backend that sent it.
-    fn record_status(&mut self, at: usize, key: Key, response: &Response<'_>, turn: &mut Turn) {
-        let pool = self.pools.pool(at);
-        match (response.status, response.retry_after()) {
-            (status @ (429 | 503), Some(seconds)) => pool.health().on_retry_after(seconds, status, turn.now),
-            (status @ 502..=504, _) => {
-                let address = self.pools.connection(key).map(|connection| connection.address().clone());
-                self.pools.on_fault(at, address.as_ref(), &format_args!("answered {status}"), turn);
-            }
-            _ => pool.health().on_success(),
-        }
     }
 
     /// Drops the waiting exchanges that `is_live` does not hold for.
@@ -290,8 +290,6 @@ impl Backends {
     pub fn needs_check(&self, key: Key) -> bool {
         self.pools.needs_check(key)
     }
-
-    // --- names
 
     /// The names of the backends.
     pub fn resolver(&mut self) -> &mut Resolver {
@@ -352,15 +350,19 @@ impl Backends {
 
     fn expire_connection(&mut self, key: Key, turn: &mut Turn) {
         let Some(phase) = self.pools.connection(key).map(Connection::phase) else { return };
-        while let Some(Expired { exchange, sent, had_time }) = self.pools.take_expired(key, turn.now) {
+        let mut is_fault = false;
+        while let Some(Expired { exchange, sent, had_time, .. }) = self.pools.take_expired(key, turn.now) {
             if had_time {
+                is_fault = true;
                 self.pending.extend(self.pools.on_timeout(&exchange, &Fault::Timeout(phase), turn.now));
             }
             self.fail(exchange, Fault::Timeout(phase), sent);
         }
         let Some(connection) = self.pools.connection(key).filter(|connection| connection.is_stuck()) else { return };
         let (at, address) = (connection.pool(), connection.address().clone());
-        self.pools.on_fault(at, Some(&address), &Fault::Timeout(phase), turn);
+        if is_fault {
+            self.pools.on_fault(at, Some(&address), &Fault::Timeout(phase), turn);
+        }
         self.on_closed(key, CloseReason::Fault(Fault::Closed), turn);
     }
 

@@ -21,7 +21,7 @@ use crate::io::{Action, Address, Peer};
 use crate::log;
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The connections of one backend, and what waits for them.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl Pool {
 
     /// Sends an exchange as soon as there is a connection. Gives it back if too many wait.
     pub(super) fn submit(&mut self, exchange: Box<Exchange>, lent: &mut Lent<'_>) -> Option<Box<Exchange>> {
-        self.health.on_submit(exchange.table, lent.turn.now);
+        self.health.on_submit(&exchange, lent.turn.now);
         let exchange = self.dispatch(exchange, lent)?;
         self.queue.push(exchange, lent.turn.now)
     }
@@ -155,6 +155,10 @@ impl Pool {
     pub(super) fn serve_next(&mut self, key: Key, lent: &mut Lent<'_>) {
         let Some(connection) = lent.connections.get_mut(key) else { return };
         let now = lent.turn.now;
+        if growth::needs_room(&self.roster, &self.queue, &self.spec.options) && !connection.is_new() {
+            self.close(key, &CloseReason::Unused, lent);
+            return;
+        }
         let Some(exchange) = self.queue.pop(connection.is_new(), now, |_| true) else {
             connection.set_idle();
             let until = now + connection.idle_time(self.spec.options.keepalive);
@@ -229,8 +233,9 @@ impl Pool {
     }
 
     /// An exchange in flight has expired.
-    pub(super) fn on_expired(&mut self) {
+    pub(super) fn on_expired(&mut self, owed: Duration) {
         self.in_flight -= 1;
+        self.queue.on_expired(owed);
     }
 
     /// Closes a connection of any state, and returns the exchanges that were in flight on it.
@@ -244,7 +249,12 @@ impl Pool {
         self.roster.remove(key, connection.is_open(), connection.is_handshaking());
         self.addresses.on_close(connection.address());
         if connection.owes_ahead() {
-            self.on_pipelining_failed(&connection, *reason == CloseReason::Announced, lent);
+            lent.on_pipelining_failed(
+                &connection,
+                *reason == CloseReason::Announced,
+                &mut self.addresses,
+                &self.spec.label,
+            );
         }
         let fault = if let CloseReason::Fault(fault) = reason { Some(fault) } else { None };
         fault.into_iter().for_each(|fault| self.reach.on_fault(fault));
@@ -260,18 +270,6 @@ impl Pool {
     /// Closes connections that carry nothing.
     fn close_all(&mut self, keys: Vec<Key>, lent: &mut Lent<'_>) {
         keys.into_iter().for_each(|key| drop(self.close(key, &CloseReason::Unused, lent)));
-    }
-
-    /// A connection has closed that owed responses to requests sent ahead. A backend that announces the end with the
-    /// response to the first of them, or breaks off twice in a row, and has answered none so far, gets one at a time
-    /// from now on.
-    fn on_pipelining_failed(&mut self, closed: &Connection, announced: bool, lent: &mut Lent<'_>) {
-        if closed.has_pipelined() || !self.addresses.pipelining_failed(closed.address(), announced) {
-            return;
-        }
-        log::warn(format_args!("pipelining-disabled backend={} cause=\"it closes connections\"", self.label()));
-        let same = lent.of_pool(closed.pool()).filter(|(_, other)| other.address() == closed.address());
-        same.for_each(|(_, other)| other.stop_pipelining());
     }
 
     /// A connection could not be made. True if that was the last hope of those that wait: all addresses have been tried,
@@ -343,7 +341,7 @@ impl Pool {
     pub(super) fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<(), Fault> {
         let now = lent.turn.now;
         while growth::is_due(&self.roster, &self.queue, &self.addresses, &self.reach, &self.spec.options, now) {
-            if self.roster.open() == self.spec.options.connections {
+            if self.roster.open() == self.spec.options.connections || !lent.has_room(self.roster.open()) {
                 // Only an exchange that needs a new connection gets here; an idle one makes room for it.
                 let Some((key, _)) = self.roster.oldest_idle() else { return Ok(()) };
                 self.close(key, &CloseReason::Unused, lent);

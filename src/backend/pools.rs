@@ -45,13 +45,18 @@ impl<'a> Arrived<'a> {
 pub(super) struct Pools {
     pools: Vec<Pool>,
     connections: Arena<Connection>,
+    /// How many connections all pools may have together, but for one that each may have.
+    limit: Option<usize>,
     resolver: Resolver,
 }
 
 /// The pool with a number, and what it is lent.
 macro_rules! lend {
     ($self:ident, $at:expr, $turn:expr) => {
-        (&mut $self.pools[$at], &mut Lent { connections: &mut $self.connections, turn: $turn })
+        (
+            &mut $self.pools[$at],
+            &mut Lent { connections: &mut $self.connections, limit: $self.limit.unwrap_or(usize::MAX), turn: $turn },
+        )
     };
 }
 
@@ -67,6 +72,11 @@ impl Pools {
             self.pools[at].health().set_replica();
         }
         at
+    }
+
+    /// Divides this many descriptors among all connections.
+    pub(super) fn set_descriptors(&mut self, count: usize) {
+        self.limit = Some(count.saturating_sub(self.pools.len()));
     }
 
     /// The pool with a number.
@@ -118,6 +128,21 @@ impl Pools {
     pub(super) fn requeue(&mut self, exchange: Box<Exchange>, turn: &mut Turn) {
         let (pool, lent) = lend!(self, exchange.pool(), turn);
         pool.requeue(exchange, lent);
+    }
+
+    /// What a status says of the backend that sent it.
+    pub(super) fn record_status(&mut self, at: usize, key: Key, response: &Response<'_>, turn: &mut Turn) {
+        let health = self.pools[at].health();
+        match (response.status, response.retry_after()) {
+            (status @ (429 | 503), Some(seconds)) => health.on_retry_after(seconds, status, turn.now),
+            (status @ 502..=504, _) => {
+                let address = self.connections.get(key).map(|connection| connection.address().clone());
+                self.on_fault(at, address.as_ref(), &format_args!("answered {status}"), turn);
+            }
+            // These speak of one key, or of the rate.
+            (429 | 500.., _) => {}
+            _ => health.on_success(),
+        }
     }
 
     /// A fault that speaks against a backend, and against one of its addresses if it has others.
@@ -293,7 +318,7 @@ impl Pools {
     pub(super) fn take_expired(&mut self, key: Key, now: Instant) -> Option<Expired> {
         let connection = self.connections.get_mut(key)?;
         let expired = connection.take_expired(now)?;
-        self.pools[connection.pool()].on_expired();
+        self.pools[connection.pool()].on_expired(expired.owed);
         Some(expired)
     }
 

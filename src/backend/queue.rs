@@ -28,7 +28,9 @@ struct Waiting {
 
 impl Waiting {
     fn is_hopeless(&self, latency: Duration, now: Instant) -> bool {
-        self.exchange.deadline < now + latency && self.exchange.had_time(self.exchange.since, now)
+        let Exchange { since, deadline, .. } = *self.exchange;
+        let has_waited_most = now.saturating_duration_since(since) >= deadline.saturating_duration_since(since) / 2;
+        deadline < now + latency && has_waited_most
     }
 
     /// What the queue is sorted by.
@@ -42,6 +44,10 @@ impl Queue {
     pub(super) fn push(&mut self, exchange: Box<Exchange>, now: Instant) -> Option<Box<Exchange>> {
         if self.waiting.len() >= MAX_WAITING {
             return Some(exchange);
+        }
+        // What was learned of a load that is over would let exchanges wait beside a free connection.
+        if self.waiting.is_empty() {
+            self.latency = Duration::ZERO;
         }
         let waiting = Waiting { since: now, fresh: false, exchange };
         // Tables with equal timeouts come in the order of their deadlines, so that the end is nearly always right. Only a queue that
@@ -76,6 +82,15 @@ impl Queue {
         self.latency = (self.latency * 7 + took * 5 / 4) / 8;
     }
 
+    /// An exchange has expired, so long after it was sent, while others wait. Had only responses counted, a backend that has
+    /// become slower would be sent nothing but what has the old latency left, would answer nothing in time, and nothing
+    /// would be learned of that.
+    pub(super) fn on_expired(&mut self, took: Duration) {
+        if !self.waiting.is_empty() {
+            self.on_response(2 * took);
+        }
+    }
+
     /// The next exchange for a connection, which is new or not. One that has waited for most of its life, and has less time
     /// left than a response takes of late, is left to its deadline: a response that comes too late would only keep another
     /// from coming in time. `None` also if the next one does not fit.
@@ -88,7 +103,8 @@ impl Queue {
         // What needs a new connection must not go on a used one: the one it was on has just shown that the backend closes
         // them.
         let first = if new_connection { 0 } else { self.fresh };
-        let in_time = |at: &usize| !self.waiting[*at].is_hopeless(self.latency, now);
+        // That is never left to its deadline: connections would be made for it, and none be used.
+        let in_time = |at: &usize| *at < self.fresh || !self.waiting[*at].is_hopeless(self.latency, now);
         let at = (first..self.waiting.len()).find(in_time).filter(|at| fits(&self.waiting[*at].exchange))?;
         let waiting = self.waiting.remove(at)?;
         self.fresh -= usize::from(waiting.fresh);
@@ -165,7 +181,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::exchange::{Asker, SpareExchanges};
+    use super::super::exchange::{Asker, SpareExchanges, TimeLimit};
     use super::super::request::{Method, Request};
     use super::*;
     use crate::arena::Key;
@@ -176,7 +192,8 @@ mod tests {
     fn exchange(name: &str, deadline: Instant, now: Instant) -> Box<Exchange> {
         let request = Request { method: Method::Get, routes: Rc::new([]), body: None };
         let asker = Asker::Lookup(Key { index: 0, age: 0 });
-        SpareExchanges::default().take(asker, 0, deadline, request, name.as_bytes(), now)
+        let limit = TimeLimit { deadline, life: deadline - now };
+        SpareExchanges::default().take(asker, 0, limit, request, name.as_bytes(), now)
     }
 
     /// Exchanges a to e: c and e need a new connection, b has the shortest deadline.

@@ -28,6 +28,8 @@ struct Name {
     settled: Option<Instant>,
     /// When the question was asked that is still open.
     asked: Option<Instant>,
+    /// The answer to it may be outdated: it was asked before a reload.
+    doubtful: bool,
     /// When the last answer was asked for, and when it came.
     took: Option<(Instant, Instant)>,
     error: String,
@@ -53,7 +55,16 @@ impl Resolver {
         let known = self.names.iter().position(|name| name.host == host && name.port == port);
         known.unwrap_or_else(|| {
             let (host, error) = (host.to_owned(), String::new());
-            self.names.push(Name { host, port, addresses: Vec::new(), settled: None, asked: None, took: None, error });
+            self.names.push(Name {
+                host,
+                port,
+                addresses: Vec::new(),
+                settled: None,
+                asked: None,
+                doubtful: false,
+                took: None,
+                error,
+            });
             self.names.len() - 1
         })
     }
@@ -91,7 +102,7 @@ impl Resolver {
                     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                     log::info(format_args!("resolved host={} addresses={}", name.host, list.join(",")));
                 }
-                name.settled = Some(now + GOOD);
+                name.settled = Some(if std::mem::take(&mut name.doubtful) { now } else { now + GOOD });
                 name.addresses = addresses;
             }
             failed => {
@@ -137,7 +148,7 @@ impl Resolver {
 
     /// All names have to be asked for again.
     pub(super) fn doubt_all(&mut self) {
-        self.names.iter_mut().for_each(|name| name.settled = None);
+        self.names.iter_mut().for_each(|name| (name.settled, name.doubtful) = (None, name.asked.is_some()));
     }
 }
 

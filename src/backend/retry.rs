@@ -32,6 +32,8 @@ pub(super) enum Outcome {
     },
     /// No connection could be made.
     Unreachable,
+    /// Too many wait for the backend.
+    Overloaded,
 }
 
 /// How far a request had come when its connection closed.
@@ -71,6 +73,8 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
         Outcome::Response { status, certificate, other_address } => match status {
             // A gateway that cannot reach the backend behind it: another one may.
             502..=504 if safe && other_route => Next::FailOver,
+            // The rate that it limits may be that of one replica.
+            429 if safe && other_route => Next::FailOver,
             502..=504 if safe && other_address && !resent => Next::Resend,
             _ if safe && certificate && other_route => Next::FailOver,
             _ if safe && certificate => Next::Fail { sent: true },
@@ -83,13 +87,13 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
             // What follows an announced end is not looked at (RFC 9112, 9.6).
             Progress::Sent if announced => Next::Requeue,
             Progress::Sent if safe && reused && !resent => Next::Resend,
-            Progress::Sent if safe && other_route => Next::FailOver,
+            Progress::Sent | Progress::Begun if safe && other_route => Next::FailOver,
             // A new connection would be no better the next time.
             Progress::Unsent => Next::Fail { sent: false },
             Progress::Sent | Progress::Begun => Next::Fail { sent: true },
         },
-        Outcome::Unreachable if other_route => Next::FailOver,
-        Outcome::Unreachable => Next::Fail { sent: false },
+        Outcome::Unreachable | Outcome::Overloaded if other_route => Next::FailOver,
+        Outcome::Unreachable | Outcome::Overloaded => Next::Fail { sent: false },
     }
 }
 
@@ -134,7 +138,7 @@ mod tests {
             (response(502), [Deliver, Deliver, FailOver, Deliver, Deliver]),
             (response(503), [Deliver, Deliver, FailOver, Deliver, Deliver]),
             (response(504), [Deliver, Deliver, FailOver, Deliver, Deliver]),
-            (response(429), [Deliver; 5]),
+            (response(429), [Deliver, Deliver, FailOver, Deliver, Deliver]),
             (two_addresses(200), [Deliver; 5]),
             (two_addresses(503), [Resend, Deliver, FailOver, Deliver, Deliver]),
             (rejected, [sent, sent, FailOver, Deliver, Deliver]),
@@ -142,12 +146,13 @@ mod tests {
             (closed(Unsent, true), [Requeue; 5]),
             (closed(Sent, false), [sent, sent, FailOver, sent, sent]),
             (closed(Sent, true), [Resend, sent, Resend, sent, sent]),
-            (closed(Begun, false), [sent; 5]),
-            (closed(Begun, true), [sent; 5]),
+            (closed(Begun, false), [sent, sent, FailOver, sent, sent]),
+            (closed(Begun, true), [sent, sent, FailOver, sent, sent]),
             (announced(Unsent), [Requeue; 5]),
             (announced(Sent), [Requeue; 5]),
-            (announced(Begun), [sent; 5]),
+            (announced(Begun), [sent, sent, FailOver, sent, sent]),
             (Outcome::Unreachable, [unsent, unsent, FailOver, unsent, FailOver]),
+            (Outcome::Overloaded, [unsent, unsent, FailOver, unsent, FailOver]),
         ];
         for (outcome, expected) in cases {
             let got = [GET, RESENT, REPLICATED, WRITE, REPLICATED_WRITE].map(|facts| next(facts, outcome));

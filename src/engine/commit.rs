@@ -3,7 +3,7 @@
 use super::lookup::{HeldLookup, Lookups};
 use super::shared::Shared;
 use crate::arena::{Arena, Key};
-use crate::backend::{Asker, Finished};
+use crate::backend::{Asker, Finished, TimeLimit};
 use crate::client::{Reply, ReplyTo};
 use crate::job::commit::Commitment;
 use crate::query::{Answer, Commit, Failure, FailureKind, Outcome};
@@ -106,7 +106,8 @@ impl Commits {
         match shared.tables.plan(table, Question::Write(write), now).plan {
             Plan::Request(request) => {
                 // The exchange expires at the deadline of the commit, which therefore needs no timer.
-                let exchange = shared.spare.take(Asker::Commit(key), table, *deadline, request, &write.key, now);
+                let limit = TimeLimit { deadline: *deadline, life: shared.tables.timeout(table) };
+                let exchange = shared.spare.take(Asker::Commit(key), table, limit, request, &write.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
                 None
             }

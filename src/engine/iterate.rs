@@ -4,7 +4,7 @@ use super::clients::Clients;
 use super::shared::Shared;
 use super::tables::log_answer;
 use crate::arena::{Arena, Key};
-use crate::backend::{Asker, Finished};
+use crate::backend::{Asker, Finished, TimeLimit};
 use crate::client::{Reply, ReplyTo};
 use crate::job::iteration::{Iteration, Step};
 use crate::query::{Failure, FailureKind, Iterate};
@@ -77,7 +77,8 @@ impl Iterations {
             match plan {
                 Plan::Request(request) => {
                     let asker = Asker::Iteration(key, number);
-                    let exchange = shared.spare.take(asker, table, deadline, request, &lookup_key, now);
+                    let limit = TimeLimit { deadline, life: shared.tables.timeout(table) };
+                    let exchange = shared.spare.take(asker, table, limit, request, &lookup_key, now);
                     shared.backends.submit(exchange, &mut shared.turn);
                 }
                 // Tables without a backend answer at once, and the loop continues.

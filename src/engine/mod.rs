@@ -62,6 +62,11 @@ impl Engine {
         self.lookups = Lookups::new(bytes, self.shared.tables.len());
     }
 
+    /// Divides this many descriptors among the connections to all backends.
+    pub fn set_backend_descriptors(&mut self, count: usize) {
+        self.shared.backends.set_descriptors(count);
+    }
+
     /// Starts to resolve the names of all backends.
     pub fn resolve_all(&mut self, now: Instant) {
         self.shared.turn.now = now;

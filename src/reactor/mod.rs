@@ -35,6 +35,7 @@ const MAX_READS: usize = 4;
 /// Number of descriptors reserved for backends and files, but at most a quarter of all.
 // Without a reserve, clients could take all of them, and no request could be sent to a backend.
 const RESERVE: u64 = 1_100;
+const OTHERS: u64 = 40; // of the reserve, not for backends: listeners, signals, files, name resolution
 
 // Tokens above those of connections, whose upper half is an age and a bit for the side.
 const SIGNALS: Token = Token(usize::MAX);
@@ -62,15 +63,16 @@ pub struct Reactor {
 impl Reactor {
     /// `drain_timeout` limits the time for requests in flight at a shutdown; `descriptors` is the descriptor limit.
     pub fn new(
-        engine: Engine,
+        mut engine: Engine,
         listeners: Vec<Listener>,
         signals: Signals,
         drain_timeout: Duration,
         descriptors: u64,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
-        let max_clients = descriptors - RESERVE.min(descriptors / 4);
-        let acceptor = Acceptor::new(listeners, max_clients, LISTENERS, poll.registry())?;
+        let reserve = RESERVE.min(descriptors / 4);
+        engine.set_backend_descriptors(reserve.saturating_sub(OTHERS) as usize);
+        let acceptor = Acceptor::new(listeners, descriptors - reserve, LISTENERS, poll.registry())?;
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let resolver = NameResolver::new(Waker::new(poll.registry(), RESOLVED)?);
         Ok(Reactor {

@@ -9,6 +9,8 @@ mod commits;
 mod dict;
 /// A short run of the fuzz targets on the seeds in `tests/data/fuzz`.
 mod fuzz;
+/// One key, table, client or backend never harms the others.
+mod isolation;
 /// Lookups over HTTP: deadlines, connections, retries and redirects.
 mod lookups;
 /// How much memory the cache takes.
