@@ -126,7 +126,9 @@ fn parse_mode(text: &str) -> Result<Mode, ConfigError> {
 fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Duration, ConfigError> {
     match one(args, flag)? {
         None => Ok(Duration::from_secs(default)),
-        Some(text) => seconds(&text).ok_or_else(|| usage(format!("{flag} wants seconds above 0, not '{text}'"))),
+        Some(text) => {
+            seconds(&text).ok_or_else(|| usage(format!("{flag} wants seconds, at least 0.001, not '{text}'")))
+        }
     }
 }
 
@@ -349,7 +351,8 @@ mod tests {
     #[test]
     fn seconds_are_positive_and_finite() {
         assert_eq!(seconds("0.25"), Some(Duration::from_millis(250)));
-        for wrong in ["", "0", "-1", "nan", "inf", "1e3", "+1", "1s", "86401", "."] {
+        assert_eq!(seconds("0.001"), Some(Duration::from_millis(1)));
+        for wrong in ["", "0", "0.0000000001", "0.0009", "-1", "nan", "inf", "1e3", "+1", "1s", "86401", "."] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }
@@ -371,8 +374,9 @@ mod tests {
             (with(&["--name", "b"]), 64, "there are 2 names, 1 types, 1 params"),
             (with(&["--name", "a", "--type", "url", "--param", "x"]), 78, "--name 'a' is given twice"),
             (with(&["--name", "b c", "--type", "url", "--param", "x"]), 78, "--name 'b c' wants a name without spaces"),
-            (with(&["--timeout", "soon"]), 64, "--timeout wants seconds above 0, not 'soon'"),
-            (with(&["--timeout", "0"]), 64, "--timeout wants seconds above 0, not '0'"),
+            (with(&["--timeout", "soon"]), 64, "--timeout wants seconds, at least 0.001, not 'soon'"),
+            (with(&["--timeout", "0"]), 64, "--timeout wants seconds, at least 0.001, not '0'"),
+            (with(&["--slow", "0.0000000001"]), 64, "--slow wants seconds, at least 0.001, not '0.0000000001'"),
             (with(&["--timeout", "1", "--timeout", "2"]), 64, "--timeout is given more than once"),
             (with(&["--socket-mode", "0888"]), 64, "--socket-mode wants an octal number"),
             (with(&["--socket-mode", "1777"]), 64, "--socket-mode wants an octal number"),
