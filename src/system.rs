@@ -89,7 +89,7 @@ pub fn raise_descriptor_limit() -> u64 {
 /// The id of a user, by name or number.
 pub fn user_id(name: &str) -> Option<u32> {
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
-    name.parse().ok().or_else(|| {
+    by_number(name).or_else(|| {
         by_name(name, |name, text, size, found| {
             // SAFETY: all pointers are valid for the sizes given; `found` is null unless `entry` was filled.
             unsafe {
@@ -107,7 +107,7 @@ pub fn user_id(name: &str) -> Option<u32> {
 /// The id of a group, by name or number.
 pub fn group_id(name: &str) -> Option<u32> {
     let mut entry = MaybeUninit::<libc::group>::uninit();
-    name.parse().ok().or_else(|| {
+    by_number(name).or_else(|| {
         by_name(name, |name, text, size, found| {
             // SAFETY: as above.
             unsafe {
@@ -120,6 +120,11 @@ pub fn group_id(name: &str) -> Option<u32> {
             }
         })
     })
+}
+
+/// The id that a number is; the highest is none, as it means "unchanged" to chown(2).
+fn by_number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 /// Calls a `get…nam_r` function with a buffer that grows until the entry fits, up to 1 MiB.
@@ -197,6 +202,7 @@ mod tests {
     fn users_and_groups_are_found_by_name_and_number() {
         assert_eq!((user_id("root"), user_id("4711"), user_id("no such user")), (Some(0), Some(4711), None));
         assert_eq!((group_id("root"), group_id("4711"), group_id("no such group")), (Some(0), Some(4711), None));
+        assert_eq!((user_id("4294967295"), group_id("4294967295")), (None, None), "chown would change nothing");
     }
 
     #[test]

@@ -382,6 +382,7 @@ mod tests {
             (with(&["--socket-mode", "1777"]), 64, "--socket-mode wants an octal number"),
             (with(&["--socket-owner", "no such user"]), 78, "--socket-owner: there is no 'no such user'"),
             (with(&["--socket-group", "no such group"]), 78, "--socket-group: there is no 'no such group'"),
+            (with(&["--socket-owner", "4294967295"]), 78, "--socket-owner: there is no '4294967295'"),
             (with(&["--option", "timeout=3"]), 64, "--option wants NAME:KEY=VALUE"),
             (with(&["--option", "a:timeout"]), 64, "--option wants NAME:KEY=VALUE"),
             (with(&["--option", "b:timeout=3"]), 78, "--option b:timeout: there is no table 'b'"),
