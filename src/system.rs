@@ -142,22 +142,22 @@ fn by_name(
 }
 
 /// Sockets passed by systemd with their names (sd_listen_fds(3)); none unless `$LISTEN_PID` is this process. Must be
-/// called once only.
+/// called once only, and before the process opens descriptors that it keeps: the number of those passed may be wrong.
 pub fn inherited_sockets() -> Vec<(String, OwnedFd)> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':').filter(|name| !name.is_empty()).map(str::to_owned);
-    let own = |at: i32| {
-        let fd = FIRST_INHERITED + at;
+    let own = |(fd, name): (i32, &str)| {
         // SAFETY: by the protocol these descriptors are open and owned by this process alone; a closed one is skipped.
         unsafe {
             // They are passed without close-on-exec.
             if libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
                 return None;
             }
-            Some((names.next().unwrap_or_default(), OwnedFd::from_raw_fd(fd)))
+            Some((name.to_owned(), OwnedFd::from_raw_fd(fd)))
         }
     };
-    (0..inherited()).filter_map(own).collect()
+    // The names are those of the descriptors in their order, also of descriptors that are closed or have no name.
+    let names = names.split(':').chain(std::iter::repeat(""));
+    (FIRST_INHERITED..FIRST_INHERITED + inherited()).zip(names).filter_map(own).collect()
 }
 
 /// The first descriptor passed by systemd (`SD_LISTEN_FDS_START`).

@@ -7,20 +7,23 @@ use crate::listen::Listener;
 use crate::log::{self, Level};
 use crate::reactor::Reactor;
 use crate::system::{self, Signals};
+use std::os::fd::OwnedFd;
 
 /// Serves until a signal ends it.
 pub fn serve(config: &Config) -> Result<u8, ConfigError> {
+    // First of all, as a wrong $LISTEN_FDS would count descriptors of this process among them.
+    let inherited = system::inherited_sockets();
     log::start(match config.verbosity {
         0 => Level::Warn,
         1 => Level::Info,
         _ => Level::Debug,
     });
-    // First of all, so that every thread has the signals blocked.
+    // Early, so that every thread has the signals blocked.
     let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
     let (tables, backends) = crate::open(&config.tables)?;
     let descriptors = system::raise_descriptor_limit();
     // Tables first: a socket file should not appear for a start that fails.
-    let listeners = listen(config)?;
+    let listeners = listen(config, inherited)?;
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
     }
@@ -46,9 +49,9 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
 }
 
 /// All sockets: those that systemd has passed, and those that the command line names.
-fn listen(config: &Config) -> Result<Vec<Listener>, ConfigError> {
+fn listen(config: &Config, inherited: Vec<(String, OwnedFd)>) -> Result<Vec<Listener>, ConfigError> {
     let mut listeners = Vec::new();
-    for (name, socket) in system::inherited_sockets() {
+    for (name, socket) in inherited {
         let mode = Mode::of_name(&name).unwrap_or(config.inherited);
         let listener = Listener::inherit(socket, mode);
         let listener = listener.map_err(|error| failure(&format!("inherited socket '{name}'"), &error))?;
