@@ -26,20 +26,31 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks the signals for this thread and for threads that it starts later, and receives them here.
-    pub fn catch() -> io::Result<Signals> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `set` is initialised by sigemptyset before it is read; the descriptor that signalfd
-        // returns is owned by nothing else.
-        unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
-                libc::sigaddset(set.as_mut_ptr(), signal);
-            }
-            if libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
+    /// Until [`Signals::catch`], has SIGTERM and SIGINT end the process at once with code 0, and the others wait.
+    // A start may block for long, on a name server or on a file.
+    pub fn defer() -> io::Result<()> {
+        extern "C" fn end(_: libc::c_int) {
+            // SAFETY: _exit may be called in a signal handler.
+            unsafe { libc::_exit(0) }
+        }
+        block(&[libc::SIGHUP, libc::SIGUSR1])?;
+        let handler: extern "C" fn(libc::c_int) = end;
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            // A handler, as the default action does not end process 1, which this is in many containers.
+            // SAFETY: `end` is a handler of the right type.
+            if unsafe { libc::signal(signal, handler as libc::sighandler_t) } == libc::SIG_ERR {
                 return Err(io::Error::last_os_error());
             }
-            let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        }
+        Ok(())
+    }
+
+    /// Blocks the signals for this thread and for threads that it starts later, and receives them here.
+    pub fn catch() -> io::Result<Signals> {
+        let set = block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1])?;
+        // SAFETY: `set` is initialised; the descriptor that signalfd returns is owned by nothing else.
+        unsafe {
+            let fd = libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -69,6 +80,23 @@ impl Signals {
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> i32 {
         self.file.as_raw_fd()
+    }
+}
+
+/// Blocks signals for this thread and for threads that it starts later.
+fn block(signals: &[i32]) -> io::Result<libc::sigset_t> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is initialised by sigemptyset before it is read.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        // The error is returned, and not left in errno.
+        match libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) {
+            0 => Ok(set.assume_init()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
     }
 }
 

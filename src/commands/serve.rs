@@ -18,9 +18,11 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
         1 => Level::Info,
         _ => Level::Debug,
     });
-    // Early, so that every thread has the signals blocked.
-    let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
+    let uncaught = |error| failure("cannot catch signals", &error);
+    Signals::defer().map_err(uncaught)?;
     let (tables, backends) = crate::open(&config.tables)?;
+    // Before there are sockets, whose files a signal must not leave behind, and before there are threads.
+    let signals = Signals::catch().map_err(uncaught)?;
     let descriptors = system::raise_descriptor_limit();
     // Tables first: a socket file should not appear for a start that fails.
     let listeners = listen(config, inherited)?;
