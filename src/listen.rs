@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Length of the accept queue, which the kernel limits to `net.core.somaxconn`.
@@ -144,18 +144,45 @@ fn remove_dead_socket(path: &Path) -> io::Result<()> {
     if !of.file_type().is_socket() {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "exists and is not a socket"));
     }
-    // Only a connection attempt shows whether a process still listens.
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another process serves this socket")),
+    // Only a connection attempt shows whether a process still listens. It must not wait for a place in a full queue.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?).map_err(|error| (error.kind(), error)) {
+        Err((ErrorKind::ConnectionRefused, _)) => fs::remove_file(path),
+        Err((ErrorKind::NotFound, _)) => Ok(()),
+        Ok(()) | Err((ErrorKind::WouldBlock, _)) => {
+            Err(io::Error::new(ErrorKind::AddrInUse, "another process serves this socket"))
+        }
+        Err((_, error)) => Err(error),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let address = SockAddr::unix(&path).unwrap();
+        let socket = || Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let busy = socket();
+        busy.bind(&address).unwrap();
+        busy.listen(0).unwrap();
+        let mut queued = Vec::new();
+        loop {
+            let client = socket();
+            client.set_nonblocking(true).unwrap();
+            match client.connect(&address) {
+                Ok(()) => queued.push(client),
+                Err(error) => break assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        let permissions = Permissions { mode: 0o660, owner: None, group: None };
+        let error = Listener::bind(&Endpoint::Unix(path), Mode::Auto, permissions).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    }
 
     #[test]
     fn only_a_dead_socket_is_replaced() {
