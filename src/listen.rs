@@ -1,18 +1,23 @@
 //! Listening sockets: their permissions, and their files.
 
 use crate::config::{Endpoint, Mode, Permissions};
+use crate::system;
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Length of the accept queue, which the kernel limits to `net.core.somaxconn`.
 // Postfix connects to unix sockets without blocking: with a full queue its lookup fails with EAGAIN at once.
 const BACKLOG: i32 = 4096;
+
+/// How long a start waits for another one in the same directory, which needs it for microseconds.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// A listening socket, and the file of a unix socket.
 #[derive(Debug)]
@@ -61,8 +66,7 @@ impl Listener {
             }
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                if folder.is_dir() {
+                if folder(path).is_dir() {
                     Ok(())
                 } else {
                     Err(io::Error::new(ErrorKind::NotFound, "parent directory does not exist"))
@@ -103,14 +107,17 @@ impl Listener {
             Endpoint::Unix(path) => {
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 let address = SockAddr::unix(path)?;
+                let _lock = lock_folder(path)?;
                 remove_dead_socket(path)?;
-                socket.bind(&address)?;
+                // The file is made with the permissions of the socket: a change by path might hit another file.
+                let rights = fs::Permissions::from_mode(permissions.mode);
+                File::from(socket.as_fd().try_clone_to_owned()?).set_permissions(rights)?;
+                system::without_umask(|| socket.bind(&address))?;
                 let of = fs::symlink_metadata(path)?;
                 let file = SocketFile(path.clone(), of.dev(), of.ino());
-                // Between bind and listen: nobody can connect before the permissions are set.
-                fs::set_permissions(path, fs::Permissions::from_mode(permissions.mode))?;
+                // Between bind and listen: nobody can connect before the owner is set.
                 if permissions.owner.is_some() || permissions.group.is_some() {
-                    let changed = std::os::unix::fs::chown(path, permissions.owner, permissions.group);
+                    let changed = std::os::unix::fs::lchown(path, permissions.owner, permissions.group);
                     changed.map_err(|error| {
                         let why = "cannot be given to --socket-owner and --socket-group (be root, or in the group)";
                         io::Error::new(error.kind(), format!("{why}: {error}"))
@@ -131,6 +138,27 @@ impl Drop for SocketFile {
         // A process that was started meanwhile may have replaced the file, and must not lose its socket.
         if fs::symlink_metadata(&*path).is_ok_and(|of| (of.dev(), of.ino()) == (*device, *inode)) {
             let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Locks the directory of a socket: a socket that another start has bound looks dead until that start listens. `None` if
+/// the directory cannot be locked.
+// The directory and not a file in it, which would be left behind.
+fn lock_folder(path: &Path) -> io::Result<Option<File>> {
+    // With the dot nothing but a directory is opened, as a pipe would wait for a writer.
+    let Ok(folder) = File::open(folder(path).join(".")) else { return Ok(None) }; // it may be closed to readers
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match system::try_lock(&folder) {
+            Ok(true) => return Ok(Some(folder)),
+            Ok(false) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Ok(false) => return Err(io::Error::new(ErrorKind::AddrInUse, "another process has locked its directory")),
+            Err(_) => return Ok(None), // some network file systems have no such locks
         }
     }
 }
@@ -160,6 +188,40 @@ fn remove_dead_socket(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_does_not_replace_the_socket_of_another_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let permissions = Permissions { mode: 0o660, owner: None, group: None };
+        let bind = || Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, permissions);
+        // Another start that has bound the socket, and does not listen yet.
+        let lock = lock_folder(&path).unwrap().unwrap();
+        let other = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        other.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        assert_eq!(bind().unwrap_err().kind(), ErrorKind::AddrInUse);
+        std::thread::scope(|scope| {
+            let second = scope.spawn(bind);
+            other.listen(1).unwrap();
+            drop(lock);
+            let error = second.join().unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "another process serves this socket");
+        });
+        drop(other);
+        assert!(bind().is_ok(), "the lock is held only while the socket is made");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something is left behind");
+    }
+
+    #[test]
+    fn the_file_has_its_permissions_whatever_the_umask_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o666, 0o660, 0o600] {
+            let path = dir.path().join(format!("{mode:o}"));
+            let permissions = Permissions { mode, owner: None, group: None };
+            let _listener = Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, permissions).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, mode);
+        }
+    }
 
     #[test]
     fn a_socket_whose_queue_is_full_is_alive() {

@@ -100,6 +100,26 @@ fn block(signals: &[i32]) -> io::Result<libc::sigset_t> {
     }
 }
 
+/// Locks a file or directory against other processes (flock(2)) until it is closed; false if another has locked it.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: the call takes an open descriptor and no memory.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
+/// Calls a function while no permissions are taken from new files (umask(2)), also not from those of other threads.
+pub fn without_umask<T>(create: impl FnOnce() -> T) -> T {
+    // SAFETY: the call cannot fail, and takes no memory.
+    let mask = unsafe { libc::umask(0) };
+    let result = create();
+    // SAFETY: as above.
+    unsafe { libc::umask(mask) };
+    result
+}
+
 /// Raises the limit of open descriptors to its hard limit and returns it.
 pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
