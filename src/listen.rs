@@ -22,9 +22,10 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// A listening socket, and the file of a unix socket.
 #[derive(Debug)]
 pub struct Listener {
+    // Before the socket, which shows until then that the file is in use: a successor could have one with its inode.
+    pub file: Option<SocketFile>,
     pub socket: ListenerSocket,
     pub mode: Mode,
-    pub file: Option<SocketFile>,
 }
 
 /// The file of a unix socket by path, device and inode, which is removed on drop if it is still the same file.
@@ -188,6 +189,7 @@ fn remove_dead_socket(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_start_does_not_replace_the_socket_of_another_start() {
@@ -244,6 +246,24 @@ mod tests {
         let permissions = Permissions { mode: 0o660, owner: None, group: None };
         let error = Listener::bind(&Endpoint::Unix(path), Mode::Auto, permissions).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_listener_is_alive_as_long_as_it_has_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let permissions = Permissions { mode: 0o660, owner: None, group: None };
+        for at in 0..1000 {
+            let path = dir.path().join(format!("{at}"));
+            let listener = Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, permissions).unwrap();
+            std::thread::scope(|scope| {
+                let refused = scope.spawn(|| {
+                    while UnixStream::connect(&path).is_ok() {}
+                    path.exists()
+                });
+                drop(listener);
+                assert!(!refused.join().unwrap(), "a file without a listener, after {at} tries");
+            });
+        }
     }
 
     #[test]
