@@ -5,7 +5,7 @@ use crate::system;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -26,6 +26,13 @@ pub struct Listener {
     pub file: Option<SocketFile>,
     pub socket: ListenerSocket,
     pub mode: Mode,
+}
+
+/// An endpoint with all addresses of its host.
+#[derive(Debug)]
+pub enum Resolved {
+    Unix(PathBuf),
+    Tcp(Vec<SocketAddr>),
 }
 
 /// The file of a unix socket by path, device and inode, which is removed on drop if it is still the same file.
@@ -55,7 +62,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         let fd = OwnedFd::from(socket);
         let socket = if address.is_unix() { ListenerSocket::Unix(fd.into()) } else { ListenerSocket::Tcp(fd.into()) };
-        Ok(Listener { socket, mode, file: None })
+        Ok(Listener { file: None, socket, mode })
     }
 
     /// Checks that a socket could be created at the endpoint. A process that already listens there is no error.
@@ -77,57 +84,91 @@ impl Listener {
         }
     }
 
-    /// Whether hosts other than this one can connect, which is worth a warning: clients are not authenticated.
-    pub fn is_exposed(&self) -> bool {
+    /// The address of a TCP socket.
+    pub fn address(&self) -> Option<SocketAddr> {
         match &self.socket {
-            ListenerSocket::Unix(_) => false,
-            ListenerSocket::Tcp(socket) => {
-                // An IPv4 address that is mapped to IPv6 counts as what it is.
-                socket.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback())
-            }
+            ListenerSocket::Unix(_) => None,
+            ListenerSocket::Tcp(socket) => socket.local_addr().ok(),
         }
     }
 
-    /// Listens at an endpoint. The file of a dead process is replaced.
+    /// Whether hosts other than this one can connect, which is worth a warning: clients are not authenticated.
+    pub fn is_exposed(&self) -> bool {
+        // An IPv4 address that is mapped to IPv6 counts as what it is.
+        self.address().is_some_and(|address| !address.ip().to_canonical().is_loopback())
+    }
+
+    /// Listens at an endpoint, for a host at each of its addresses. The file of a dead process is replaced.
     ///
     /// # Errors
     /// Another process listens there, the file is not a socket, or the permissions cannot be set.
-    pub fn bind(endpoint: &Endpoint, mode: Mode, permissions: Permissions) -> io::Result<Listener> {
-        match endpoint {
-            Endpoint::Inet(address) => {
-                let address = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
-                let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-                // Without it a restart fails while connections of the previous process are in TIME_WAIT.
-                socket.set_reuse_address(true)?;
-                socket.bind(&address.into())?;
-                socket.listen(BACKLOG)?;
-                socket.set_nonblocking(true)?;
-                let socket = ListenerSocket::Tcp(socket.into());
-                Ok(Listener { socket, mode, file: None })
+    pub fn bind(resolved: &Resolved, mode: Mode, permissions: Permissions) -> io::Result<Vec<Listener>> {
+        let addresses = match resolved {
+            Resolved::Unix(path) => return Ok(vec![Self::bind_unix(path, mode, permissions)?]),
+            Resolved::Tcp(addresses) => addresses,
+        };
+        let (mut listeners, mut missing) = (Vec::new(), io::Error::from(ErrorKind::AddrNotAvailable));
+        for address in addresses {
+            match Self::bind_tcp(*address, mode) {
+                Ok(listener) => listeners.push(listener),
+                // /etc/hosts often has an IPv6 address of localhost on systems without IPv6.
+                Err(error) if system::has_no_such_address(&error) => missing = error,
+                Err(error) => return Err(error),
             }
-            Endpoint::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                let address = SockAddr::unix(path)?;
-                let _lock = lock_folder(path)?;
-                remove_dead_socket(path)?;
-                // The file is made with the permissions of the socket: a change by path might hit another file.
-                let rights = fs::Permissions::from_mode(permissions.mode);
-                File::from(socket.as_fd().try_clone_to_owned()?).set_permissions(rights)?;
-                system::without_umask(|| socket.bind(&address))?;
-                let of = fs::symlink_metadata(path)?;
-                let file = SocketFile(path.clone(), of.dev(), of.ino());
-                // Between bind and listen: nobody can connect before the owner is set.
-                if permissions.owner.is_some() || permissions.group.is_some() {
-                    let changed = std::os::unix::fs::lchown(path, permissions.owner, permissions.group);
-                    changed.map_err(|error| {
-                        let why = "cannot be given to --socket-owner and --socket-group (be root, or in the group)";
-                        io::Error::new(error.kind(), format!("{why}: {error}"))
-                    })?;
+        }
+        if listeners.is_empty() { Err(missing) } else { Ok(listeners) }
+    }
+
+    fn bind_tcp(address: SocketAddr, mode: Mode) -> io::Result<Listener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // Without it a restart fails while connections of the previous process are in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(Listener { file: None, socket: ListenerSocket::Tcp(socket.into()), mode })
+    }
+
+    fn bind_unix(path: &Path, mode: Mode, permissions: Permissions) -> io::Result<Listener> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let address = SockAddr::unix(path)?;
+        let _lock = lock_folder(path)?;
+        remove_dead_socket(path)?;
+        // The file is made with the permissions of the socket: a change by path might hit another file.
+        let rights = fs::Permissions::from_mode(permissions.mode);
+        File::from(socket.as_fd().try_clone_to_owned()?).set_permissions(rights)?;
+        system::without_umask(|| socket.bind(&address))?;
+        let of = fs::symlink_metadata(path)?;
+        let file = SocketFile(path.to_owned(), of.dev(), of.ino());
+        // Between bind and listen: nobody can connect before the owner is set.
+        if permissions.owner.is_some() || permissions.group.is_some() {
+            let changed = std::os::unix::fs::lchown(path, permissions.owner, permissions.group);
+            changed.map_err(|error| {
+                let why = "cannot be given to --socket-owner and --socket-group (be root, or in the group)";
+                io::Error::new(error.kind(), format!("{why}: {error}"))
+            })?;
+        }
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let socket = ListenerSocket::Unix(OwnedFd::from(socket).into());
+        Ok(Listener { file: Some(file), socket, mode })
+    }
+}
+
+impl Resolved {
+    /// Looks up the host of an endpoint, which may take as long as the name servers do.
+    pub fn of(endpoint: &Endpoint) -> io::Result<Resolved> {
+        match endpoint {
+            Endpoint::Unix(path) => Ok(Resolved::Unix(path.clone())),
+            Endpoint::Inet(address) => {
+                let mut addresses: Vec<SocketAddr> = Vec::new();
+                for address in address.to_socket_addrs()? {
+                    // A name that is in /etc/hosts twice has the same address twice.
+                    if !addresses.contains(&address) {
+                        addresses.push(address);
+                    }
                 }
-                socket.listen(BACKLOG)?;
-                socket.set_nonblocking(true)?;
-                let socket = ListenerSocket::Unix(OwnedFd::from(socket).into());
-                Ok(Listener { socket, mode, file: Some(file) })
+                Ok(Resolved::Tcp(addresses))
             }
         }
     }
@@ -196,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let permissions = Permissions { mode: 0o660, owner: None, group: None };
-        let bind = || Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, permissions);
+        let bind = || Listener::bind_unix(&path, Mode::Auto, permissions);
         // Another start that has bound the socket, and does not listen yet.
         let lock = lock_folder(&path).unwrap().unwrap();
         let other = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
@@ -220,7 +261,7 @@ mod tests {
         for mode in [0o777, 0o666, 0o660, 0o600] {
             let path = dir.path().join(format!("{mode:o}"));
             let permissions = Permissions { mode, owner: None, group: None };
-            let _listener = Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, permissions).unwrap();
+            let _listener = Listener::bind_unix(&path, Mode::Auto, permissions).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, mode);
         }
     }
@@ -244,7 +285,7 @@ mod tests {
             }
         }
         let permissions = Permissions { mode: 0o660, owner: None, group: None };
-        let error = Listener::bind(&Endpoint::Unix(path), Mode::Auto, permissions).unwrap_err();
+        let error = Listener::bind_unix(&path, Mode::Auto, permissions).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
     }
 
@@ -254,7 +295,7 @@ mod tests {
         let permissions = Permissions { mode: 0o660, owner: None, group: None };
         for at in 0..1000 {
             let path = dir.path().join(format!("{at}"));
-            let listener = Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, permissions).unwrap();
+            let listener = Listener::bind_unix(&path, Mode::Auto, permissions).unwrap();
             std::thread::scope(|scope| {
                 let refused = scope.spawn(|| {
                     while UnixStream::connect(&path).is_ok() {}
@@ -267,11 +308,28 @@ mod tests {
     }
 
     #[test]
+    fn each_address_of_a_host_has_a_listener() {
+        let bind = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            let permissions = Permissions { mode: 0o660, owner: None, group: None };
+            Listener::bind(&Resolved::Tcp(addresses), Mode::Auto, permissions)
+        };
+        let listeners = bind(&["127.0.0.1:0", "127.0.0.2:0"]).unwrap();
+        let hosts: Vec<String> = listeners.iter().map(|one| one.address().unwrap().ip().to_string()).collect();
+        assert_eq!(hosts, ["127.0.0.1", "127.0.0.2"]);
+        // The second is reserved for documentation.
+        assert_eq!(bind(&["127.0.0.1:0", "192.0.2.1:0"]).unwrap().len(), 1);
+        assert_eq!(bind(&["192.0.2.1:0"]).unwrap_err().kind(), ErrorKind::AddrNotAvailable);
+        let taken = listeners[1].address().unwrap().to_string();
+        assert_eq!(bind(&["127.0.0.1:0", &taken]).unwrap_err().kind(), ErrorKind::AddrInUse, "half of a host");
+    }
+
+    #[test]
     fn only_a_dead_socket_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let permissions = Permissions { mode: 0o640, owner: None, group: None };
-        let bind = || Listener::bind(&Endpoint::Unix(path.clone()), Mode::Auto, permissions);
+        let bind = || Listener::bind_unix(&path, Mode::Auto, permissions);
         let kind = |result: io::Result<Listener>| result.err().map(|error| error.kind());
 
         fs::write(&path, "a file").unwrap();
