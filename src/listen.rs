@@ -2,7 +2,7 @@
 
 use crate::config::{Endpoint, Mode, Permissions};
 use crate::system;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Length of the accept queue, which the kernel limits to `net.core.somaxconn`.
 // Postfix connects to unix sockets without blocking: with a full queue its lookup fails with EAGAIN at once.
 const BACKLOG: i32 = 4096;
+
+/// Time without a packet until a client is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// How long a start waits for another one in the same directory, which needs it for microseconds.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -60,6 +63,10 @@ impl Listener {
         // Again, as the accept queue of systemd is shorter by default; a connected socket fails here.
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
+        // The unit of the socket may have set its own times.
+        if !address.is_unix() && !socket.keepalive()? {
+            keep_alive(&socket)?;
+        }
         let fd = OwnedFd::from(socket);
         let socket = if address.is_unix() { ListenerSocket::Unix(fd.into()) } else { ListenerSocket::Tcp(fd.into()) };
         Ok(Listener { file: None, socket, mode })
@@ -123,6 +130,7 @@ impl Listener {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // Without it a restart fails while connections of the previous process are in TIME_WAIT.
         socket.set_reuse_address(true)?;
+        keep_alive(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -184,6 +192,12 @@ impl Drop for SocketFile {
     }
 }
 
+/// Has the kernel close connections to hosts that have vanished, as an idle client is never disconnected otherwise.
+// Set for the listener, from which Linux copies it to each connection.
+fn keep_alive(listener: &Socket) -> io::Result<()> {
+    listener.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+}
+
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -230,6 +244,7 @@ fn remove_dead_socket(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpStream;
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -322,6 +337,20 @@ mod tests {
         assert_eq!(bind(&["192.0.2.1:0"]).unwrap_err().kind(), ErrorKind::AddrNotAvailable);
         let taken = listeners[1].address().unwrap().to_string();
         assert_eq!(bind(&["127.0.0.1:0", &taken]).unwrap_err().kind(), ErrorKind::AddrInUse, "half of a host");
+    }
+
+    #[test]
+    fn connections_of_a_tcp_listener_are_kept_alive() {
+        let ours = Listener::bind_tcp(SocketAddr::from(([127, 0, 0, 1], 0)), Mode::Auto).unwrap();
+        let inherited = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inherited = Listener::inherit(inherited.into(), Mode::Auto).unwrap();
+        for listener in [ours, inherited] {
+            let _client = TcpStream::connect(listener.address().unwrap()).unwrap();
+            let ListenerSocket::Tcp(listener) = listener.socket else { panic!("{listener:?}") };
+            listener.set_nonblocking(false).unwrap();
+            let accepted = Socket::from(listener.accept().unwrap().0);
+            assert!(accepted.keepalive().unwrap());
+        }
     }
 
     #[test]
