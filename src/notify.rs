@@ -17,8 +17,17 @@ pub struct Notifier {
     /// Half of the watchdog's timeout, and when the next notification is due.
     // Half of the timeout, as sd_watchdog_enabled(3) recommends.
     watchdog: Option<(Duration, Instant)>,
-    /// The last status, and when it was sent or compared.
-    status: Option<(String, Instant)>,
+    status: Option<Status>,
+}
+
+/// The last status that was sent.
+#[derive(Debug)]
+struct Status {
+    text: String,
+    /// When it was last compared.
+    at: Instant,
+    /// A turn has passed since then, so that it may have changed.
+    stale: bool,
 }
 
 impl Notifier {
@@ -43,7 +52,7 @@ impl Notifier {
     /// Reports that all listeners accept connections, or that a reload has ended.
     pub fn ready(&mut self, summary: &str, now: Instant) {
         self.send(&format!("READY=1\nSTATUS={summary}"));
-        self.status = Some((summary.to_owned(), now));
+        self.status = Some(Status { text: summary.to_owned(), at: now, stale: false });
     }
 
     /// Reports that a reload begins; [`Notifier::ready`] ends it.
@@ -66,21 +75,25 @@ impl Notifier {
             self.send("WATCHDOG=1");
             self.watchdog = Some((half, due.max(now) + half));
         }
-        let Some((sent, at)) = &mut self.status else { return };
-        if now < *at + STATUS {
+        let Some(status) = &mut self.status else { return };
+        status.stale = now < status.at + STATUS;
+        if status.stale {
             return;
         }
-        *at = now;
+        status.at = now;
         let summary = summary();
-        if *sent != summary {
-            sent.clone_from(&summary);
+        if status.text != summary {
+            status.text.clone_from(&summary);
             self.send(&format!("STATUS={summary}"));
         }
     }
 
     /// When [`Notifier::turn`] must be called even without events.
     pub fn deadline(&self) -> Option<Instant> {
-        self.watchdog.filter(|_| self.socket.is_some()).map(|(_, due)| due)
+        self.socket.as_ref()?;
+        // Without a turn the status has not changed: an idle process is not woken for it.
+        let status = self.status.as_ref().filter(|status| status.stale).map(|status| status.at + STATUS);
+        self.watchdog.map(|(_, due)| due).into_iter().chain(status).min()
     }
 
     fn send(&self, message: &str) {
@@ -120,10 +133,11 @@ mod tests {
         assert_eq!(received().as_deref(), Some("READY=1\nSTATUS=a"));
         notifier.turn(|| "a".to_owned(), now);
         assert_eq!(received().as_deref(), Some("WATCHDOG=1"));
-        assert_eq!(notifier.deadline(), Some(now + half));
+        assert_eq!(notifier.deadline(), Some(now + STATUS), "the turn may have changed the status");
         now += Duration::from_secs(1);
         notifier.turn(|| "b".to_owned(), now);
         assert_eq!(received().as_deref(), Some("STATUS=b"));
+        assert_eq!(notifier.deadline(), Some(now + Duration::from_secs(4)));
         now += Duration::from_secs(4);
         notifier.turn(|| "b".to_owned(), now);
         assert_eq!((received().as_deref(), received()), (Some("WATCHDOG=1"), None));
@@ -131,6 +145,23 @@ mod tests {
         assert!(received().is_some_and(|text| text.starts_with("RELOADING=1\nMONOTONIC_USEC=")));
         notifier.stopping();
         assert!(received().is_some_and(|text| text.starts_with("STOPPING=1")));
+    }
+
+    #[test]
+    fn a_status_changed_within_a_second_is_sent_at_its_end() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let mut notifier = Notifier { socket: Some(ours), ..Notifier::default() };
+        let received = || {
+            let mut bytes = [0; 200];
+            theirs.recv(&mut bytes).map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned()).unwrap()
+        };
+        let now = Instant::now();
+        notifier.ready("a", now);
+        assert_eq!((received().as_str(), notifier.deadline()), ("READY=1\nSTATUS=a", None));
+        notifier.turn(|| unreachable!(), now);
+        assert_eq!(notifier.deadline(), Some(now + STATUS));
+        notifier.turn(|| "b".to_owned(), now + STATUS);
+        assert_eq!((received().as_str(), notifier.deadline()), ("STATUS=b", None));
     }
 
     #[test]

@@ -26,20 +26,31 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks the signals for this thread and for threads that it starts later, and receives them here.
-    pub fn catch() -> io::Result<Signals> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `set` is initialised by sigemptyset before it is read; the descriptor that signalfd
-        // returns is owned by nothing else.
-        unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
-                libc::sigaddset(set.as_mut_ptr(), signal);
-            }
-            if libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
+    /// Until [`Signals::catch`], has SIGTERM and SIGINT end the process at once with code 0, and the others wait.
+    // A start may block for long, on a name server or on a file.
+    pub fn defer() -> io::Result<()> {
+        extern "C" fn end(_: libc::c_int) {
+            // SAFETY: _exit may be called in a signal handler.
+            unsafe { libc::_exit(0) }
+        }
+        block(&[libc::SIGHUP, libc::SIGUSR1])?;
+        let handler: extern "C" fn(libc::c_int) = end;
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            // A handler, as the default action does not end process 1, which this is in many containers.
+            // SAFETY: `end` is a handler of the right type.
+            if unsafe { libc::signal(signal, handler as libc::sighandler_t) } == libc::SIG_ERR {
                 return Err(io::Error::last_os_error());
             }
-            let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        }
+        Ok(())
+    }
+
+    /// Blocks the signals for this thread and for threads that it starts later, and receives them here.
+    pub fn catch() -> io::Result<Signals> {
+        let set = block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1])?;
+        // SAFETY: `set` is initialised; the descriptor that signalfd returns is owned by nothing else.
+        unsafe {
+            let fd = libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -72,6 +83,48 @@ impl AsRawFd for Signals {
     }
 }
 
+/// Blocks signals for this thread and for threads that it starts later.
+fn block(signals: &[i32]) -> io::Result<libc::sigset_t> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is initialised by sigemptyset before it is read.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        // The error is returned, and not left in errno.
+        match libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) {
+            0 => Ok(set.assume_init()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// Locks a file or directory against other processes (flock(2)) until it is closed; false if another has locked it.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: the call takes an open descriptor and no memory.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
+/// Whether an address cannot be used as this machine does not have it, or nothing of its family.
+pub fn has_no_such_address(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
+/// Calls a function while no permissions are taken from new files (umask(2)), also not from those of other threads.
+pub fn without_umask<T>(create: impl FnOnce() -> T) -> T {
+    // SAFETY: the call cannot fail, and takes no memory.
+    let mask = unsafe { libc::umask(0) };
+    let result = create();
+    // SAFETY: as above.
+    unsafe { libc::umask(mask) };
+    result
+}
+
 /// Raises the limit of open descriptors to its hard limit and returns it.
 pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -89,7 +142,7 @@ pub fn raise_descriptor_limit() -> u64 {
 /// The id of a user, by name or number.
 pub fn user_id(name: &str) -> Option<u32> {
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
-    name.parse().ok().or_else(|| {
+    by_number(name).or_else(|| {
         by_name(name, |name, text, size, found| {
             // SAFETY: all pointers are valid for the sizes given; `found` is null unless `entry` was filled.
             unsafe {
@@ -107,7 +160,7 @@ pub fn user_id(name: &str) -> Option<u32> {
 /// The id of a group, by name or number.
 pub fn group_id(name: &str) -> Option<u32> {
     let mut entry = MaybeUninit::<libc::group>::uninit();
-    name.parse().ok().or_else(|| {
+    by_number(name).or_else(|| {
         by_name(name, |name, text, size, found| {
             // SAFETY: as above.
             unsafe {
@@ -120,6 +173,11 @@ pub fn group_id(name: &str) -> Option<u32> {
             }
         })
     })
+}
+
+/// The id that a number is; the highest is none, as it means "unchanged" to chown(2).
+fn by_number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 /// Calls a `get…nam_r` function with a buffer that grows until the entry fits, up to 1 MiB.
@@ -137,22 +195,22 @@ fn by_name(
 }
 
 /// Sockets passed by systemd with their names (sd_listen_fds(3)); none unless `$LISTEN_PID` is this process. Must be
-/// called once only.
+/// called once only, and before the process opens descriptors that it keeps: the number of those passed may be wrong.
 pub fn inherited_sockets() -> Vec<(String, OwnedFd)> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':').filter(|name| !name.is_empty()).map(str::to_owned);
-    let own = |at: i32| {
-        let fd = FIRST_INHERITED + at;
+    let own = |(fd, name): (i32, &str)| {
         // SAFETY: by the protocol these descriptors are open and owned by this process alone; a closed one is skipped.
         unsafe {
             // They are passed without close-on-exec.
             if libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
                 return None;
             }
-            Some((names.next().unwrap_or_default(), OwnedFd::from_raw_fd(fd)))
+            Some((name.to_owned(), OwnedFd::from_raw_fd(fd)))
         }
     };
-    (0..inherited()).filter_map(own).collect()
+    // The names are those of the descriptors in their order, also of descriptors that are closed or have no name.
+    let names = names.split(':').chain(std::iter::repeat(""));
+    (FIRST_INHERITED..FIRST_INHERITED + inherited()).zip(names).filter_map(own).collect()
 }
 
 /// The first descriptor passed by systemd (`SD_LISTEN_FDS_START`).
@@ -197,6 +255,7 @@ mod tests {
     fn users_and_groups_are_found_by_name_and_number() {
         assert_eq!((user_id("root"), user_id("4711"), user_id("no such user")), (Some(0), Some(4711), None));
         assert_eq!((group_id("root"), group_id("4711"), group_id("no such group")), (Some(0), Some(4711), None));
+        assert_eq!((user_id("4294967295"), group_id("4294967295")), (None, None), "chown would change nothing");
     }
 
     #[test]

@@ -1,26 +1,33 @@
 //! The daemon: opens tables and listeners, and runs the reactor.
 
 use super::exit::failure;
-use crate::config::{Config, ConfigError, Mode, Spec};
+use crate::config::{Config, ConfigError, Endpoint, Mode, Spec};
 use crate::engine::Engine;
-use crate::listen::Listener;
+use crate::listen::{Listener, Resolved};
 use crate::log::{self, Level};
 use crate::reactor::Reactor;
 use crate::system::{self, Signals};
+use std::io;
+use std::os::fd::OwnedFd;
 
 /// Serves until a signal requests a shutdown. Returns the exit code.
 pub fn serve(config: &Config) -> Result<u8, ConfigError> {
+    // First of all, as a wrong $LISTEN_FDS would count descriptors of this process among them.
+    let inherited = system::inherited_sockets();
     log::start(match config.verbosity {
         0 => Level::Warn,
         1 => Level::Info,
         _ => Level::Debug,
     });
-    // Before any thread is started, as threads inherit the blocked signals.
-    let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
+    let uncaught = |error| failure("cannot catch signals", &error);
+    Signals::defer().map_err(uncaught)?;
     let (tables, backends) = crate::open(&config.tables)?;
+    let endpoints = resolve(&config.listeners)?;
+    // Before there are sockets, whose files a signal must not leave behind, and before there are threads.
+    let signals = Signals::catch().map_err(uncaught)?;
     let descriptors = system::raise_descriptor_limit();
     // After the tables, so that a start that fails there leaves no socket file behind.
-    let listeners = listen(config)?;
+    let listeners = listen(config, inherited, &endpoints)?;
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
     }
@@ -46,20 +53,36 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
     reactor.run().map(|()| 0).map_err(|error| failure("poll", &error))
 }
 
+fn resolve(listeners: &[(Endpoint, Mode)]) -> Result<Vec<Resolved>, ConfigError> {
+    let of =
+        |(endpoint, _): &(Endpoint, Mode)| Resolved::of(endpoint).map_err(|error| unusable_socket(endpoint, &error));
+    listeners.iter().map(of).collect()
+}
+
+fn unusable_socket(endpoint: &Endpoint, error: &io::Error) -> ConfigError {
+    failure(&format!("--socket {endpoint}"), error)
+}
+
 /// All listeners: sockets inherited from systemd, and those of the command line.
-fn listen(config: &Config) -> Result<Vec<Listener>, ConfigError> {
+fn listen(
+    config: &Config,
+    inherited: Vec<(String, OwnedFd)>,
+    endpoints: &[Resolved],
+) -> Result<Vec<Listener>, ConfigError> {
     let mut listeners = Vec::new();
-    for (name, socket) in system::inherited_sockets() {
+    for (name, socket) in inherited {
         // `FileDescriptorName=` of the socket unit selects the protocol; --mode is for all others.
         let mode = Mode::of_name(&name).unwrap_or(config.inherited);
         let listener = Listener::inherit(socket, mode);
         let listener = listener.map_err(|error| failure(&format!("inherited socket '{name}'"), &error))?;
         listeners.push((format!("inherited:{name}"), listener));
     }
-    for (endpoint, mode) in &config.listeners {
-        let listener = Listener::bind(endpoint, *mode, config.permissions);
-        let listener = listener.map_err(|error| failure(&format!("--socket {endpoint}"), &error))?;
-        listeners.push((endpoint.to_string(), listener));
+    for ((endpoint, mode), resolved) in config.listeners.iter().zip(endpoints) {
+        let bound = Listener::bind(resolved, *mode, config.permissions);
+        for listener in bound.map_err(|error| unusable_socket(endpoint, &error))? {
+            let name = listener.address().map_or(endpoint.to_string(), |address| format!("inet:{address}"));
+            listeners.push((name, listener));
+        }
     }
     for (name, listener) in &listeners {
         log::info(format_args!("listen socket={name} mode={}", listener.mode));

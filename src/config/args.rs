@@ -130,7 +130,9 @@ fn parse_mode(text: &str) -> Result<Mode, ConfigError> {
 fn time(args: &mut Arguments, flag: &'static str, default: u64) -> Result<Duration, ConfigError> {
     match one(args, flag)? {
         None => Ok(Duration::from_secs(default)),
-        Some(text) => seconds(&text).ok_or_else(|| usage(format!("{flag} expects seconds above 0, not '{text}'"))),
+        Some(text) => {
+            seconds(&text).ok_or_else(|| usage(format!("{flag} expects seconds, at least 0.001, not '{text}'")))
+        }
     }
 }
 
@@ -360,7 +362,8 @@ mod tests {
     #[test]
     fn seconds_are_positive_and_finite() {
         assert_eq!(seconds("0.25"), Some(Duration::from_millis(250)));
-        for invalid in ["", "0", "-1", "nan", "inf", "1e3", "+1", "1s", "86401", "."] {
+        assert_eq!(seconds("0.001"), Some(Duration::from_millis(1)));
+        for invalid in ["", "0", "0.0000000001", "0.0009", "-1", "nan", "inf", "1e3", "+1", "1s", "86401", "."] {
             assert_eq!(seconds(invalid), None, "{invalid}");
         }
     }
@@ -382,13 +385,15 @@ mod tests {
             (with(&["--name", "b"]), 64, "there are 2 names, 1 types, 1 params"),
             (with(&["--name", "a", "--type", "url", "--param", "x"]), 78, "--name 'a' is given twice"),
             (with(&["--name", "b c", "--type", "url", "--param", "x"]), 78, "--name 'b c': a name must not be empty"),
-            (with(&["--timeout", "soon"]), 64, "--timeout expects seconds above 0, not 'soon'"),
-            (with(&["--timeout", "0"]), 64, "--timeout expects seconds above 0, not '0'"),
+            (with(&["--timeout", "soon"]), 64, "--timeout expects seconds, at least 0.001, not 'soon'"),
+            (with(&["--timeout", "0"]), 64, "--timeout expects seconds, at least 0.001, not '0'"),
+            (with(&["--slow", "0.0000000001"]), 64, "--slow expects seconds, at least 0.001, not '0.0000000001'"),
             (with(&["--timeout", "1", "--timeout", "2"]), 64, "--timeout is given more than once"),
             (with(&["--socket-mode", "0888"]), 64, "--socket-mode expects an octal number"),
             (with(&["--socket-mode", "1777"]), 64, "--socket-mode expects an octal number"),
             (with(&["--socket-owner", "no such user"]), 78, "--socket-owner: there is no 'no such user'"),
             (with(&["--socket-group", "no such group"]), 78, "--socket-group: there is no 'no such group'"),
+            (with(&["--socket-owner", "4294967295"]), 78, "--socket-owner: there is no '4294967295'"),
             (with(&["--option", "timeout=3"]), 64, "--option expects NAME:KEY=VALUE"),
             (with(&["--option", "a:timeout"]), 64, "--option expects NAME:KEY=VALUE"),
             (with(&["--option", "b:timeout=3"]), 78, "--option b:timeout: there is no table 'b'"),

@@ -130,12 +130,12 @@ impl Mode {
     }
 }
 
-/// Parses a time in seconds, above zero and at most a day; fractions are allowed.
+/// Parses a time in seconds, from a millisecond to a day; fractions are allowed.
 pub fn seconds(text: &str) -> Option<Duration> {
     // Rust's parser accepts `inf`, `nan` and exponents, and `Duration` panics on some of these.
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let seconds: f64 = text.parse().ok().filter(|_| plain)?;
-    (seconds > 0.0 && seconds <= 86_400.0).then(|| Duration::from_secs_f64(seconds))
+    (0.001..=86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 impl fmt::Display for Endpoint {

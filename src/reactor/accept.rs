@@ -30,10 +30,10 @@ pub(super) struct Acceptor {
 }
 
 struct PolledListener {
+    // Removed together with the listener, and before it is closed, as in [`Listener`].
+    _file: Option<SocketFile>,
     socket: PolledSocket,
     mode: Mode,
-    /// Removed together with the listener.
-    _file: Option<SocketFile>,
 }
 
 enum PolledSocket {

@@ -8,9 +8,11 @@ use crate::query::{Answer, Failure, Path};
 use crate::value::{self, Members, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// The minimum interval between two checks of the file for changes, which are made only when there is a question.
 // A stat for each lookup would cost more than the lookup.
@@ -24,22 +26,32 @@ pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry,
     let path = PathBuf::from(spec.param);
     // A file that cannot be read is an error at the start, but only a warning later.
     let (stamp, content) = read(&path).map_err(|error| SettingError::param(format!("{}: {error}", path.display())))?;
-    let table = File { name: spec.name.to_owned(), path, stamp, checked: None, content, list: String::new() };
+    let table =
+        File { name: spec.name.to_owned(), path, stamp: Some(stamp), checked: None, content, list: String::new() };
     Ok(TableEntry { name: spec.name.to_owned(), timeout, caching: None, table: Box::new(table) })
 }
 
 struct File {
     name: String,
     path: PathBuf,
-    stamp: Stamp,
+    /// That of the content; `None` if the file is to be read in any case.
+    stamp: Option<Stamp>,
     checked: Option<Instant>,
     content: Content,
     /// The last list, which the answer borrows.
     list: String,
 }
 
-/// Modification time and length, by which a change is noticed.
-type Stamp = (SystemTime, u64);
+/// What distinguishes a version of the file from others. The times are in seconds and nanoseconds.
+// A file that was put in place of another may have its size and its modification time.
+#[derive(Debug, Eq, PartialEq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
 
 struct Content {
     // The serialised text with an index of positions: parsed values of a million keys would take several times its
@@ -66,7 +78,7 @@ impl Table for File {
     }
 
     fn reload(&mut self, _: &mut Setup<'_>) {
-        self.stamp.1 = u64::MAX; // differs from any length
+        self.stamp = None;
         self.check();
     }
 }
@@ -84,13 +96,13 @@ impl File {
 
     /// Reads the file again if it has changed. The old content stays in use while it cannot be read.
     fn check(&mut self) {
-        if std::fs::metadata(&self.path).is_ok_and(|of| of.modified().is_ok_and(|at| self.stamp == (at, of.len()))) {
+        if std::fs::metadata(&self.path).is_ok_and(|of| self.stamp == Some(Stamp::new(&of))) {
             return;
         }
         match read(&self.path) {
             Ok((stamp, content)) => {
                 log::info(format_args!("file-read table={} keys={}", self.name, content.values.len()));
-                (self.stamp, self.content) = (stamp, content);
+                (self.stamp, self.content) = (Some(stamp), content);
             }
             Err(error) => log::warn(format_args!("file-unreadable table={} cause=\"{error}\"", self.name)),
         }
@@ -99,10 +111,21 @@ impl File {
 
 fn read(path: &std::path::Path) -> Result<(Stamp, Content), String> {
     // Before the content: if the file changes in between, the stamp is the older one and the file is read again.
-    let of = std::fs::metadata(path).map_err(|error| error.to_string())?;
-    let stamp = (of.modified().map_err(|error| error.to_string())?, of.len());
+    let stamp = Stamp::new(&std::fs::metadata(path).map_err(|error| error.to_string())?);
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     Ok((stamp, Content::new(&text)?))
+}
+
+impl Stamp {
+    fn new(of: &Metadata) -> Self {
+        Self {
+            device: of.dev(),
+            inode: of.ino(),
+            size: of.size(),
+            modified: (of.mtime(), of.mtime_nsec()),
+            changed: (of.ctime(), of.ctime_nsec()),
+        }
+    }
 }
 
 impl Content {
@@ -186,6 +209,29 @@ mod tests {
         std::fs::write(&path, r#"{"a@x": "again"}"#).unwrap();
         with_setup(|setup| entry.table.reload(setup));
         assert_eq!(get(&mut entry, "a@x", now + 2 * CHECK_INTERVAL).as_deref(), Some("again"));
+    }
+
+    #[test]
+    fn a_file_of_the_same_size_and_age_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, new] = ["t.json", "new"].map(|name| dir.path().join(name));
+        let (age, mut now) = (std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1), Instant::now());
+        let write = |path: &std::path::Path, value: &str| {
+            std::fs::write(path, format!(r#"{{"k": "{value}"}}"#)).unwrap();
+            std::fs::File::options().write(true).open(path).unwrap().set_modified(age).unwrap();
+        };
+        write(&path, "a");
+        let mut entry = table(&path).unwrap();
+        write(&new, "b");
+        std::fs::rename(&new, &path).unwrap();
+        assert_eq!(get(&mut entry, "k", now).as_deref(), Some("b"), "another file");
+        let changed = || std::fs::metadata(&path).map(|of| (of.ctime(), of.ctime_nsec())).unwrap();
+        let before = changed();
+        while changed() == before {
+            write(&path, "c"); // again if the clock of the file system has not moved yet
+        }
+        now += CHECK_INTERVAL;
+        assert_eq!(get(&mut entry, "k", now).as_deref(), Some("c"), "the same file, written to");
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl<'a> Settings<'a> {
         self.left.iter().any(|one| one.key == key && !one.general)
     }
 
-    /// Takes a setting in seconds, above zero; fractions are allowed.
+    /// Takes a setting in seconds, at least a millisecond; fractions are allowed.
     pub fn seconds(&mut self, key: &'static str) -> Result<Option<Duration>, String> {
         self.one(key)
             .map(|text| config::seconds(text).ok_or_else(|| format!("{key}={text}: not a time in seconds")))

@@ -2,7 +2,10 @@
 
 use crate::support;
 
-use support::podop::{Podop, run};
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
+use support::podop::{Podop, run, signal, wait_until};
 
 #[test]
 fn it_answers_from_a_file() {
@@ -18,6 +21,31 @@ fn sigterm_ends_it_and_removes_its_socket() {
     podop.signal(libc::SIGTERM);
     assert_eq!(podop.wait().code(), Some(0));
     assert!(!podop.socket().exists());
+}
+
+#[test]
+fn sigterm_ends_a_start_that_waits_for_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, socket) = (dir.path().join("pipe"), dir.path().join("s"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podop"));
+    command.args(["--name", "t", "--type", "file", "--socket"]).arg(&socket).arg("--param").arg(&pipe);
+    let mut child = command.spawn().unwrap();
+    // It waits for a writer: opening the pipe without waiting succeeds as soon as there is a reader.
+    let open = || File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe);
+    let mut writer = None;
+    wait_until(|| {
+        writer = open().ok();
+        writer.is_some()
+    });
+    signal(&child, libc::SIGTERM);
+    let mut ended = None;
+    wait_until(|| {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
+    assert!(!socket.exists());
 }
 
 #[test]

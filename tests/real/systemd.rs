@@ -55,6 +55,27 @@ fn inherited_sockets_are_served_in_the_protocol_of_their_names() {
 }
 
 #[test]
+fn each_inherited_socket_keeps_its_own_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a", "b", "c", "d"].map(|name| dir.path().join(name));
+    let sockets = paths.each_ref().map(|path| UnixListener::bind(path).unwrap());
+    let mut command = inheriting(&sockets.each_ref(), "dovecot::metrics:postfix", &TABLE);
+    // The third descriptor is closed, and one more is announced than there are.
+    let _podop = Running(command.env("CLOSED", "5").env("LISTEN_FDS", "5").spawn().unwrap());
+    let closes = |at: usize, bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&paths[at]).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(bytes).unwrap();
+        let result = stream.read(&mut [0; 10]);
+        matches!(result, Ok(0)) || result.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+    };
+    let (socketmap, dict) = (b"6:test x,", b"H4\t0\t0\t\ttest\nLshared/example.org\t\n");
+    assert!(closes(0, b"6:test x,\n") && !closes(0, dict), "dovecot");
+    assert!(!closes(1, socketmap) && !closes(1, dict), "no name is auto");
+    assert!(!closes(3, socketmap) && closes(3, dict), "postfix");
+}
+
+#[test]
 fn sockets_that_were_passed_to_another_process_are_not_ours() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("s")).unwrap();
@@ -235,7 +256,7 @@ impl Drop for Running {
 
 /// The program with sockets passed as systemd does it. A shell says whose they are, as that is known only then.
 fn inheriting(sockets: &[&UnixListener], names: &str, args: &[&str]) -> Command {
-    let script = "LISTEN_PID=$(($$ + ${LISTEN_PID_OFFSET:-0})) exec \"$0\" \"$@\"";
+    let script = "eval \"exec ${CLOSED:-9}>&-\"; LISTEN_PID=$(($$ + ${LISTEN_PID_OFFSET:-0})) exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", &format!("export LISTEN_PID; {script}"), env!("CARGO_BIN_EXE_podop")]).args(args);
     command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names).stdin(Stdio::null());
