@@ -56,7 +56,7 @@ enum Protocol {
     Socketmap,
     /// Boxed, because most clients are Postfix processes, of which there may be ten thousand.
     Dict(Box<dict::DictSession>),
-    Admin,
+    Admin(Box<admin::AdminSession>),
 }
 
 impl Client {
@@ -79,7 +79,7 @@ impl Client {
         match mode {
             Mode::Auto => {}
             Mode::Postfix => client.protocol = Protocol::Socketmap,
-            Mode::Admin => client.protocol = Protocol::Admin,
+            Mode::Admin => client.protocol = Protocol::Admin(Box::default()),
             Mode::Dovecot => client.protocol = client.begin_dict(),
         }
         client
@@ -94,7 +94,7 @@ impl Client {
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
-            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin => &[],
+            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin(_) => &[],
         }
     }
 
@@ -116,7 +116,7 @@ impl Client {
             Protocol::Unknown => Ok(None),
             Protocol::Socketmap => socketmap::next(input, &mut self.replies, &mut self.output),
             Protocol::Dict(session) => session.next(input, &mut self.replies, &mut self.output),
-            Protocol::Admin => admin::next(input),
+            Protocol::Admin(session) => session.next(input),
         };
         self.paused |= !self.may_ask();
         next
@@ -126,7 +126,7 @@ impl Client {
     pub fn reply(&mut self, place: u64, table: &str, reply: Reply<'_>) {
         let out = self.output.end();
         match &self.protocol {
-            Protocol::Unknown | Protocol::Admin => {}
+            Protocol::Unknown | Protocol::Admin(_) => {}
             Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.replies, out),
             Protocol::Dict(_) => dict::reply(place, table, reply, &mut self.replies, out),
         }
@@ -135,7 +135,7 @@ impl Client {
 
     /// Whether this is a connection to the metrics listener.
     pub fn is_admin(&self) -> bool {
-        matches!(self.protocol, Protocol::Admin)
+        matches!(self.protocol, Protocol::Admin(_))
     }
 
     /// Writes the response to the only request of a connection to the metrics listener.
