@@ -1,4 +1,4 @@
-//! The metrics listener: `GET` of metrics, health and readiness over HTTP, one request per connection.
+//! The metrics listener: `GET` and `HEAD` of metrics, health and readiness over HTTP, one request per connection.
 
 use super::message::{AdminPage, Event, MAX_REQUEST, ProtocolError};
 
@@ -13,6 +13,8 @@ pub(super) struct AdminSession {
     seen: usize,
     /// The request was read. Whatever follows it is ignored, as the connection is closed after the response.
     read: bool,
+    /// The response has no body, as the method is HEAD.
+    head_only: bool,
 }
 
 impl AdminSession {
@@ -27,33 +29,60 @@ impl AdminSession {
         };
         let end = self.seen + at;
         self.read = true;
-        page(&input[..end]).map(|page| Some((Event::Admin(page), end + END.len())))
+        let page = self.page(&input[..end])?;
+        Ok(Some((Event::Admin(page), end + END.len())))
+    }
+
+    /// The page that a request asks for.
+    fn page(&mut self, head: &[u8]) -> Result<AdminPage, ProtocolError> {
+        let mut words = head.split(|byte| matches!(byte, b' ' | b'\r'));
+        let (method, target, version) = (words.next(), words.next(), words.next());
+        if !version.is_some_and(|version| version.starts_with(b"HTTP/1.")) {
+            return Err(ProtocolError::Page);
+        }
+        match method {
+            Some(b"GET") => {}
+            Some(b"HEAD") => self.head_only = true,
+            _ => return Ok(AdminPage::Refused),
+        }
+        Ok(match path(target.unwrap_or_default()) {
+            b"/metrics" => AdminPage::Metrics,
+            b"/healthz" => AdminPage::Health,
+            b"/readyz" => AdminPage::Readiness,
+            _ => AdminPage::Unknown,
+        })
+    }
+
+    /// Appends the response to the request that was read. The connection is closed after it.
+    pub(super) fn respond(&self, page: AdminPage, body: &str, out: &mut Vec<u8>) {
+        let status = match page {
+            AdminPage::Metrics | AdminPage::Health | AdminPage::Readiness => "200 OK",
+            AdminPage::Unknown => "404 Not Found",
+            // Allow is required (RFC 9110, 15.5.6).
+            AdminPage::Refused => "405 Method Not Allowed\r\nAllow: GET, HEAD",
+        };
+        let fields =
+            "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\nCache-Control: no-store\r\nConnection: close";
+        let length = body.len();
+        let body = if self.head_only { "" } else { body };
+        out.extend_from_slice(
+            format!("HTTP/1.1 {status}\r\n{fields}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes(),
+        );
     }
 }
 
-/// The page that a request asks for.
-fn page(head: &[u8]) -> Result<AdminPage, ProtocolError> {
-    let mut words = head.split(|byte| matches!(byte, b' ' | b'\r'));
-    let (method, target, version) = (words.next(), words.next(), words.next());
-    if !version.is_some_and(|version| version.starts_with(b"HTTP/1.")) {
-        return Err(ProtocolError::Page);
+/// The path of a request target: proxies may send the whole URL, which every server has to accept (RFC 9112, 3.2.2), and
+/// probes may add a query string to get past caches.
+fn path(target: &[u8]) -> &[u8] {
+    let target = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let after = |scheme: &[u8]| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    match after(b"http://").or_else(|| after(b"https://")) {
+        Some(rest) => rest.iter().position(|byte| *byte == b'/').map_or(b"/", |at| &rest[at..]),
+        None => target,
     }
-    // Probes may add a query string to get past caches.
-    let path = target.and_then(|target| target.split(|byte| *byte == b'?').next());
-    Ok(match (method, path) {
-        (Some(b"GET"), Some(b"/metrics")) => AdminPage::Metrics,
-        (Some(b"GET"), Some(b"/healthz")) => AdminPage::Health,
-        (Some(b"GET"), Some(b"/readyz")) => AdminPage::Readiness,
-        (Some(b"GET"), _) => AdminPage::Unknown,
-        _ => AdminPage::Refused,
-    })
-}
-
-/// Appends a response to `out`. The connection is closed after it.
-pub(super) fn respond(status: &str, body: &str, out: &mut Vec<u8>) {
-    let head = "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\nCache-Control: no-store\r\nConnection: close";
-    let length = body.len();
-    out.extend_from_slice(format!("HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());
 }
 
 #[cfg(test)]
@@ -69,7 +98,15 @@ mod tests {
             (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Health))),
             (b"GET /readyz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Readiness))),
             (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Unknown))),
+            (b"HEAD /readyz HTTP/1.0\r\n\r\n", Ok(Some(AdminPage::Readiness))),
+            (b"GET http://podop/healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Health))),
+            (b"GET HTTPS://[::1]:9779/metrics?x=/ HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Metrics))),
+            (b"GET http://healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Unknown))),
+            (b"GET http://podop?/healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Unknown))),
+            (b"GET healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Unknown))),
             (b"POST /metrics HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Refused))),
+            (b"OPTIONS * HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Refused))),
+            (b"get /metrics HTTP/1.1\r\n\r\n", Ok(Some(AdminPage::Refused))),
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\n", Ok(None)),
             (b"hello\r\n\r\n", Err(ProtocolError::Page)),
             (b"\r\n\r\n", Err(ProtocolError::Page)),

@@ -33,7 +33,7 @@ pub enum AdminPage {
     Readiness,
     /// Answered 404.
     Unknown,
-    /// A method other than GET, answered 405.
+    /// A method other than GET and HEAD, answered 405.
     Refused,
 }
 

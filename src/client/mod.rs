@@ -139,8 +139,10 @@ impl Client {
     }
 
     /// Writes the response to the only request of a connection to the metrics listener.
-    pub fn respond(&mut self, status: &str, body: &str) {
-        admin::respond(status, body, self.output.end());
+    pub fn respond(&mut self, page: AdminPage, body: &str) {
+        if let Protocol::Admin(session) = &self.protocol {
+            session.respond(page, body, self.output.end());
+        }
         self.ended = true;
     }
 

@@ -2,7 +2,7 @@
 
 use crate::arena::{Arena, Key};
 use crate::buffer::Joined;
-use crate::client::{Client, Event, Reply, ReplyTo};
+use crate::client::{AdminPage, Client, Event, Reply, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, Peer, Turn};
 use crate::log::{self, Repeats};
@@ -131,9 +131,9 @@ impl Clients {
     }
 
     /// Puts a page into the output of a metrics client.
-    pub(super) fn respond(&mut self, key: Key, status: &str, body: &str, turn: &mut Turn) {
+    pub(super) fn respond(&mut self, key: Key, page: AdminPage, body: &str, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(key) else { return };
-        client.respond(status, body);
+        client.respond(page, body);
         turn.push(Action::Flush(Peer::Client(key)));
     }
 

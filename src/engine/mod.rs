@@ -326,13 +326,13 @@ impl Engine {
 
     /// Answers a request on the metrics listener.
     fn respond(&mut self, key: Key, page: AdminPage) {
-        let (status, body) = match page {
-            AdminPage::Metrics => ("200 OK", self.metrics()),
-            AdminPage::Health | AdminPage::Readiness => ("200 OK", "ok\n".to_owned()),
-            AdminPage::Unknown => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
-            AdminPage::Refused => ("405 Method Not Allowed", "GET only\n".to_owned()),
+        let body = match page {
+            AdminPage::Metrics => self.metrics(),
+            AdminPage::Health | AdminPage::Readiness => "ok\n".to_owned(),
+            AdminPage::Unknown => "/metrics, /healthz, /readyz\n".to_owned(),
+            AdminPage::Refused => "GET and HEAD only\n".to_owned(),
         };
-        self.shared.clients.respond(key, status, &body, &mut self.shared.turn);
+        self.shared.clients.respond(key, page, &body, &mut self.shared.turn);
     }
 
     /// Has a connection to each backend made, to see whether it can be reached.

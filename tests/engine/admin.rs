@@ -17,3 +17,33 @@ fn what_follows_the_request_of_a_monitor_is_ignored() {
     world.block(monitor, false);
     assert_eq!(world.closed, [monitor]);
 }
+
+#[test]
+fn a_head_request_is_answered_as_get_without_the_body() {
+    for path in ["/metrics", "/healthz?probe=1", "http://podop:9779/readyz", "/nothing"] {
+        let page = |method| {
+            let mut world = World::with_alias(&[]);
+            let monitor = world.client(Mode::Admin);
+            world.block(monitor, true);
+            world.send(monitor, format!("{method} {path} HTTP/1.1\r\nHost: podop\r\n\r\n").as_bytes());
+            String::from_utf8(world.engine.output(monitor).to_vec()).unwrap()
+        };
+        let (get, head) = (page("GET"), page("HEAD"));
+        let (fields, body) = get.split_once("\r\n\r\n").unwrap();
+        assert_eq!(head, format!("{fields}\r\n\r\n"));
+        assert!(fields.contains(&format!("\r\nContent-Length: {}", body.len())), "{fields}");
+        assert_eq!(fields.starts_with("HTTP/1.1 200 OK\r\n"), path != "/nothing", "{path}: {fields}");
+    }
+}
+
+#[test]
+fn other_methods_are_told_which_are_allowed() {
+    for method in ["POST", "OPTIONS", "get", "X"] {
+        let mut world = World::with_alias(&[]);
+        let monitor = world.client(Mode::Admin);
+        world.block(monitor, true);
+        world.send(monitor, format!("{method} /healthz HTTP/1.1\r\n\r\n").as_bytes());
+        let output = String::from_utf8_lossy(world.engine.output(monitor)).into_owned();
+        assert!(output.starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD\r\n"), "{output}");
+    }
+}
