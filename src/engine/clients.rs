@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// Postfix's own limit for both. One that is merely idle never is.
 const STALL_TIMEOUT: Duration = Duration::from_secs(100);
 
+/// The same for a connection to the metrics listener, which has to send all of its request within this time.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The clients.
 #[derive(Default)]
 pub(super) struct Clients {
@@ -32,9 +35,14 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn accept(&mut self, mode: Mode) -> Key {
-        self.accepted += u64::from(mode != Mode::Admin);
-        self.arena.insert(Client::new(mode))
+    pub(super) fn accept(&mut self, mode: Mode, now: Instant) -> Key {
+        let key = self.arena.insert(Client::new(mode));
+        if mode == Mode::Admin {
+            self.watch(key, now);
+        } else {
+            self.accepted += 1;
+        }
+        key
     }
 
     pub(super) fn is_connected(&self, key: Key) -> bool {
@@ -233,7 +241,8 @@ impl Clients {
     fn watch(&mut self, key: Key, now: Instant) {
         if let Some(client) = self.arena.get_mut(key).filter(|client| client.watched.is_none()) {
             client.watched = Some(client.moved);
-            self.stalls.add(now, STALL_TIMEOUT, key);
+            let timeout = if client.is_admin() { ADMIN_TIMEOUT } else { STALL_TIMEOUT };
+            self.stalls.add(now, timeout, key);
         }
     }
 
@@ -242,11 +251,15 @@ impl Clients {
         while let Some(key) = self.stalls.due(turn.now, |key| self.arena.contains(*key)) {
             let Some(client) = self.arena.get_mut(key) else { continue };
             let before = client.watched.take();
+            let is_late = client.is_admin() && !client.ended;
             if !client.is_stuck() {
+                if is_late {
+                    self.remove(key, turn); // it has sent nothing, which is nothing to warn of
+                }
                 continue;
             }
             // Any byte in either direction is progress: a slow link must not lose its connection.
-            if before == Some(client.moved) {
+            if is_late || before == Some(client.moved) {
                 let cause = if client.output.is_empty() { "half a request" } else { "unread replies" };
                 faults.warn(&format!("client-timeout cause=\"{cause}\""), turn.now);
                 self.drop_client(key, turn);

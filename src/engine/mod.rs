@@ -73,8 +73,8 @@ impl Engine {
     // --- events
 
     /// A mail server, or a reader of metrics, has connected.
-    pub fn accepted(&mut self, mode: Mode) -> Peer {
-        Peer::Client(self.shared.clients.accept(mode))
+    pub fn accepted(&mut self, mode: Mode, now: Instant) -> Peer {
+        Peer::Client(self.shared.clients.accept(mode, now))
     }
 
     /// A backend has accepted a connection.

@@ -352,7 +352,7 @@ impl Reactor {
     fn accept(&mut self, listener: usize) {
         for _ in 0..MAX_ACCEPTS {
             let Some((stream, mode)) = self.acceptor.accept(listener, self.clients.len(), self.now) else { return };
-            let peer = self.engine.accepted(mode);
+            let peer = self.engine.accepted(mode, self.now);
             if let Err(error) = self.add(peer, stream, false) {
                 self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
             }

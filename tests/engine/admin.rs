@@ -3,7 +3,7 @@
 use crate::support;
 
 use podop::config::Mode;
-use support::world::World;
+use support::world::{MS, SECOND, World};
 
 #[test]
 fn what_follows_the_request_of_a_monitor_is_ignored() {
@@ -46,4 +46,38 @@ fn other_methods_are_told_which_are_allowed() {
         let output = String::from_utf8_lossy(world.engine.output(monitor)).into_owned();
         assert!(output.starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD\r\n"), "{output}");
     }
+}
+
+#[test]
+fn a_monitor_has_ten_seconds_for_its_request() {
+    let mut world = World::with_alias(&[]);
+    let (idle, slow) = (world.client(Mode::Admin), world.client(Mode::Admin));
+    let mail = [world.client(Mode::Auto), world.client(Mode::Postfix), world.client(Mode::Dovecot)];
+    for _ in 0..9 {
+        world.send(slow, b"G");
+        world.wait(SECOND);
+    }
+    assert!(world.closed.is_empty());
+    world.wait(SECOND - MS);
+    assert!(world.closed.is_empty());
+    world.wait(MS);
+    assert_eq!(world.closed, [idle, slow]);
+    world.wait(10_000 * SECOND);
+    assert!(mail.iter().all(|client| world.is_open(*client)), "an idle mail server was closed");
+}
+
+#[test]
+fn a_monitor_may_read_slowly_but_not_stop() {
+    let mut world = World::with_alias(&[]);
+    let monitor = world.client(Mode::Admin);
+    world.wait(9 * SECOND);
+    world.block(monitor, true);
+    world.send(monitor, b"GET /metrics HTTP/1.1\r\n\r\n");
+    for _ in 0..5 {
+        world.wait(9 * SECOND);
+        world.trickle(monitor, 1);
+        assert!(world.is_open(monitor));
+    }
+    world.wait(20 * SECOND);
+    assert_eq!(world.closed, [monitor]);
 }
