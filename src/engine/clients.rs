@@ -7,6 +7,7 @@ use crate::config::Mode;
 use crate::io::{Action, Peer, Turn};
 use crate::log::{self, Repeats};
 use crate::timers::Timers;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// A client that has sent half a request, or leaves a reply unread, is closed after this time without any progress:
@@ -24,6 +25,8 @@ pub(super) struct Clients {
     resumed: Vec<Key>,
     /// When clients that seemed stuck are looked at again.
     stalls: Timers<Key>,
+    /// Connections to the metrics listener, the oldest first.
+    admins: VecDeque<Key>,
     /// Connections of mail servers so far.
     accepted: u64,
     /// Clients closed for what they sent or did not read.
@@ -39,10 +42,23 @@ impl Clients {
         let key = self.arena.insert(Client::new(mode));
         if mode == Mode::Admin {
             self.watch(key, now);
+            self.admins.push_back(key);
         } else {
             self.accepted += 1;
         }
         key
+    }
+
+    /// Connections to the metrics listener.
+    pub(super) fn admins(&self) -> usize {
+        self.admins.len()
+    }
+
+    /// Closes the oldest connections to the metrics listener, so that `most` are left.
+    pub(super) fn limit_admins(&mut self, most: usize, turn: &mut Turn) {
+        while self.admins.len() > most {
+            self.admins.front().copied().into_iter().for_each(|key| self.remove(key, turn));
+        }
     }
 
     pub(super) fn is_connected(&self, key: Key) -> bool {
@@ -221,6 +237,9 @@ impl Clients {
     pub(super) fn remove(&mut self, key: Key, turn: &mut Turn) {
         let Some(client) = self.arena.remove(key) else { return };
         turn.push(Action::Close(Peer::Client(key)));
+        if client.is_admin() {
+            self.admins.retain(|other| *other != key);
+        }
         // Its requests are looked for once per turn, not for each client that leaves.
         self.abandoned |= client.open() > 0;
     }

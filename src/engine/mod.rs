@@ -77,6 +77,16 @@ impl Engine {
         Peer::Client(self.shared.clients.accept(mode, now))
     }
 
+    /// Connections to the metrics listener.
+    pub fn admins(&self) -> usize {
+        self.shared.clients.admins()
+    }
+
+    /// Closes the oldest connections to the metrics listener, so that `most` are left.
+    pub fn limit_admins(&mut self, most: usize) {
+        self.shared.clients.limit_admins(most, &mut self.shared.turn);
+    }
+
     /// A backend has accepted a connection.
     pub fn connected(&mut self, key: Key, now: Instant) {
         self.begin(now);

@@ -8,6 +8,7 @@ mod socket;
 use crate::arena::Key;
 use crate::backend::CheckResult;
 use crate::client::MAX_OPEN;
+use crate::config::Mode;
 use crate::engine::Engine;
 use crate::io::{Action, Address, End, Peer};
 use crate::listen::Listener;
@@ -30,10 +31,6 @@ const CHUNK: usize = 64 * 1024;
 
 /// Reads of one connection before others get their turn.
 const MAX_READS: usize = 4;
-
-/// Descriptors that clients cannot take, so that backends can be reached and files read: at most this many, and at
-/// most a quarter of all.
-const RESERVE: u64 = 1_100;
 
 const SIGNALS: Token = Token(usize::MAX);
 const RESOLVED: Token = Token(usize::MAX - 1);
@@ -67,8 +64,7 @@ impl Reactor {
         descriptors: u64,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
-        let max_clients = descriptors - RESERVE.min(descriptors / 4);
-        let acceptor = Acceptor::new(listeners, max_clients, LISTENERS, poll.registry())?;
+        let acceptor = Acceptor::new(listeners, descriptors, LISTENERS, poll.registry())?;
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let resolver = NameResolver::new(Waker::new(poll.registry(), RESOLVED)?);
         Ok(Reactor {
@@ -132,9 +128,7 @@ impl Reactor {
         if self.engine.has_resumed() {
             self.engine.resume(self.now);
         }
-        while let Some(listener) = self.acceptor.due(self.now) {
-            self.accept(listener);
-        }
+        self.acceptor.due(self.now).into_iter().for_each(|listener| self.accept(listener));
         if self.shutdown.begins_to_drain(self.now) {
             self.engine.stop();
         }
@@ -351,10 +345,15 @@ impl Reactor {
 
     fn accept(&mut self, listener: usize) {
         for _ in 0..MAX_ACCEPTS {
-            let Some((stream, mode)) = self.acceptor.accept(listener, self.clients.len(), self.now) else { return };
+            let mail_servers = self.clients.len().saturating_sub(self.engine.admins() as u64);
+            let Some((stream, mode)) = self.acceptor.accept(listener, mail_servers, self.now) else { return };
             let peer = self.engine.accepted(mode, self.now);
             if let Err(error) = self.add(peer, stream, false) {
                 self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
+            }
+            if mode == Mode::Admin {
+                self.engine.limit_admins(self.acceptor.max_admins);
+                break; // what it has closed goes first
             }
         }
         self.acceptor.accept_later(listener, self.now);

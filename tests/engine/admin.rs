@@ -67,6 +67,19 @@ fn a_monitor_has_ten_seconds_for_its_request() {
 }
 
 #[test]
+fn the_oldest_monitors_make_room_for_new_ones() {
+    let mut world = World::with_alias(&[]);
+    let mail = world.client(Mode::Postfix);
+    let monitors: Vec<_> = (0..4).map(|_| world.client(Mode::Admin)).collect();
+    world.send(monitors[1], b"GET /healthz HTTP/1.1\r\n\r\n");
+    assert_eq!((world.engine.admins(), &world.closed[..]), (3, &monitors[1..2]));
+    world.engine.limit_admins(2);
+    world.process();
+    assert_eq!((world.engine.admins(), &world.closed[1..]), (2, &monitors[..1]));
+    assert!(world.is_open(mail));
+}
+
+#[test]
 fn a_monitor_may_read_slowly_but_not_stop() {
     let mut world = World::with_alias(&[]);
     let monitor = world.client(Mode::Admin);
