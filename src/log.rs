@@ -95,12 +95,20 @@ fn put(level: Level, line: fmt::Arguments<'_>) {
     }
 }
 
-/// Bytes from a socket, quoted for a log line: quotes, control characters and bytes beyond ASCII are escaped.
+/// Maximum number of bytes from a socket that are shown in a log line.
+const MAX_SHOWN: usize = 100;
+
+/// Bytes from a socket, quoted for a log line: quotes, control characters and bytes beyond ASCII are escaped. After 100
+/// bytes they are cut, which a `…` shows, as it would have been escaped otherwise.
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0.escape_ascii())
+        let (shown, mark) = match self.0.get(..MAX_SHOWN) {
+            Some(shown) if self.0.len() > MAX_SHOWN => (shown, "…"),
+            _ => (self.0, ""),
+        };
+        write!(f, "\"{}{mark}\"", shown.escape_ascii())
     }
 }
 
@@ -166,6 +174,13 @@ mod tests {
     #[test]
     fn what_comes_from_a_socket_is_escaped() {
         assert_eq!(Escaped(b"a\n\"\x01\xff").to_string(), r#""a\n\"\x01\xff""#);
+    }
+
+    #[test]
+    fn what_comes_from_a_socket_is_cut_at_100_bytes() {
+        let (whole, long) = ([b'\xff'; 100], [b'\xff'; 101]);
+        assert_eq!(Escaped(&whole).to_string(), format!("\"{}\"", r"\xff".repeat(100)));
+        assert_eq!(Escaped(&long).to_string(), format!("\"{}…\"", r"\xff".repeat(100)));
     }
 
     #[test]
