@@ -142,8 +142,8 @@ impl Bench {
         };
         let (tables, backend) = podop::open(&config.tables).expect("tables that can be opened");
         let mut engine = Engine::new(tables, backend, config.timeout);
-        let client = engine.accepted(mode);
         let (now, mut requests, mut replies) = (Instant::now(), Vec::new(), Vec::new());
+        let client = engine.accepted(mode, now);
         for at in 0..AT_ONCE {
             let key = format!("user{at:05}@example.com");
             if mode == Mode::Postfix {

@@ -1,7 +1,7 @@
 //! Log lines on stderr: `level event name=value …`, without a date, which journald and other collectors add.
 
 use crate::system;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -77,11 +77,7 @@ fn put(level: Level, line: fmt::Arguments<'_>) {
         text = format!("<{}>", level as u8);
     }
     text += &format!("{word} {line}");
-    if let Some((cut, _)) = text.char_indices().take_while(|(at, _)| *at <= MAX_LINE).last()
-        && text.len() > MAX_LINE
-    {
-        text.truncate(cut);
-    }
+    text.truncate(cut(&text).len());
     let lost = LOST.swap(0, Ordering::Relaxed);
     if lost > 0 {
         text += &format!(" lines_lost={lost}");
@@ -94,26 +90,51 @@ fn put(level: Level, line: fmt::Arguments<'_>) {
     }
 }
 
-/// Bytes from a socket, quoted for a log line: quotes, control characters and bytes beyond ASCII are escaped.
+/// Maximum number of bytes from a socket that are shown in a log line.
+const MAX_SHOWN: usize = 100;
+
+/// As much of a line as is written.
+fn cut(line: &str) -> &str {
+    &line[..(0..=line.len().min(MAX_LINE)).rfind(|at| line.is_char_boundary(*at)).unwrap_or(0)]
+}
+
+/// Bytes from a socket, quoted for a log line: quotes, control characters and bytes beyond ASCII are escaped. After 100
+/// bytes they are cut, which a `…` shows, as it would have been escaped otherwise.
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0.escape_ascii())
+        let (shown, mark) = match self.0.get(..MAX_SHOWN) {
+            Some(shown) if self.0.len() > MAX_SHOWN => (shown, "…"),
+            _ => (self.0, ""),
+        };
+        write!(f, "\"{}{mark}\"", shown.escape_ascii())
     }
 }
 
 /// Time after a fault during which its repetitions are only counted.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Maximum number of different faults that are tracked at once.
-// Lines hold reasons that depend on backends, so that their number has no bound of its own.
-const KINDS: usize = 256;
+/// Maximum number of different lines that are tracked at once, in total and of one event.
+// Lines hold names that clients have sent, and reasons that depend on backends: their number has no bound of its own.
+const MAX_KINDS: usize = 256;
+const MAX_KINDS_OF_EVENT: usize = 64;
 
-/// Folds faults that repeat: the first is logged at once, and the number of repetitions after 30 s.
+/// Folds lines that repeat: the first is logged at once, and the number of repetitions after 30 s. New lines beyond the
+/// bounds are only counted, in one line per event.
 #[derive(Debug, Default)]
 pub struct Repeats {
+    // By the first word of the line, of which there are only as many as the code has.
+    events: BTreeMap<String, Kinds>,
+}
+
+/// The different lines of one event.
+#[derive(Debug, Default)]
+struct Kinds {
+    /// When the quiet time of a line ends, and its repetitions.
     seen: HashMap<String, (Instant, u64)>,
+    /// The same for all lines that are not tracked.
+    more: Option<(Instant, u64)>,
 }
 
 impl Repeats {
@@ -124,37 +145,56 @@ impl Repeats {
 
     /// The same with details that may differ between repetitions; only those of the first are logged.
     pub fn warn_of(&mut self, line: &str, details: &str, now: Instant) {
-        if let Some((_, count)) = self.seen.get_mut(line) {
+        if self.is_new(line, now) {
+            let space = if details.is_empty() { "" } else { " " };
+            warn(format_args!("{line}{space}{details}"));
+        }
+    }
+
+    /// True if a line is to be logged now, and counted from now on.
+    fn is_new(&mut self, line: &str, now: Instant) -> bool {
+        let line = cut(line); // what follows would not be logged either
+        let event = line.split(' ').next().unwrap_or_default();
+        if let Some((_, count)) = self.events.get_mut(event).and_then(|kinds| kinds.seen.get_mut(line)) {
             *count += 1;
-            return;
+            return false;
         }
-        if self.seen.len() >= KINDS {
-            self.flush(|_| true);
+        let total: usize = self.events.values().map(|kinds| kinds.seen.len()).sum();
+        let kinds = self.events.entry(event.to_owned()).or_default();
+        if total >= MAX_KINDS || kinds.seen.len() >= MAX_KINDS_OF_EVENT {
+            kinds.more.get_or_insert((now + QUIET, 0)).1 += 1;
+            return false;
         }
-        let space = if details.is_empty() { "" } else { " " };
-        warn(format_args!("{line}{space}{details}"));
-        self.seen.insert(line.to_owned(), (now + QUIET, 0));
+        kinds.seen.insert(line.to_owned(), (now + QUIET, 0));
+        true
     }
 
     /// When [`Repeats::expire`] must be called.
     pub fn deadline(&self) -> Option<Instant> {
-        self.seen.values().map(|(until, _)| *until).min()
+        self.events.values().flat_map(|kinds| kinds.seen.values().chain(&kinds.more)).map(|(until, _)| *until).min()
     }
 
     /// Logs the number of repetitions of faults whose quiet time is over, and forgets those.
     pub fn expire(&mut self, now: Instant) {
-        if !self.seen.is_empty() {
-            self.flush(|until| until <= now);
+        for line in self.due(now) {
+            warn(format_args!("{line}"));
         }
     }
 
-    fn flush(&mut self, due: impl Fn(Instant) -> bool) {
-        self.seen.retain(|line, (until, count)| {
-            if due(*until) && *count > 0 {
-                warn(format_args!("{line} repeated={count}"));
+    /// The lines about what was counted until now.
+    fn due(&mut self, now: Instant) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (event, kinds) in &mut self.events {
+            kinds.seen.retain(|line, (until, count)| {
+                lines.extend((*until <= now && *count > 0).then(|| format!("{line} repeated={count}")));
+                *until > now
+            });
+            if let Some((_, count)) = kinds.more.take_if(|(until, _)| *until <= now) {
+                lines.push(format!("{event} cause=\"… and {count} more\""));
             }
-            !due(*until)
-        });
+        }
+        self.events.retain(|_, kinds| !kinds.seen.is_empty() || kinds.more.is_some());
+        lines
     }
 }
 
@@ -168,12 +208,54 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_from_a_socket_is_cut_at_100_bytes() {
+        let (whole, long) = ([b'\xff'; 100], [b'\xff'; 101]);
+        assert_eq!(Escaped(&whole).to_string(), format!("\"{}\"", r"\xff".repeat(100)));
+        assert_eq!(Escaped(&long).to_string(), format!("\"{}…\"", r"\xff".repeat(100)));
+    }
+
+    #[test]
     fn a_fault_that_repeats_is_counted_until_its_quiet_time_is_over() {
         let (mut repeats, now) = (Repeats::default(), Instant::now());
-        (0..5).for_each(|_| repeats.warn("fault table=a", now));
-        assert_eq!(repeats.seen["fault table=a"].1, 4);
+        let new: Vec<bool> = (0..5).map(|_| repeats.is_new("fault table=a", now)).collect();
+        assert_eq!(new, [true, false, false, false, false]);
         assert_eq!(repeats.deadline(), Some(now + QUIET));
-        repeats.expire(now + QUIET);
-        assert!(repeats.seen.is_empty());
+        assert!(repeats.due(now).is_empty());
+        assert_eq!(repeats.due(now + QUIET), ["fault table=a repeated=4"]);
+        assert_eq!(repeats.deadline(), None);
+    }
+
+    #[test]
+    fn beyond_its_bound_an_event_has_one_line_per_quiet_time() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        let name = "x".repeat(2 * MAX_LINE);
+        let later = now + QUIET / 2;
+        // The first 64 are tracked, whatever comes after them.
+        let new = |repeats: &mut Repeats, at| repeats.is_new(&format!("unknown-table name={at}{name}"), later);
+        assert_eq!((0..1_000).filter(|at| new(&mut repeats, *at)).count(), MAX_KINDS_OF_EVENT);
+        assert!(!new(&mut repeats, 0) && !new(&mut repeats, 999));
+        assert!(repeats.is_new("fault table=a", later), "another event is not concerned");
+        let kept = repeats.events.values().flat_map(|kinds| kinds.seen.keys());
+        assert!(kept.map(String::len).sum::<usize>() <= (MAX_KINDS_OF_EVENT + 1) * MAX_LINE);
+        assert_eq!(repeats.deadline(), Some(later + QUIET));
+        let lines = repeats.due(later + QUIET);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].ends_with("x repeated=1"), "{lines:?}");
+        assert_eq!(lines[1], format!("unknown-table cause=\"… and {} more\"", 1_001 - MAX_KINDS_OF_EVENT));
+        assert!(repeats.events.is_empty());
+    }
+
+    #[test]
+    fn the_kinds_of_all_events_are_bounded_together() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        let line = |at: usize| format!("event{} name={at}", at % 10);
+        assert_eq!((0..1_000).filter(|at| repeats.is_new(&line(*at), now)).count(), MAX_KINDS);
+        assert_eq!(repeats.due(now + QUIET).len(), 10);
+    }
+
+    #[test]
+    fn a_line_is_cut_between_characters() {
+        assert_eq!(cut("é"), "é");
+        assert_eq!(cut(&format!("x{}", "é".repeat(MAX_LINE))).len(), MAX_LINE - 1);
     }
 }

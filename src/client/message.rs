@@ -33,7 +33,7 @@ pub enum AdminRequest {
     Readiness,
     /// Answered 404.
     UnknownPath,
-    /// A method other than GET, answered 405.
+    /// A method other than GET and HEAD, answered 405.
     OtherMethod,
 }
 

@@ -56,7 +56,7 @@ enum Protocol {
     Socketmap,
     /// Boxed, because most clients are Postfix processes, of which there may be ten thousand.
     Dict(Box<dict::DictSession>),
-    Admin,
+    Admin(Box<admin::AdminSession>),
 }
 
 impl Client {
@@ -79,7 +79,7 @@ impl Client {
         match mode {
             Mode::Auto => {}
             Mode::Postfix => client.protocol = Protocol::Socketmap,
-            Mode::Admin => client.protocol = Protocol::Admin,
+            Mode::Admin => client.protocol = Protocol::Admin(Box::default()),
             Mode::Dovecot => client.protocol = client.begin_dict(),
         }
         client
@@ -94,7 +94,7 @@ impl Client {
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
-            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin => &[],
+            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin(_) => &[],
         }
     }
 
@@ -116,7 +116,7 @@ impl Client {
             Protocol::Unknown => Ok(None),
             Protocol::Socketmap => socketmap::next(input, &mut self.replies, &mut self.output),
             Protocol::Dict(session) => session.next(input, &mut self.replies, &mut self.output),
-            Protocol::Admin => admin::next(input),
+            Protocol::Admin(session) => session.next(input),
         };
         self.paused |= !self.accepts_requests();
         next
@@ -126,7 +126,7 @@ impl Client {
     pub fn reply(&mut self, seq: u64, table: &str, reply: Reply<'_>) {
         let out = self.output.writer();
         match &mut self.protocol {
-            Protocol::Unknown | Protocol::Admin => {}
+            Protocol::Unknown | Protocol::Admin(_) => {}
             Protocol::Socketmap => socketmap::reply(seq, table, reply, &mut self.replies, out),
             Protocol::Dict(session) => {
                 if let Reply::Committed(..) = reply {
@@ -140,12 +140,14 @@ impl Client {
 
     /// Whether this is a connection to the metrics listener.
     pub fn is_admin(&self) -> bool {
-        matches!(self.protocol, Protocol::Admin)
+        matches!(self.protocol, Protocol::Admin(_))
     }
 
     /// Writes the response to the only request of a connection to the metrics listener.
-    pub fn respond(&mut self, status: &str, body: &str) {
-        admin::respond(status, body, self.output.writer());
+    pub fn respond(&mut self, page: AdminRequest, body: &str) {
+        if let Protocol::Admin(session) = &self.protocol {
+            session.respond(page, body, self.output.writer());
+        }
         self.closing = true;
     }
 
@@ -153,7 +155,7 @@ impl Client {
     pub fn accepts_requests(&self) -> bool {
         let has_room = match &self.protocol {
             Protocol::Dict(session) => !session.is_full(),
-            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin => true,
+            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin(_) => true,
         };
         self.replies.open() < MAX_OPEN && !self.is_full() && has_room
     }

@@ -2,16 +2,20 @@
 
 use crate::arena::{Arena, Key};
 use crate::buffer::Joined;
-use crate::client::{Client, Event, Reply, ReplyTo};
+use crate::client::{AdminRequest, Client, Event, Reply, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, Peer, Turn};
 use crate::log::{self, Repeats};
 use crate::timers::Timers;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The time without progress after which a client with an incomplete request or an unread reply is closed.
 // As long as Postfix waits for a read or a write (dict_sockmap.c). An idle client is never closed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// The same for a connection to the metrics listener, which has to send all of its request within this time.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connected clients.
 #[derive(Default)]
@@ -21,6 +25,8 @@ pub(super) struct Clients {
     resumable: Vec<Key>,
     /// When to check stuck clients for progress.
     stalls: Timers<Key>,
+    /// Connections to the metrics listener, the oldest first.
+    admins: VecDeque<Key>,
     /// Total number of connections of mail servers.
     accepted: u64,
     /// Total number of clients that were closed because of invalid requests or unread replies.
@@ -32,10 +38,28 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn accept(&mut self, mode: Mode) -> Key {
+    pub(super) fn accept(&mut self, mode: Mode, now: Instant) -> Key {
+        let key = self.arena.insert(Client::new(mode));
         // Each scrape or probe is a connection; together they would outnumber the mail servers.
-        self.accepted += u64::from(mode != Mode::Admin);
-        self.arena.insert(Client::new(mode))
+        if mode == Mode::Admin {
+            self.watch(key, now);
+            self.admins.push_back(key);
+        } else {
+            self.accepted += 1;
+        }
+        key
+    }
+
+    /// Connections to the metrics listener.
+    pub(super) fn admins(&self) -> usize {
+        self.admins.len()
+    }
+
+    /// Closes the oldest connections to the metrics listener, so that `most` are left.
+    pub(super) fn limit_admins(&mut self, most: usize, turn: &mut Turn) {
+        while self.admins.len() > most {
+            self.admins.front().copied().into_iter().for_each(|key| self.remove(key, turn));
+        }
     }
 
     pub(super) fn is_connected(&self, key: Key) -> bool {
@@ -135,9 +159,9 @@ impl Clients {
     }
 
     /// Appends the response to a request on the metrics listener.
-    pub(super) fn respond(&mut self, key: Key, status: &str, body: &str, turn: &mut Turn) {
+    pub(super) fn respond(&mut self, key: Key, page: AdminRequest, body: &str, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(key) else { return };
-        client.respond(status, body);
+        client.respond(page, body);
         turn.push(Action::Flush(Peer::Client(key)));
     }
 
@@ -220,6 +244,9 @@ impl Clients {
     pub(super) fn remove(&mut self, key: Key, turn: &mut Turn) {
         let Some(client) = self.arena.remove(key) else { return };
         turn.push(Action::Close(Peer::Client(key)));
+        if client.is_admin() {
+            self.admins.retain(|other| *other != key);
+        }
         // A scan of all requests: done once per turn, as many clients may disconnect together.
         self.abandoned |= client.open() > 0;
     }
@@ -240,7 +267,8 @@ impl Clients {
     fn watch(&mut self, key: Key, now: Instant) {
         if let Some(client) = self.arena.get_mut(key).filter(|client| client.watched.is_none()) {
             client.watched = Some(client.transferred);
-            self.stalls.add(now, STALL_TIMEOUT, key);
+            let timeout = if client.is_admin() { ADMIN_TIMEOUT } else { STALL_TIMEOUT };
+            self.stalls.add(now, timeout, key);
         }
     }
 
@@ -249,11 +277,15 @@ impl Clients {
         while let Some(key) = self.stalls.due(turn.now, |key| self.arena.contains(*key)) {
             let Some(client) = self.arena.get_mut(key) else { continue };
             let before = client.watched.take();
+            let is_late = client.is_admin() && !client.closing;
             if !client.is_stuck() {
+                if is_late {
+                    self.remove(key, turn); // it has sent nothing, which is no reason for a warning
+                }
                 continue; // the next incomplete request or partial write schedules a new check
             }
             // Any byte in either direction is progress: a slow link must not be disconnected.
-            if before == Some(client.transferred) {
+            if is_late || before == Some(client.transferred) {
                 let cause = if client.output.is_empty() { "incomplete request" } else { "unread replies" };
                 faults.warn(&format!("client-timeout cause=\"{cause}\""), turn.now);
                 self.drop_client(key, turn);

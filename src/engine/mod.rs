@@ -78,8 +78,18 @@ impl Engine {
     // --- events
 
     /// A client has connected to a listener of this mode.
-    pub fn accepted(&mut self, mode: Mode) -> Peer {
-        Peer::Client(self.shared.clients.accept(mode))
+    pub fn accepted(&mut self, mode: Mode, now: Instant) -> Peer {
+        Peer::Client(self.shared.clients.accept(mode, now))
+    }
+
+    /// Connections to the metrics listener.
+    pub fn admins(&self) -> usize {
+        self.shared.clients.admins()
+    }
+
+    /// Closes the oldest connections to the metrics listener, so that `most` are left.
+    pub fn limit_admins(&mut self, most: usize) {
+        self.shared.clients.limit_admins(most, &mut self.shared.turn);
     }
 
     /// A backend has accepted a connection.
@@ -340,14 +350,14 @@ impl Engine {
 
     /// Answers a request on the metrics listener.
     fn respond(&mut self, key: Key, page: AdminRequest) {
-        let (status, body) = match page {
-            AdminRequest::Metrics => ("200 OK", self.metrics()),
+        let body = match page {
+            AdminRequest::Metrics => self.metrics(),
             // Never 503: a shutdown closes the metrics listener first, so that no probe could see it.
-            AdminRequest::Health | AdminRequest::Readiness => ("200 OK", "ok\n".to_owned()),
-            AdminRequest::UnknownPath => ("404 Not Found", "/metrics, /healthz, /readyz\n".to_owned()),
-            AdminRequest::OtherMethod => ("405 Method Not Allowed", "GET only\n".to_owned()),
+            AdminRequest::Health | AdminRequest::Readiness => "ok\n".to_owned(),
+            AdminRequest::UnknownPath => "/metrics, /healthz, /readyz\n".to_owned(),
+            AdminRequest::OtherMethod => "GET and HEAD only\n".to_owned(),
         };
-        self.shared.clients.respond(key, status, &body, &mut self.shared.turn);
+        self.shared.clients.respond(key, page, &body, &mut self.shared.turn);
     }
 
     /// Starts to connect to each backend, for `--check`.

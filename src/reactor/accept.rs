@@ -17,16 +17,27 @@ pub(super) const MAX_ACCEPTS: usize = 64;
 /// Time until the next attempt after accepting has failed, mostly because no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Descriptors that mail servers cannot take, so that backends can be reached, files read and the metrics listener
+/// served: at most this many, and at most a quarter of all.
+const RESERVE: u64 = 1_100;
+
+/// Descriptors of the reserve that are not for backends: listeners, signals, files, name resolution, readers of metrics.
+const OTHERS: u64 = 40;
+
+/// Connections to the metrics listener served at once: at most this many, and at most an eighth of the reserve.
+const MAX_ADMINS: u64 = 8;
+
 /// The listeners, and which of them to accept from again.
 pub(super) struct Acceptor {
     listeners: Vec<PolledListener>,
     /// Listeners to accept from again without an event, and the earliest time to do so.
     waiting: Vec<(usize, Instant)>,
-    /// The last attempt failed and was logged.
-    // Once per shortage: attempts follow ten times a second.
-    accept_paused: bool,
-    /// Maximum number of clients; the other descriptors are reserved for backends and files.
-    max_clients: u64,
+    /// Mail servers served at once.
+    max_mail_servers: u64,
+    /// Descriptors of the reserve for connections to backends.
+    pub(super) for_backends: usize,
+    /// Connections to the metrics listener served at once, with descriptors of the reserve.
+    pub(super) max_admins: usize,
 }
 
 struct PolledListener {
@@ -34,6 +45,9 @@ struct PolledListener {
     _file: Option<SocketFile>,
     socket: PolledSocket,
     mode: Mode,
+    /// The last attempt failed and was logged.
+    // Once per shortage: attempts follow ten times a second.
+    paused: bool,
 }
 
 enum PolledSocket {
@@ -47,7 +61,7 @@ impl PolledListener {
             ListenerSocket::Unix(socket) => PolledSocket::Unix(UnixListener::from_std(socket)),
             ListenerSocket::Tcp(socket) => PolledSocket::Tcp(TcpListener::from_std(socket)),
         };
-        Self { socket, mode: listener.mode, _file: listener.file }
+        Self { socket, mode: listener.mode, paused: false, _file: listener.file }
     }
 
     fn source(&mut self) -> &mut dyn Source {
@@ -66,10 +80,10 @@ impl PolledListener {
 }
 
 impl Acceptor {
-    /// Registers the listeners under tokens from `first` on.
+    /// Registers the listeners under tokens from `first` on. At most `descriptors` may be open.
     pub(super) fn new(
         listeners: Vec<Listener>,
-        max_clients: u64,
+        descriptors: u64,
         first: usize,
         registry: &Registry,
     ) -> io::Result<Self> {
@@ -77,16 +91,20 @@ impl Acceptor {
         for (at, listener) in listeners.iter_mut().enumerate() {
             registry.register(listener.source(), Token(first + at), Interest::READABLE)?;
         }
-        Ok(Self { listeners, waiting: Vec::new(), accept_paused: false, max_clients })
+        let reserve = RESERVE.min(descriptors / 4);
+        let for_backends = reserve.saturating_sub(OTHERS) as usize;
+        let max_admins = (reserve / 8).clamp(1, MAX_ADMINS) as usize;
+        Ok(Self { listeners, waiting: Vec::new(), max_mail_servers: descriptors - reserve, for_backends, max_admins })
     }
 
-    /// The next connection of a listener, while `open` clients are connected; `None` if there is none. After a failure
-    /// [`Acceptor::due`] returns the listener again, without another event.
-    pub(super) fn accept(&mut self, at: usize, open: u64, now: Instant) -> Option<(Stream, Mode)> {
-        let listener = self.listeners.get(at)?;
+    /// The next connection of a listener, while this many mail servers are connected; `None` if there is none.
+    /// After a failure [`Acceptor::due`] returns the listener again, without another event.
+    pub(super) fn accept(&mut self, at: usize, mail_servers: u64, now: Instant) -> Option<(Stream, Mode)> {
+        let listener = self.listeners.get_mut(at)?;
         loop {
-            // The other descriptors are for backends, without which accepted clients could not be served.
-            let accepted = match open < self.max_clients {
+            // The reserve keeps descriptors for backends: a Podop that can accept but not ask is of no use. Health is
+            // asked for most of all when mail servers have all the others.
+            let accepted = match listener.mode == Mode::Admin || mail_servers < self.max_mail_servers {
                 true => listener.accept(),
                 false => Err(io::Error::other("all descriptors for clients are in use")),
             };
@@ -95,12 +113,12 @@ impl Acceptor {
                 // The client has closed its connection already, but others may wait behind it.
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.accept_paused = false;
+                    listener.paused = false;
                     return None;
                 }
                 Err(error) => {
                     // The connection stays in the queue, and the kernel does not report it again: only a timer can.
-                    if !std::mem::replace(&mut self.accept_paused, true) {
+                    if !std::mem::replace(&mut listener.paused, true) {
                         log::warn(format_args!("accept-paused cause=\"{error}\""));
                     }
                     self.accept_later(at, now + ACCEPT_PAUSE);
@@ -118,10 +136,9 @@ impl Acceptor {
         }
     }
 
-    /// Removes and returns a listener to accept from now.
-    pub(super) fn due(&mut self, now: Instant) -> Option<usize> {
-        let at = self.waiting.iter().position(|(_, from)| *from <= now)?;
-        Some(self.waiting.swap_remove(at).0)
+    /// Removes and returns the listeners to accept from now. All at once, so that each is served once in a turn.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<usize> {
+        self.waiting.extract_if(.., |(_, from)| *from <= now).map(|(at, _)| at).collect()
     }
 
     /// When [`Acceptor::due`] returns a listener.

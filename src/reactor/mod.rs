@@ -8,6 +8,7 @@ mod socket;
 use crate::arena::Key;
 use crate::backend::CheckResult;
 use crate::client::MAX_OPEN;
+use crate::config::Mode;
 use crate::engine::Engine;
 use crate::io::{Action, Address, End, Peer};
 use crate::listen::Listener;
@@ -31,11 +32,6 @@ const CHUNK: usize = 64 * 1024;
 
 /// Maximum number of reads from one connection before others get their turn.
 const MAX_READS: usize = 4;
-
-/// Number of descriptors reserved for backends and files, but at most a quarter of all.
-// Without a reserve, clients could take all of them, and no request could be sent to a backend.
-const RESERVE: u64 = 1_100;
-const OTHERS: u64 = 40; // of the reserve, not for backends: listeners, signals, files, name resolution
 
 // Tokens above those of connections, whose upper half is an age and a bit for the side.
 const SIGNALS: Token = Token(usize::MAX);
@@ -70,9 +66,8 @@ impl Reactor {
         descriptors: u64,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
-        let reserve = RESERVE.min(descriptors / 4);
-        engine.set_backend_descriptors(reserve.saturating_sub(OTHERS) as usize);
-        let acceptor = Acceptor::new(listeners, descriptors - reserve, LISTENERS, poll.registry())?;
+        let acceptor = Acceptor::new(listeners, descriptors, LISTENERS, poll.registry())?;
+        engine.set_backend_descriptors(acceptor.for_backends);
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let resolver = NameResolver::new(Waker::new(poll.registry(), RESOLVED)?);
         Ok(Reactor {
@@ -138,9 +133,7 @@ impl Reactor {
         if self.engine.has_resumable() {
             self.engine.resume(self.now);
         }
-        while let Some(listener) = self.acceptor.due(self.now) {
-            self.accept(listener);
-        }
+        self.acceptor.due(self.now).into_iter().for_each(|listener| self.accept(listener));
         if self.shutdown.begins_to_drain(self.now) {
             self.engine.drain();
         }
@@ -361,10 +354,15 @@ impl Reactor {
 
     fn accept(&mut self, listener: usize) {
         for _ in 0..MAX_ACCEPTS {
-            let Some((stream, mode)) = self.acceptor.accept(listener, self.clients.len(), self.now) else { return };
-            let peer = self.engine.accepted(mode);
+            let mail_servers = self.clients.len().saturating_sub(self.engine.admins() as u64);
+            let Some((stream, mode)) = self.acceptor.accept(listener, mail_servers, self.now) else { return };
+            let peer = self.engine.accepted(mode, self.now);
             if let Err(error) = self.add(peer, stream, false) {
                 self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
+            }
+            if mode == Mode::Admin {
+                self.engine.limit_admins(self.acceptor.max_admins);
+                break; // what it has closed goes first
             }
         }
         // The queue may hold more, but the kernel does not report this edge again.

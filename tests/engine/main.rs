@@ -1,6 +1,8 @@
 //! The engine in memory: no sockets, no processes, and time is a number.
 #![allow(unsafe_code, unreachable_pub, clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
+/// The metrics listener: requests, deadlines and bounds.
+mod admin;
 /// Answers that are kept: for how long, for whom, and what a write does to them.
 mod caching;
 /// The order of commits and lookups of one client, and the memory of commits.

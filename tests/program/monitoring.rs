@@ -97,6 +97,25 @@ fn a_slow_lookup_is_explained_in_one_line_and_folded() {
 }
 
 #[test]
+fn made_up_table_names_do_not_fill_the_log() {
+    let (_backend, watched) = start(&[]);
+    let mut client = watched.podop.connect();
+    for at in 0..200 {
+        let name = format!("made-up-{at}-{}", "x".repeat(60_000));
+        assert!(ask(&mut client, &name, b"a-key").starts_with(b"TEMP no such table: made-up-"));
+    }
+    for key in ["a-key", "none", "broken"] {
+        ask(&mut client, "alias", key.as_bytes());
+    }
+    let log = watched.podop.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.starts_with("warn unknown-table ")).collect();
+    assert_eq!(lines.len(), 64, "{log}");
+    assert!(lines.iter().all(|line| line.len() < 150 && line.ends_with("xxx…\"")), "{log}");
+    assert!(log.contains("warn fault table=alias "), "{log}");
+    assert!(!log.contains("a-key") && !log.contains("key="), "keys are shown with -vv only: {log}");
+}
+
+#[test]
 fn an_unreachable_backend_is_logged_once_a_second() {
     let port = support::port::free();
     let url = format!("http://127.0.0.1:{port}/§");

@@ -44,6 +44,35 @@ fn clients_cannot_take_the_descriptors_that_backends_need() {
 }
 
 #[test]
+fn monitors_are_served_while_clients_have_all_descriptors() {
+    let backend = Backend::start(own);
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = dir.path().join("metrics");
+    let args = [&alias(&backend)[..], &["--metrics".to_owned(), metrics.to_str().unwrap().to_owned()]].concat();
+    let (_child, _dir, socket) = limited(&args);
+    wait_for(|| UnixStream::connect(&metrics).is_ok());
+    let health = || {
+        let mut stream = UnixStream::connect(&metrics).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    };
+    let mut crowd: Vec<UnixStream> = (0..60).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    assert_eq!(ask(&mut crowd[30], "none", b"x"), b"TEMP no such table: none"); // that many were accepted
+    health();
+    // Idle ones take no descriptors that backends and mail servers need.
+    let _idle: Vec<UnixStream> = (0..60).map(|_| UnixStream::connect(&metrics).unwrap()).collect();
+    health();
+    for (at, stream) in crowd.iter_mut().enumerate().take(20) {
+        let got = ask(stream, "alias", format!("{at}").as_bytes());
+        assert_eq!(String::from_utf8(got).unwrap(), format!("OK own {at}"));
+    }
+    health();
+}
+
+#[test]
 fn clients_that_come_as_others_leave_are_counted_once() {
     let args = ["--name", "alias", "--type", "file", "--param", "tests/data/test.json"].map(str::to_owned);
     let (child, _dir, socket) = limited(&args);

@@ -82,7 +82,7 @@ impl World {
 
     /// A mail server connects.
     pub fn client(&mut self, mode: Mode) -> Peer {
-        let peer = self.engine.accepted(mode);
+        let peer = self.engine.accepted(mode, self.now);
         self.wires.insert(peer, Wire::default());
         peer
     }
