@@ -67,7 +67,7 @@ impl Reactor {
         descriptors: u64,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
-        let max_clients = descriptors - RESERVE.min(descriptors / 4);
+        let max_clients = (descriptors - RESERVE.min(descriptors / 4)).min(socket::MAX_SOCKETS);
         let acceptor = Acceptor::new(listeners, max_clients, LISTENERS, poll.registry())?;
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let resolver = NameResolver::new(Waker::new(poll.registry(), RESOLVED)?);
@@ -167,7 +167,7 @@ impl Reactor {
                 }
             }
             Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
-            token => self.on_socket_event(socket::peer(token), event),
+            token => self.on_socket_event(socket::peer(token, &self.clients, &self.backends), event),
         }
     }
 
