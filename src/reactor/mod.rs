@@ -67,7 +67,7 @@ impl Reactor {
         descriptors: u64,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
-        let max_clients = (descriptors - RESERVE.min(descriptors / 4)).min(socket::MAX_SOCKETS);
+        let max_clients = (descriptors - RESERVE.min(descriptors / 4)).min(socket::MAX_CLIENTS);
         let acceptor = Acceptor::new(listeners, max_clients, LISTENERS, poll.registry())?;
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let resolver = NameResolver::new(Waker::new(poll.registry(), RESOLVED)?);

@@ -18,8 +18,8 @@ const INDEX_BITS: u32 = if usize::BITS < 64 { 20 } else { 32 };
 // highest tokens are left to listeners.
 const TOKEN_AGES: u32 = if usize::BITS < 64 { (1 << 11) - 1 } else { AGES };
 
-/// Maximum number of sockets on either side, so that each index fits into a token.
-pub(super) const MAX_SOCKETS: u64 = 1 << INDEX_BITS;
+/// Maximum number of clients, so that the index of each fits into a token.
+pub(super) const MAX_CLIENTS: u64 = 1 << INDEX_BITS;
 
 /// A connected or connecting stream socket, non-blocking.
 pub(super) enum Stream {
@@ -296,9 +296,9 @@ mod tests {
 
     #[test]
     fn no_token_of_a_socket_is_that_of_a_listener() {
-        let most = Key { index: (MAX_SOCKETS - 1_000_001) as u32, age: TOKEN_AGES - 1 };
+        let most = Key { index: (MAX_CLIENTS - 1).min(1 << 31) as u32, age: TOKEN_AGES - 1 };
         assert!(token(Peer::Backend(most)).0 < super::super::LISTENERS);
-        let older = Key { index: 7, age: TOKEN_AGES.wrapping_sub(1) };
+        let older = Key { index: 7, age: TOKEN_AGES - 1 };
         assert_ne!(token(Peer::Client(older)), token(Peer::Client(Key { index: 7, age: 0 })));
     }
 }
