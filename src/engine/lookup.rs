@@ -13,7 +13,7 @@ use crate::table::{Caching, Plan, Question};
 use crate::timers::Timers;
 use crate::wire::http::CacheControl;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A lookup that could have a stale answer waits for a new one for a tenth of its life, at most for this long.
 const MAX_STALE_DELAY: Duration = Duration::from_secs(1);
@@ -213,13 +213,13 @@ impl Lookups {
     fn store(&mut self, table: usize, key: &[u8], answer: &CachedAnswer, control: CacheControl, shared: &Shared) {
         let Some(Caching { fresh, stale }) = shared.tables.caching(table) else { return };
         // An older answer must go too: the backend has just said that none may be used again.
-        if control.never {
+        if control.never() {
             self.cache.forget(table, key);
             return;
         }
         // must-revalidate forbids it, also while the backend is gone (RFC 9111, 5.2.2.2).
         let stale = if control.strict { Duration::ZERO } else { stale };
-        let lifetime = Lifetime { fresh: control.fresh().unwrap_or(fresh), stale };
+        let lifetime = Lifetime { fresh: control.fresh(SystemTime::now).unwrap_or(fresh), stale };
         self.cache.keep(table, key, answer.clone(), lifetime, shared.turn.now);
     }
 

@@ -278,7 +278,7 @@ fn check_trailers(section: &[u8]) -> Result<(), Error> {
 mod tests {
     use super::head::MAX_FIELDS;
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     /// The bytes of a connection, and what is decoded from them: `status keep body` of each response, then `.` if the
     /// stream may end there, or the error.
@@ -381,7 +381,21 @@ mod tests {
     fn cache_fields_of_a_head_reach_the_response() {
         let mut input = &b"HTTP/1.1 200 OK\r\nAge: 20\r\ncache-control: max-age=60\r\nContent-Length: 0\r\n\r\n"[..];
         let response = Decoder::default().push(&mut input).unwrap().unwrap();
-        assert_eq!(response.cache_control().fresh(), Some(Duration::from_secs(40)));
+        assert_eq!(response.cache_control().fresh(SystemTime::now), Some(Duration::from_secs(40)));
+        let cases: &[(&str, bool, Option<u64>)] = &[
+            ("Date: Fri, 05 Jun 2026 10:00:00 GMT\r\nexpires: Fri, 05 Jun 2026 10:01:00 GMT", false, Some(60)),
+            ("Expires: Fri, 05 Jun 2026 10:01:00 GMT\r\nDATE: Fri, 05 Jun 2026 10:00:30 GMT", false, Some(30)),
+            ("Date: Fri, 05 Jun 2026 10:00:00 GMT\r\nExpires: 0", false, Some(0)),
+            ("Date: Fri, 05 Jun 2026 10:00:00 GMT\r\nVary: Accept", false, None),
+            ("VARY: *", true, None),
+            ("pragma: no-cache", true, None),
+        ];
+        for (fields, never, fresh) in cases {
+            let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: 0\r\n\r\n");
+            let control = Decoder::default().push(&mut head.as_bytes()).unwrap().unwrap().cache_control();
+            let got = (control.never(), control.fresh(SystemTime::now));
+            assert_eq!(got, (*never, fresh.map(Duration::from_secs)), "{fields}");
+        }
     }
 
     #[test]
