@@ -249,7 +249,9 @@ fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
     // Digits are taken by hand because `from_str_radix` accepts a leading plus.
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (size, extension) = line.split_at(digits);
-    if !extension.is_empty() && !extension.trim_ascii_start().starts_with(b";") {
+    // Some servers pad the size with blanks to a fixed width.
+    let blanks = extension.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    if !matches!(extension[blanks..], [] | [b';', ..]) {
         return Err(Error::Chunk);
     }
     let size = std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
@@ -296,12 +298,20 @@ mod tests {
         (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", &["204 keep ", "."]),
         (b"HTTP/1.1 304 Not Modified\r\n\r\n", &["304 keep ", "."]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n1\r\n4\r\n1;x=y\r\n1\r\n0\r\n\r\n", &["200 keep 41", "."]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2  \r\n41\r\n0 \t\r\n\r\n", &["200 keep 41", "."]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \t;x=y\r\n41\r\n0;x\r\n\r\n", &["200 keep 41", "."]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n002\r\n41\r\n0\r\nA: b\r\nC:\r\n\r\n", &["200 keep 41", "."]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41\r\n0\r\n", &["cut"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41\r\n", &["cut"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n411\r\n0\r\n\r\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\n41\n0\n\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 1\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \x0c\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n 2\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \n41\n0\n\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41 \r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41\r\n \r\n\r\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+2\r\n41\r\n0\r\n\r\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n41\r\n0\r\n\r\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n41\r\n0\r\n\r\n", &["chunk"]),
