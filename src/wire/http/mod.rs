@@ -202,28 +202,38 @@ impl Decoder {
         head.response(Cow::Owned(std::mem::take(&mut self.body)))
     }
 
-    /// Reads a line of at most `limit` bytes and returns it without the CR LF.
+    /// Reads a line of at most `limit` bytes and returns it without the CR LF. It is only copied if it arrives in pieces.
     ///
     /// # Errors
     /// `error` if it is longer, ends with a bare LF, or has a bare CR.
-    fn line(&mut self, input: &mut &[u8], limit: usize, error: Error) -> Result<Option<Vec<u8>>, Error> {
+    fn line<'a>(&mut self, input: &mut &'a [u8], limit: usize, error: Error) -> Result<Option<Cow<'a, [u8]>>, Error> {
         let end = input.iter().position(|byte| *byte == b'\n');
-        let taken = end.map_or(input.len(), |at| at + 1);
-        self.partial.extend_from_slice(&input[..taken]);
-        *input = &input[taken..];
-        if self.partial.len() > limit + 2 {
+        let (taken, rest) = input.split_at(end.map_or(input.len(), |at| at + 1));
+        *input = rest;
+        if self.partial.len() + taken.len() > limit + 2 {
             return Err(error);
         }
-        if end.is_none() {
-            return Ok(None);
+        let mut line = Cow::Borrowed(taken);
+        if end.is_none() || !self.partial.is_empty() {
+            self.partial.extend_from_slice(taken);
+            if end.is_none() {
+                return Ok(None);
+            }
+            line = Cow::Owned(std::mem::take(&mut self.partial));
         }
-        let line = std::mem::take(&mut self.partial);
         // A bare LF is not accepted as a line end, although RFC 9112, section 2.2 lets a recipient do so: in chunk
         // lines it is what known smuggling attacks build on.
         match line.strip_suffix(b"\r\n") {
-            Some(line) if line.len() <= limit && !line.contains(&b'\r') => Ok(Some(line.to_vec())),
-            _ => Err(error),
+            Some(text) if !text.contains(&b'\r') => {}
+            _ => return Err(error),
         }
+        Ok(Some(match line {
+            Cow::Borrowed(line) => Cow::Borrowed(&line[..line.len() - 2]),
+            Cow::Owned(mut line) => {
+                line.truncate(line.len() - 2);
+                Cow::Owned(line)
+            }
+        }))
     }
 
     /// Consumes the trailer section; true once its empty line has been read.
