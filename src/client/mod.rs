@@ -53,7 +53,7 @@ pub struct Client {
 #[derive(Debug)]
 enum Protocol {
     Unknown,
-    Socketmap,
+    Socketmap(socketmap::SocketmapSession),
     /// Boxed, because most clients are Postfix processes, of which there may be ten thousand.
     Dict(Box<dict::DictSession>),
     Admin,
@@ -78,7 +78,7 @@ impl Client {
         };
         match mode {
             Mode::Auto => {}
-            Mode::Postfix => client.protocol = Protocol::Socketmap,
+            Mode::Postfix => client.protocol = Protocol::Socketmap(Default::default()),
             Mode::Admin => client.protocol = Protocol::Admin,
             Mode::Dovecot => client.protocol = client.begin_dict(),
         }
@@ -94,7 +94,7 @@ impl Client {
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
-            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin => &[],
+            Protocol::Unknown | Protocol::Socketmap(_) | Protocol::Admin => &[],
         }
     }
 
@@ -107,14 +107,14 @@ impl Client {
         if matches!(self.protocol, Protocol::Unknown) {
             // A netstring begins with a digit, and the first command of a dict connection is always HELLO.
             self.protocol = match first {
-                b'0'..=b'9' => Protocol::Socketmap,
+                b'0'..=b'9' => Protocol::Socketmap(Default::default()),
                 b'H' => self.begin_dict(),
                 _ => return Err(ProtocolError::Protocol),
             };
         }
         let next = match &mut self.protocol {
             Protocol::Unknown => Ok(None),
-            Protocol::Socketmap => socketmap::next(input, &mut self.replies, &mut self.output),
+            Protocol::Socketmap(session) => session.next(input, &mut self.replies, &mut self.output),
             Protocol::Dict(session) => session.next(input, &mut self.replies, &mut self.output),
             Protocol::Admin => admin::next(input),
         };
@@ -127,7 +127,7 @@ impl Client {
         let out = self.output.end();
         match &self.protocol {
             Protocol::Unknown | Protocol::Admin => {}
-            Protocol::Socketmap => socketmap::reply(place, table, reply, &mut self.replies, out),
+            Protocol::Socketmap(_) => socketmap::reply(place, table, reply, &mut self.replies, out),
             Protocol::Dict(_) => dict::reply(place, table, reply, &mut self.replies, out),
         }
         self.paused |= !self.may_ask();
@@ -186,6 +186,10 @@ impl Client {
 
     /// Whether the client has sent only a part of a request, or has not read a reply.
     pub fn is_stuck(&self) -> bool {
-        !self.output.is_empty() || (!self.input.is_empty() && self.may_ask())
+        !self.output.is_empty() || (self.has_partial_request() && self.may_ask())
+    }
+
+    fn has_partial_request(&self) -> bool {
+        !self.input.is_empty() || matches!(&self.protocol, Protocol::Socketmap(session) if session.is_skipping())
     }
 }
