@@ -28,7 +28,7 @@ fn cases() -> Vec<Case> {
     let hello = "H4\t0\t0\t\talias\n";
     let dict = |rest: &str| format!("{hello}{rest}");
     let key = "k".repeat(65_000);
-    let line = format!("Lshared/{}\t", "k".repeat(65_527));
+    let line = format!("Lshared/{}\t", "k".repeat(1_048_567));
     let longest = format!("{}:OK own {key},", key.len() + 7);
     vec![
         // Neither protocol.
@@ -87,6 +87,7 @@ fn cases() -> Vec<Case> {
         case("an empty transaction", dict("B1\t\nC1\nB1\t\nD1\n"), b"O1\nO1\n", false),
         case("rolled back", dict("B1\t\nS1\tshared/a\t1\nR1\nLshared/a\t\n"), b"Oown a\n", false),
         case("two transactions interleaved", dict("B1\t\nB2\t\nR2\nC1\n"), b"O1\n", false),
+        case("a longer key", dict(&format!("Lshared/{key}\t\nLshared/a\t\n")), b"Fkey is too long\nOown a\n", false),
         case("a line beyond the limit", dict(&line) + "kkkk", b"", true),
     ]
 }
