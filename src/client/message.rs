@@ -23,7 +23,7 @@ pub enum Event<'a> {
         table: Option<&'a [u8]>,
         query: Query<'a>,
     },
-    /// A lookup whose key is longer than [`MAX_KEY`], in the table with this name.
+    /// A lookup whose key is longer than `MAX_KEY`, in the table with this name.
     LongKey { place: u64, table: Vec<u8> },
     /// A request to the metrics listener.
     Admin(AdminPage),
