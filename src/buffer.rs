@@ -4,6 +4,10 @@
 // Ten thousand clients may be connected: each retains the memory of its usual reply, but not that of its largest one.
 const RETAINED: usize = 1024;
 
+/// The capacity in bytes above which an input buffer that has used most of its bytes is shrunk.
+// What remains after a long line may stay as long as its client is not read.
+const MAX_SPARE: usize = 128 * 1024;
+
 /// Bytes to be written to the socket.
 #[derive(Debug)]
 pub struct Output {
@@ -88,6 +92,8 @@ impl Input {
                 bytes.drain(..used);
                 if bytes.is_empty() {
                     recycle(&mut bytes, RETAINED);
+                } else if used > 0 && bytes.capacity() > MAX_SPARE {
+                    bytes.shrink_to_fit();
                 }
                 self.buffered = bytes;
             }
@@ -144,5 +150,16 @@ mod tests {
         assert_eq!(joined.bytes(), b"two,");
         input.put_back(joined, 4);
         assert!(input.is_empty());
+    }
+
+    #[test]
+    fn input_gives_back_the_memory_of_a_long_line() {
+        let mut input = Input::default();
+        for piece in [&[b'x'; 10 * MAX_SPARE][..], b"rest of it\nnext"] {
+            let joined = input.join(piece);
+            let used = joined.bytes().iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            input.put_back(joined, used);
+        }
+        assert_eq!((&input.buffered[..], input.buffered.capacity() <= MAX_SPARE), (&b"next"[..], true));
     }
 }

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 // Measured with a counting allocator, so that maps that grow stay within a tenth of the limit.
 const OVERHEAD: usize = 384;
 
-/// The share of the small queue in percent of the limit, as in the paper.
+/// The share of the small queue: a tenth of the limit, as in the paper.
+// As a divisor, because a product of sizes may not fit into 32 bits.
 const SMALL: usize = 10;
 
 /// The maximum of the hit counter, which is the number of times that an entry is passed over in the main queue.
@@ -134,7 +135,7 @@ impl Cache {
         let hits = self.forget(table, key);
         let size = OVERHEAD + key.len() + answer.size();
         // A value that fills the small queue would evict everything that is new.
-        if size > self.limit * SMALL / 100 || lifetime.fresh + lifetime.stale == Duration::ZERO {
+        if size > self.limit / SMALL || lifetime.fresh + lifetime.stale == Duration::ZERO {
             return;
         }
         let hash = self.hasher.hash_one((table, key));
@@ -194,7 +195,7 @@ impl Cache {
 
     /// Takes one step of eviction: evicts an entry, promotes it to the main queue, or passes it over.
     fn evict(&mut self) {
-        let small = self.small_bytes * 100 > self.limit * SMALL || self.main.is_empty();
+        let small = self.small_bytes > self.limit / SMALL || self.main.is_empty();
         let next = if small { self.small.pop_front() } else { self.main.pop_front() };
         let Some(at) = next else { return };
         // Removed before: an empty slot.
@@ -305,6 +306,15 @@ mod tests {
         assert_eq!(known(&mut cache, "a", at(660)), "-");
         cache.clear();
         assert_eq!((known(&mut cache, "m", start), cache.metrics().bytes), ("-".to_owned(), 0));
+    }
+
+    #[test]
+    fn sizes_of_any_magnitude_do_not_overflow() {
+        let (mut cache, now) = (Cache::new(usize::MAX, 1), Instant::now());
+        cache.keep(0, b"a", text("1"), MINUTE, now);
+        assert_eq!(known(&mut cache, "a", now), "1");
+        (cache.limit, cache.small_bytes) = (1, usize::MAX);
+        cache.evict();
     }
 
     #[test]

@@ -133,10 +133,15 @@ pub fn raise_descriptor_limit() -> u64 {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
         let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
         if libc::setrlimit(libc::RLIMIT_NOFILE, &raised) == 0 {
-            return raised.rlim_cur;
+            return wide(raised.rlim_cur);
         }
     }
-    limit.rlim_cur
+    wide(limit.rlim_cur)
+}
+
+/// A number whose size depends on the platform, such as `rlim_t`.
+fn wide(number: impl Into<u64>) -> u64 {
+    number.into()
 }
 
 /// The id of a user, by name or number.

@@ -1,12 +1,16 @@
 //! The Dovecot dict protocol (dict-client.c, dict-commands.c), major versions 2, 3 and 4.
 
-use super::message::{Event, MAX_REQUEST, ProtocolError, Reply};
+use super::message::{Event, MAX_KEY, MAX_REQUEST, ProtocolError, Reply};
 use super::replies::{Part, Replies};
 use crate::buffer::Output;
 use crate::query::{Answer, Change, Commit, Failure, Iterate, Outcome, Path, Query, Write};
 use crate::wire::dict::{self, DictCommand};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+/// Maximum length of a line in bytes. Only the value of a write may be longer than [`MAX_REQUEST`].
+// IMAP METADATA values are. Dovecot's client does not limit them, and it fails its whole queue if it is disconnected.
+const MAX_LINE: usize = 1024 * 1024;
 
 /// Maximum number of open transactions of one client.
 const MAX_TRANSACTIONS: usize = 1_000;
@@ -25,7 +29,7 @@ const MAX_WRITES: usize = 4 * 1024 * 1024;
 const MIN_ROOM: usize = MAX_WRITE + 64 * 1024;
 
 /// The largest write, which is one line.
-const MAX_WRITE: usize = MAX_REQUEST;
+const MAX_WRITE: usize = MAX_LINE;
 
 /// The namespace of keys without a user.
 const SHARED: &[u8] = b"shared/";
@@ -47,7 +51,7 @@ pub(super) struct DictSession {
     committing: BTreeMap<u64, usize>,
     in_flight: usize,
     /// Bytes at the front of the input that have been searched for the end of the line.
-    // A line of 64 KiB that arrives in small pieces would otherwise be searched from its start at each of them.
+    // A long line that arrives in small pieces would otherwise be searched from its start at each of them.
     searched: usize,
 }
 
@@ -91,12 +95,16 @@ impl DictSession {
         replies: &mut Replies,
         output: &mut Output,
     ) -> Result<Option<(Event<'a>, usize)>, ProtocolError> {
-        let Some(end) = dict::line(input, self.searched, MAX_REQUEST).map_err(ProtocolError::Dict)? else {
+        let Some(end) = dict::line(input, self.searched, MAX_LINE).map_err(ProtocolError::Dict)? else {
             self.searched = input.len();
             return Ok(None);
         };
         self.searched = 0;
         let command = dict::parse(&input[..end]).map_err(ProtocolError::Dict)?;
+        // Its names are kept as long as the connection.
+        if end > MAX_REQUEST && matches!(command, DictCommand::Hello { .. }) {
+            return Err(ProtocolError::Dict(dict::Error::TooLong));
+        }
         self.carry_out(command, replies, output).map(|event| Some((event, end + 1)))
     }
 
@@ -132,32 +140,31 @@ impl DictSession {
             }
             // Of the commands below only COMMIT is answered, which is why errors of writes wait for it.
             DictCommand::Begin { id, user } => {
-                let user = hello.user(user.as_deref()).to_vec();
+                let user = hello.user(user.as_deref());
+                // What is too long is refused with the writes, for which the rest is not needed.
+                let user = user[..user.len().min(MAX_USER + 1)].to_vec();
                 self.begin(id, user).map(|()| Event::Nothing)
             }
-            DictCommand::Set { id, key, value } => self.write(id, &key, Change::Set(value.into_owned())),
+            DictCommand::Set { id, key, value } => self.write(id, &key, set(value)),
             DictCommand::Unset { id, key } => self.write(id, &key, Change::Unset),
             DictCommand::Increment { id, key, by } => self.write(id, &key, Change::Increment(by)),
             DictCommand::Remark { id } if self.transactions.contains_key(&id) => Ok(Event::Nothing),
             DictCommand::Remark { .. } => Err(ProtocolError::Transaction),
             DictCommand::Rollback { id } => self.take(id).map(|_| Event::Nothing),
-            DictCommand::Commit { id } => {
-                let transaction = self.take(id)?;
-                let seq = replies.enter();
-                match transaction.refused {
-                    None => {
-                        self.committing.insert(seq, transaction.write_bytes);
-                        self.in_flight += transaction.write_bytes;
-                        let query = Query::Commit(Box::new(transaction.commit));
-                        Ok(Event::Request { seq, table: None, query })
-                    }
-                    Some(failure) => {
-                        reply(seq, "", Reply::Committed(id, Outcome::Failed(failure)), replies, output.writer());
-                        Ok(Event::Nothing)
-                    }
-                }
-            }
+            DictCommand::Commit { id } => self.commit(id, replies, output),
         }
+    }
+
+    fn commit<'a>(&mut self, id: u32, replies: &mut Replies, output: &mut Output) -> Result<Event<'a>, ProtocolError> {
+        let transaction = self.take(id)?;
+        let seq = replies.enter();
+        if let Some(failure) = transaction.refused {
+            reply(seq, "", Reply::Committed(id, Outcome::Failed(failure)), replies, output.writer());
+            return Ok(Event::Nothing);
+        }
+        self.committing.insert(seq, transaction.write_bytes);
+        self.in_flight += transaction.write_bytes;
+        Ok(Event::Request { seq, table: None, query: Query::Commit(Box::new(transaction.commit)) })
     }
 
     fn begin(&mut self, id: u32, user: Vec<u8>) -> Result<(), ProtocolError> {
@@ -224,10 +231,20 @@ impl Hello {
         if flags & SORT_BY_VALUE != 0 {
             return Err(Failure::temporary(format_args!("sorting by value is not supported")));
         }
-        let paths = paths.iter().map(|path| locate(path, user)).collect::<Result<_, _>>()?;
+        let paths = paths.iter().map(|path| locate(path, user)).collect::<Result<Vec<_>, _>>()?;
+        if paths.iter().map(|path| path.path.len()).sum::<usize>() > MAX_KEY {
+            return Err(Failure::temporary(format_args!("paths are too long")));
+        }
         let sorted = flags & SORT_BY_KEY != 0;
         Ok(Iterate { paths, sorted, no_values: flags & NO_VALUE != 0, exact: flags & EXACT_KEY != 0, max_rows })
     }
+}
+
+/// A change to a value, whose memory is its length: an unescaped value has room for the escapes.
+fn set(value: Cow<'_, [u8]>) -> Change {
+    let mut value = value.into_owned();
+    value.shrink_to_fit();
+    Change::Set(value)
 }
 
 /// Assigns a sequence number to a query. An invalid query is answered with its failure.
@@ -245,13 +262,18 @@ fn query<'a>(query: Result<Query<'a>, Failure>, replies: &mut Replies, output: &
 /// The key in the table of a dict key, for a user. Below `shared/` it borrows from the line, which saves an allocation.
 fn key_of<'a>(key: Cow<'a, [u8]>, user: &[u8]) -> Result<Cow<'a, [u8]>, Failure> {
     match key {
-        Cow::Borrowed(key) if key.starts_with(SHARED) => Ok(Cow::Borrowed(&key[SHARED.len()..])),
+        Cow::Borrowed(key) if key.starts_with(SHARED) && key.len() <= MAX_KEY => {
+            Ok(Cow::Borrowed(&key[SHARED.len()..]))
+        }
         Cow::Borrowed(_) | Cow::Owned(_) => locate(&key, user).map(|path| Cow::Owned(path.key(b""))),
     }
 }
 
 /// The path that a dict key names, for a user.
 fn locate(key: &[u8], user: &[u8]) -> Result<Path, Failure> {
+    if key.len() > MAX_KEY {
+        return Err(Failure::temporary(format_args!("key is too long")));
+    }
     if let Some(path) = key.strip_prefix(SHARED) {
         return Ok(Path { namespace: "shared/", path: path.to_vec(), user: None });
     }

@@ -5,10 +5,12 @@ use crate::query::{Answer, Failure, Outcome, Query};
 use crate::wire;
 use std::fmt;
 
-/// Maximum length of a request in bytes: the payload of a netstring, or a dict line.
-// Dovecot's own dict server has the same limit for a line (dict-client.h); Postfix bounds its queries by 10 000
-// bytes since 3.12 and not at all before.
+/// Maximum length in bytes of a request that is buffered: the payload of a netstring, or a dict line.
+// Dovecot's own dict server has the same limit for a line (dict-client.h).
 pub const MAX_REQUEST: usize = 65_536;
+
+/// Maximum length of a key in bytes.
+pub(super) const MAX_KEY: usize = 65_000;
 
 /// A command of a client.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub enum Event<'a> {
         table: Option<&'a [u8]>,
         query: Query<'a>,
     },
+    /// A lookup whose key is longer than `MAX_KEY`, in the table with this name.
+    LongKey { seq: u64, table: Vec<u8> },
     /// A request to the metrics listener.
     Admin(AdminRequest),
 }

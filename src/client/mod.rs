@@ -53,7 +53,7 @@ pub struct Client {
 #[derive(Debug)]
 enum Protocol {
     Unknown,
-    Socketmap,
+    Socketmap(socketmap::SocketmapSession),
     /// Boxed, because most clients are Postfix processes, of which there may be ten thousand.
     Dict(Box<dict::DictSession>),
     Admin(Box<admin::AdminSession>),
@@ -78,7 +78,7 @@ impl Client {
         };
         match mode {
             Mode::Auto => {}
-            Mode::Postfix => client.protocol = Protocol::Socketmap,
+            Mode::Postfix => client.protocol = Protocol::Socketmap(Default::default()),
             Mode::Admin => client.protocol = Protocol::Admin(Box::default()),
             Mode::Dovecot => client.protocol = client.begin_dict(),
         }
@@ -94,7 +94,7 @@ impl Client {
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
-            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin(_) => &[],
+            Protocol::Unknown | Protocol::Socketmap(_) | Protocol::Admin(_) => &[],
         }
     }
 
@@ -107,14 +107,14 @@ impl Client {
         if matches!(self.protocol, Protocol::Unknown) {
             // A netstring begins with a digit, and the first command of a dict connection is always HELLO.
             self.protocol = match first {
-                b'0'..=b'9' => Protocol::Socketmap,
+                b'0'..=b'9' => Protocol::Socketmap(Default::default()),
                 b'H' => self.begin_dict(),
                 _ => return Err(ProtocolError::Protocol),
             };
         }
         let next = match &mut self.protocol {
             Protocol::Unknown => Ok(None),
-            Protocol::Socketmap => socketmap::next(input, &mut self.replies, &mut self.output),
+            Protocol::Socketmap(session) => session.next(input, &mut self.replies, &mut self.output),
             Protocol::Dict(session) => session.next(input, &mut self.replies, &mut self.output),
             Protocol::Admin(session) => session.next(input),
         };
@@ -127,7 +127,7 @@ impl Client {
         let out = self.output.writer();
         match &mut self.protocol {
             Protocol::Unknown | Protocol::Admin(_) => {}
-            Protocol::Socketmap => socketmap::reply(seq, table, reply, &mut self.replies, out),
+            Protocol::Socketmap(_) => socketmap::reply(seq, table, reply, &mut self.replies, out),
             Protocol::Dict(session) => {
                 if let Reply::Committed(..) = reply {
                     session.committed(seq);
@@ -155,7 +155,7 @@ impl Client {
     pub fn accepts_requests(&self) -> bool {
         let has_room = match &self.protocol {
             Protocol::Dict(session) => !session.is_full(),
-            Protocol::Unknown | Protocol::Socketmap | Protocol::Admin(_) => true,
+            Protocol::Unknown | Protocol::Socketmap(_) | Protocol::Admin(_) => true,
         };
         self.replies.open() < MAX_OPEN && !self.is_full() && has_room
     }
@@ -199,6 +199,10 @@ impl Client {
 
     /// Whether the client has sent only a part of a request, or has not read a reply.
     pub fn is_stuck(&self) -> bool {
-        !self.output.is_empty() || (!self.input.is_empty() && self.accepts_requests())
+        !self.output.is_empty() || (self.has_partial_request() && self.accepts_requests())
+    }
+
+    fn has_partial_request(&self) -> bool {
+        !self.input.is_empty() || matches!(&self.protocol, Protocol::Socketmap(session) if session.is_skipping())
     }
 }

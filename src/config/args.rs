@@ -149,7 +149,7 @@ fn size(args: &mut Arguments, flag: &'static str, default: usize) -> Result<usiz
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     let bytes = digits.parse().ok().filter(|_| plain).and_then(|number: usize| number.checked_mul(1 << shift));
     bytes
-        .filter(|bytes| (1 << 16..=1 << 40).contains(bytes))
+        .filter(|bytes| (1 << 16..=1 << 40).contains(&(*bytes as u64)))
         .ok_or_else(|| usage(format!("{flag} expects 64K or more, with K, M or G, not '{text}'")))
 }
 

@@ -13,7 +13,7 @@ use crate::table::{Caching, Plan, Question};
 use crate::timers::Timers;
 use crate::wire::http::CacheControl;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The longest time that a lookup waits for a new answer before a stale one is served; a tenth of its time limit if that
 /// is shorter.
@@ -248,13 +248,13 @@ impl Lookups {
         let Some(Caching { fresh, stale }) = shared.tables.caching(table) else { return };
         // An older answer must go too: the backend has just said that none may be used again.
         let is_barred = !self.barred.is_empty() && self.barred.contains_key(&(table, key.to_vec()));
-        if control.never || is_barred {
+        if control.never() || is_barred {
             self.cache.forget(table, key);
             return;
         }
         // must-revalidate forbids stale answers, also while the backend is unreachable (RFC 9111, section 5.2.2.2).
         let stale = if control.strict { Duration::ZERO } else { stale };
-        let lifetime = Lifetime { fresh: control.fresh().unwrap_or(fresh), stale };
+        let lifetime = Lifetime { fresh: control.fresh(SystemTime::now).unwrap_or(fresh), stale };
         self.cache.keep(table, key, answer.clone(), lifetime, shared.turn.now);
     }
 

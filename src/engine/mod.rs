@@ -22,6 +22,7 @@ use lookup::Lookups;
 use shared::Shared;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tables::record;
 
 /// Default size limit of the answer cache in bytes.
 const CACHE_SIZE: usize = 64 << 20;
@@ -235,6 +236,7 @@ impl Engine {
             match event {
                 Event::Nothing => {}
                 Event::Admin(page) => self.respond(key, page),
+                Event::LongKey { seq, table } => self.answer_long_key(ReplyTo { client: key, seq }, &table),
                 Event::Request { seq, table, query } => {
                     let name = table.unwrap_or(self.shared.clients.table(key));
                     let to = ReplyTo { client: key, seq };
@@ -274,6 +276,15 @@ impl Engine {
             Query::Commit(commit) => Reply::Committed(commit.id, Outcome::Failed(failure)),
         };
         clients.reply(to, "", reply, turn);
+    }
+
+    /// Answers a lookup whose key is too long. No table can hold it, and a failure would have Postfix defer the mail for ever.
+    fn answer_long_key(&mut self, to: ReplyTo, table: &[u8]) {
+        let Some(at) = self.shared.tables.find(table) else { return self.refuse(to, table, Query::Get(b"".into())) };
+        let Shared { tables, clients, faults, turn, .. } = &mut self.shared;
+        faults.warn(&format!("key-too-long table={}", tables.name(at)), turn.now);
+        record(tables.metrics(at), &Answer::Miss, Duration::ZERO);
+        clients.reply(to, tables.name(at), Reply::Answer(Answer::Miss), turn);
     }
 
     /// Gives the results of exchanges to the requests that they belong to. True if there were any.

@@ -1,6 +1,6 @@
 //! Accepts connections from the listeners, in batches, and pauses when no descriptors are left.
 
-use super::socket::Stream;
+use super::socket::{MAX_CLIENTS, Stream};
 use crate::config::Mode;
 use crate::listen::{Listener, ListenerSocket, SocketFile};
 use crate::log;
@@ -94,7 +94,13 @@ impl Acceptor {
         let reserve = RESERVE.min(descriptors / 4);
         let for_backends = reserve.saturating_sub(OTHERS) as usize;
         let max_admins = (reserve / 8).clamp(1, MAX_ADMINS) as usize;
-        Ok(Self { listeners, waiting: Vec::new(), max_mail_servers: descriptors - reserve, for_backends, max_admins })
+        Ok(Self {
+            listeners,
+            waiting: Vec::new(),
+            max_mail_servers: (descriptors - reserve).min(MAX_CLIENTS),
+            for_backends,
+            max_admins,
+        })
     }
 
     /// The next connection of a listener, while this many mail servers are connected; `None` if there is none.

@@ -167,7 +167,7 @@ impl Reactor {
                 }
             }
             Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
-            token => self.on_socket_event(socket::peer(token), event),
+            token => self.on_socket_event(socket::peer(token, &self.clients, &self.backends), event),
         }
     }
 

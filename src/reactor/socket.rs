@@ -8,7 +8,18 @@ use mio::{Interest, Registry, Token};
 use std::io::{self, ErrorKind, Read, Write};
 
 /// The bit of a token that marks a backend connection.
-const BACKEND: usize = (AGES as usize) << 32;
+const BACKEND: usize = 1 << (usize::BITS - 1);
+
+/// The bits of a token that hold the index of a key; those above, up to that of the side, hold its age.
+const INDEX_BITS: u32 = if usize::BITS < 64 { 20 } else { 32 };
+
+/// Ages wrap at this number in tokens: as in keys, or earlier where a token has 32 bits.
+// No event is older than one turn, in which no slot is reused that often. One below the power of two, so that the
+// highest tokens are left to listeners.
+const TOKEN_AGES: u32 = if usize::BITS < 64 { (1 << 11) - 1 } else { AGES };
+
+/// Maximum number of clients, so that the index of each fits into a token.
+pub(super) const MAX_CLIENTS: u64 = 1 << INDEX_BITS;
 
 /// A connected or connecting stream socket, non-blocking.
 pub(super) enum Stream {
@@ -214,6 +225,15 @@ impl Sockets {
         self.slots.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.age == key.age)
     }
 
+    /// The key of the socket in a slot, by the age in its token; one of no socket if it was closed.
+    fn key(&self, index: u32, token_age: u32) -> Key {
+        let slot = self.slots.get(index as usize).and_then(Option::as_ref);
+        // Never searched for where a token holds the whole age.
+        let age =
+            slot.filter(|_| TOKEN_AGES < AGES).map(|socket| socket.age).filter(|age| age % TOKEN_AGES == token_age);
+        Key { index, age: age.unwrap_or(token_age) }
+    }
+
     pub(super) fn insert(&mut self, key: Key, socket: SocketState) {
         let index = key.index as usize;
         if self.slots.len() <= index {
@@ -241,13 +261,14 @@ fn token(peer: Peer) -> Token {
         Peer::Client(key) => (key, 0),
         Peer::Backend(key) => (key, BACKEND),
     };
-    Token(side | (key.age as usize) << 32 | key.index as usize)
+    Token(side | ((key.age % TOKEN_AGES) as usize) << INDEX_BITS | key.index as usize)
 }
 
 /// The connection that a token names.
-pub(super) fn peer(token: Token) -> Peer {
-    let key = Key { index: token.0 as u32, age: (token.0 >> 32) as u32 % AGES };
-    if token.0 & BACKEND == 0 { Peer::Client(key) } else { Peer::Backend(key) }
+pub(super) fn peer(token: Token, clients: &Sockets, backends: &Sockets) -> Peer {
+    let index = (token.0 & ((1 << INDEX_BITS) - 1)) as u32;
+    let age = ((token.0 & !BACKEND) >> INDEX_BITS) as u32;
+    if token.0 & BACKEND == 0 { Peer::Client(clients.key(index, age)) } else { Peer::Backend(backends.key(index, age)) }
 }
 
 #[cfg(test)]
@@ -270,9 +291,19 @@ mod tests {
     #[test]
     fn a_token_names_its_peer() {
         let key = Key { index: 7, age: AGES - 1 };
+        let mut sockets = Sockets::default();
+        sockets.insert(key, SocketState::new(key, Stream::Unix(UnixStream::pair().unwrap().0), false));
         for one in [Peer::Client(key), Peer::Backend(key), Peer::Backend(Key { index: 0, age: 0 })] {
-            assert_eq!(peer(token(one)), one);
+            assert_eq!(peer(token(one), &sockets, &sockets), one);
             assert!(token(one).0 < super::super::LISTENERS);
         }
+    }
+
+    #[test]
+    fn no_token_of_a_socket_is_that_of_a_listener() {
+        let most = Key { index: (MAX_CLIENTS - 1).min(1 << 31) as u32, age: TOKEN_AGES - 1 };
+        assert!(token(Peer::Backend(most)).0 < super::super::LISTENERS);
+        let older = Key { index: 7, age: TOKEN_AGES - 1 };
+        assert_ne!(token(Peer::Client(older)), token(Peer::Client(Key { index: 7, age: 0 })));
     }
 }

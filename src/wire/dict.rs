@@ -91,6 +91,9 @@ pub fn line(input: &[u8], seen: usize, limit: usize) -> Result<Option<usize>, Er
     }
 }
 
+/// Fields of an iteration that are read. No more paths are useful, and each takes memory.
+const MAX_FIELDS: usize = 1_000;
+
 /// Parses a line, without its newline.
 pub fn parse(line: &[u8]) -> Result<DictCommand<'_>, Error> {
     let (letter, rest) = line.split_first().ok_or(Error::Malformed)?;
@@ -106,7 +109,11 @@ pub fn parse(line: &[u8]) -> Result<DictCommand<'_>, Error> {
         b'I' => {
             let (flags, max_rows) = (number(&field()?)?, decimal(&field()?).ok_or(Error::Malformed)?);
             let rest = vec![field()?];
-            Ok(DictCommand::Iterate { flags, max_rows, rest: rest.into_iter().chain(fields).collect() })
+            Ok(DictCommand::Iterate {
+                flags,
+                max_rows,
+                rest: rest.into_iter().chain(fields.take(MAX_FIELDS)).collect(),
+            })
         }
         b'B' => Ok(DictCommand::Begin { id: number(&field()?)?, user: field().ok() }),
         b'S' => Ok(DictCommand::Set { id: number(&field()?)?, key: field()?, value: field()? }),

@@ -2,6 +2,7 @@
 
 pub mod base64;
 pub mod cache_control;
+pub mod date;
 pub mod dict;
 pub mod http;
 pub mod netstring;

@@ -29,10 +29,19 @@ impl fmt::Display for Error {
 ///
 /// A payload longer than `limit` bytes is refused as soon as its length has been read, before its bytes are buffered.
 pub fn decode(input: &[u8], limit: usize) -> Result<Option<(&[u8], usize)>, Error> {
+    match length(input, limit)? {
+        Some((length, start)) => payload(input, start, length),
+        None => Ok(None),
+    }
+}
+
+/// Decodes the length at the front of `input`: the length of the payload, and where the payload begins. `None` if the
+/// colon after it is missing.
+pub fn length(input: &[u8], limit: usize) -> Result<Option<(usize, usize)>, Error> {
     let mut length = 0;
     for (at, &byte) in input.iter().enumerate() {
         match byte {
-            b':' if at > 0 => return payload(input, at + 1, length),
+            b':' if at > 0 => return Ok(Some((length, at + 1))),
             // A leading zero would give one payload several encodings; the specification of netstrings forbids it, and
             // Postfix never sends one.
             b'0'..=b'9' if at == 0 || length > 0 => length = length * 10 + usize::from(byte - b'0'),

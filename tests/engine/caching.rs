@@ -67,6 +67,18 @@ fn what_the_backend_says_of_keeping_counts_more() {
     assert_eq!(kept_for("Cache-Control: max-age=5", 6), (false, true));
     assert_eq!(kept_for("Cache-Control: max-age=5, must-revalidate", 6), (false, false));
     assert_eq!(kept_for("Cache-Control: no-store", 6), (false, false));
+    let from = |time: &str| format!("Date: Fri, 05 Jun 2026 10:00:00 GMT\r\nExpires: Fri, 05 Jun 2026 {time} GMT");
+    assert_eq!(kept_for(&from("10:05:00"), 299), (true, true));
+    assert_eq!(kept_for(&from("10:05:00"), 301), (false, true));
+    assert_eq!(kept_for(&from("09:59:59"), 6), (false, true));
+    assert_eq!(kept_for("Expires: 0", 6), (false, true));
+    assert_eq!(kept_for("Expires: Fri, 31 Dec 9999 23:59:59 GMT", 86_399), (true, true));
+    assert_eq!(kept_for("Expires: Fri, 31 Dec 9999 23:59:59 GMT", 86_401), (false, true));
+    assert_eq!(kept_for("Cache-Control: max-age=31536000", 86_401), (false, true));
+    assert_eq!(kept_for("Pragma: no-cache", 6), (false, false));
+    assert_eq!(kept_for("Pragma: no-cache\r\nCache-Control: max-age=9", 8), (true, true));
+    assert_eq!(kept_for("Vary: *", 6), (false, false));
+    assert_eq!(kept_for("Vary: Accept", 59), (true, true));
 }
 
 #[test]

@@ -272,10 +272,61 @@ fn broken_commands_close_the_connection() {
     }
     let mut world = meta(&[]);
     let client = dovecot(&mut world);
-    world.send(client, &[b'L'; 65_536]);
+    world.send(client, &[b'L'; 1 << 20]);
     assert!(world.is_open(client));
     world.send(client, b"L");
     assert!(!world.is_open(client), "a line may not grow without end");
+    let client = world.client(Mode::Dovecot);
+    world.send(client, format!("H4\t0\t0\t{}\tmeta\n", "u".repeat(70_000)).as_bytes());
+    assert!(!world.is_open(client), "names are kept as long as the connection");
+}
+
+#[test]
+fn a_value_of_a_mebibyte_is_written_however_it_arrives() {
+    let head = "S1\tshared/a\t";
+    let value = "v".repeat((1 << 20) - head.len());
+    let lines = format!("B1\t\n{head}{value}\nC1\n");
+    // Searched and copied anew for each piece, 16 at a time would take minutes.
+    for step in [lines.len(), 65_536, 4096, 16] {
+        let start = std::time::Instant::now();
+        let mut world = meta(&[]);
+        let client = dovecot(&mut world);
+        lines.as_bytes().chunks(step).for_each(|piece| world.send(client, piece));
+        let mut written = 0;
+        world.serve(|method, target, body| {
+            assert_eq!((method, target), ("POST", "/m/a"));
+            assert!(body == format!("\"{value}\""));
+            written += 1;
+            Some(response(200, ""))
+        });
+        assert_eq!((written, &world.taken(client)[..]), (1, "O1\n"));
+        assert!(start.elapsed().as_secs() < 20, "{:?} in pieces of {step}", start.elapsed());
+    }
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, format!("B1\t\n{head}{value}v\n").as_bytes());
+    assert!(!world.is_open(client));
+}
+
+#[test]
+fn only_values_may_be_longer_than_64_kib() {
+    let long = "k".repeat(70_000);
+    let paths = format!("shared/{}/\t", "k".repeat(30_000)).repeat(3);
+    for (hello, command, reply) in [
+        ("H4", format!("Lshared/{long}\t\n"), "Fkey is too long\n"),
+        ("H4", format!("Lpriv/{long}\tu\n"), "Fkey is too long\n"),
+        ("H4", format!("I0\t0\tshared/{long}\t\n"), "Fkey is too long\n"),
+        ("H2", format!("I0\t0\t{}\n", paths.trim_end()), "Fpaths are too long\n"),
+        ("H2", format!("I0\t0\t{}\n", "\t".repeat(1_000_000)), "Ftoo many paths\n"),
+        ("H4", format!("B1\t\nS1\tshared/{long}\tv\nC1\n"), "F1\tkey is too long\n"),
+        ("H4", format!("B1\t{long}\nS1\tpriv/a\tv\nC1\n"), "F1\tuser is too long\n"),
+    ] {
+        let mut world = meta(&[]);
+        let client = world.client(Mode::Dovecot);
+        world.send(client, format!("{hello}\t0\t0\t\tmeta\n{command}").as_bytes());
+        assert_eq!(world.taken(client), reply);
+        assert!(world.connecting.is_empty() && world.is_open(client));
+    }
 }
 
 #[test]

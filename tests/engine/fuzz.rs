@@ -34,6 +34,13 @@ const WORDS: &[&[u8]] = &[
     b"S1\tshared/a\t1\n",
     b"C1\n",
     b"\x01t",
+    b"65552:alias ",
+    b"Expires: Fri, 05 Jun 2026 10:00:00 GMT\r\n",
+    b"Sunday, 06-Nov-94 08:49:37 GMT",
+    b"Sun Nov  6 08:49:37 1994",
+    b"Date: ",
+    b"Vary: *\r\n",
+    b"Pragma: no-cache\r\n",
     b"null",
     b"[1,{\"a\":\"\\u00e9\"}]",
     b"\"",
@@ -67,6 +74,11 @@ fn value() {
 #[test]
 fn percent() {
     run("percent", targets::percent);
+}
+
+#[test]
+fn date() {
+    run("date", targets::date);
 }
 
 #[test]

@@ -289,11 +289,13 @@ fn an_idle_client_is_never_closed_but_one_that_is_stuck_is() {
     let idle = world.client(Mode::Auto);
     let half = world.client(Mode::Postfix);
     world.send(half, b"100:alias a");
+    let skipped = world.client(Mode::Postfix);
+    world.send(skipped, format!("70000:alias {}", "k".repeat(5_000)).as_bytes());
     let file = ["--name", "alias", "--type", "file", "--param", "tests/data/test.json"];
     world.wait(99 * SECOND);
     assert!(world.is_open(half));
     world.wait(SECOND);
-    assert!(!world.is_open(half));
+    assert!(!world.is_open(half) && !world.is_open(skipped));
     world.wait(100_000 * SECOND);
     assert!(world.is_open(idle));
 
@@ -644,6 +646,23 @@ fn only_the_client_that_breaks_the_protocol_is_closed() {
     let client = world.client(Mode::Postfix);
     world.send(client, b"5:alias,9:none none,");
     assert_eq!(world.taken(client), "47:PERM request without a space after the map name,24:TEMP no such table: none,");
+}
+
+#[test]
+fn a_key_that_is_too_long_is_a_miss_in_its_place() {
+    let key = "k".repeat(100_000);
+    let long = |table: &str| format!("{}:{table} {key},", table.len() + 1 + key.len());
+    let requests = ["7:alias a,", &long("alias"), "7:alias b,", &long("none")].concat();
+    for step in [requests.len(), 65_536, 4096, 1000] {
+        let mut world = World::with_alias(&[]);
+        let client = world.client(Mode::Auto);
+        requests.as_bytes().chunks(step).for_each(|piece| world.send(client, piece));
+        assert_eq!(world.taken(client), "");
+        world.serve(|_, target, _| Some(response(200, &format!("\"{}\"", &target[3..]))));
+        assert_eq!(world.taken(client), "4:OK a,9:NOTFOUND ,4:OK b,24:TEMP no such table: none,");
+        world.send(client, format!("{};", long("alias").trim_end_matches(',')).as_bytes());
+        assert!(!world.is_open(client));
+    }
 }
 
 #[test]

@@ -1,10 +1,14 @@
-//! What the cache really takes, by a count of the allocator.
+//! What the cache and the writes of a client really take, by a count of the allocator.
+
+use crate::support;
 
 use podop::cache::{Cache, CachedAnswer, Lifetime};
+use podop::config::Mode;
 use podop::value::Value;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
+use support::world::World;
 
 /// The system's allocator, which counts for each thread the bytes that it has allocated and not freed.
 struct Counting;
@@ -64,6 +68,28 @@ fn it_never_takes_more_than_a_tenth_beyond_its_size() {
             assert!(cache.metrics().evicted > 0 || sizes == [0]);
             let most = most.cast_unsigned();
             assert!(most <= limit + limit / 10, "{most} of {limit} with values of {sizes:?} bytes");
+        }
+    }
+}
+
+#[test]
+fn open_transactions_never_take_more_than_their_limit() {
+    let table = ["--name", "meta", "--type", "url", "--param", "http://192.0.2.1/m/§"];
+    // Lines of a mebibyte. Half of each value is escapes.
+    let (user, value) = ("u".repeat(1_000_000), "\x011".repeat(500_000));
+    let begins = |at: usize| format!("B{at}\t{user}\n");
+    let sets = |at: usize| format!("B{at}\t\nS{at}\tshared/a\t{value}\n");
+    for lines in [&begins as &dyn Fn(usize) -> String, &sets] {
+        let mut world = World::new(&table);
+        let client = world.client(Mode::Dovecot);
+        world.send(client, b"H4\t0\t0\t\tmeta\n");
+        let before = IN_USE.get();
+        for at in 1..15 {
+            world.send(client, lines(at).as_bytes());
+            assert!(world.is_open(client));
+            let held = IN_USE.get() - before;
+            // The simulated kernel keeps a buffer of 1 MiB.
+            assert!(held < 6 << 20, "{held} bytes after {at} lines");
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::support::world::{MS, World};
 use podop::config::Mode;
 use podop::io::{End, Peer};
 use podop::value::{self, Members, Value};
-use podop::wire::{dict as lines, http as responses, netstring as frames, percent as percents};
+use podop::wire::{date as dates, dict as lines, http as responses, netstring as frames, percent as percents};
 use std::io::ErrorKind;
 
 /// The first byte says how the rest is cut: the frames must not depend on it.
@@ -31,6 +31,12 @@ pub fn netstring(data: &[u8]) {
     };
     let whole = read(bytes.len().max(1));
     assert_eq!(read(usize::from(*step).max(1)), whole);
+    // What is too long to be decoded has a length all the same.
+    match (frames::decode(bytes, 10), frames::length(bytes, 1000)) {
+        (Ok(Some((payload, used))), length) => assert_eq!(length, Ok(Some((payload.len(), used - payload.len() - 1)))),
+        (Err(frames::Error::TooLong), Ok(Some((length, start)))) => assert!(length > 10 && bytes[start - 1] == b':'),
+        (_, _) => {}
+    }
     for payload in whole.0 {
         let mut out = Vec::new();
         frames::encode(&[&payload], &mut out);
@@ -41,9 +47,9 @@ pub fn netstring(data: &[u8]) {
 /// Lines, however they are cut, and escapes.
 pub fn dict(data: &[u8]) {
     let mut rest = data;
-    while let Ok(Some(end)) = lines::line(rest, 0, 65_536) {
+    while let Ok(Some(end)) = lines::line(rest, 0, 1 << 20) {
         let _ = lines::parse(&rest[..end]);
-        assert_eq!(lines::line(rest, end, 65_536), Ok(Some(end)), "it depends on what was searched before");
+        assert_eq!(lines::line(rest, end, 1 << 20), Ok(Some(end)), "it depends on what was searched before");
         rest = &rest[end + 1..];
     }
     let mut out = Vec::new();
@@ -124,6 +130,13 @@ pub fn percent(data: &[u8]) {
     }
 }
 
+/// A date is one in any case, and none before 1970 or after the year 9999.
+pub fn date(data: &[u8]) {
+    let date = dates::parse(data);
+    assert_eq!(dates::parse(&data.to_ascii_uppercase()), date);
+    assert!(date.is_none_or(|seconds| seconds <= 253_402_300_800 && data.len() >= 24));
+}
+
 /// The bytes are a script: who sends what, who leaves, who answers, how much time passes.
 pub fn engine(data: &[u8]) {
     let mut world = World::with_alias(&["--timeout", "3", "--option", "alias:connections=2"]);
@@ -135,7 +148,14 @@ pub fn engine(data: &[u8]) {
         let chosen = usize::from(*op >> 4);
         match op & 15 {
             0 => clients.push(world.client(Mode::Auto)),
-            1..=4 => send(&mut world, &clients, chosen, bytes),
+            1..=3 => send(&mut world, &clients, chosen, bytes),
+            // What no script of 4 KiB can hold.
+            4 => send(
+                &mut world,
+                &clients,
+                chosen,
+                &vec![bytes.first().copied().unwrap_or(b'k'); 257 * usize::from(*many)],
+            ),
             5 | 6 if !world.connecting.is_empty() => backends.push(world.accept()),
             7 if !world.connecting.is_empty() => world.refuse(),
             5..=7 => {}

@@ -27,8 +27,8 @@ fn case(name: &'static str, sent: impl AsRef<[u8]>, answered: &'static [u8], clo
 fn cases() -> Vec<Case> {
     let hello = "H4\t0\t0\t\talias\n";
     let dict = |rest: &str| format!("{hello}{rest}");
-    let key = "k".repeat(65_530);
-    let line = format!("Lshared/{}\t", "k".repeat(65_527));
+    let key = "k".repeat(65_000);
+    let line = format!("Lshared/{}\t", "k".repeat(1_048_567));
     let longest = format!("{}:OK own {key},", key.len() + 7);
     vec![
         // Neither protocol.
@@ -43,7 +43,7 @@ fn cases() -> Vec<Case> {
         case("a zero before the length", "07:alias a,", b"", true),
         case("no comma", "7:alias a;", b"", true),
         case("length too small", "6:alias a,", b"", true),
-        case("a length beyond the limit", "65537:", b"", true),
+        case("a length beyond the limit", "16777217:", b"", true),
         case("length beyond 64 bits", "99999999999999999999999:", b"", true),
         case("good, then garbage", "7:alias a,x", b"8:OK own a,", true),
         case(
@@ -57,6 +57,14 @@ fn cases() -> Vec<Case> {
         case("no name", "2: a,7:alias a,", b"20:TEMP no such table: ,8:OK own a,", false),
         case("an empty key", "6:alias ,7:alias a,", b"9:NOTFOUND ,8:OK own a,", false),
         case("a key of the largest size", format!("{}:alias {key},", key.len() + 6), longest.leak().as_bytes(), false),
+        case("a longer key", format!("{}:alias {key}k,7:alias a,", key.len() + 7), b"9:NOTFOUND ,8:OK own a,", false),
+        case(
+            "a much longer key",
+            format!("3000006:alias {},7:alias a,", "k".repeat(3_000_000)),
+            b"9:NOTFOUND ,8:OK own a,",
+            false,
+        ),
+        case("a long key without a comma", format!("70006:alias {};", "k".repeat(70_000)), b"", true),
         // Dict.
         case("no hello", "Lshared/a\t\n", b"", true),
         case("an old version", "H1\t0\t0\t\talias\n", b"", true),
@@ -79,6 +87,7 @@ fn cases() -> Vec<Case> {
         case("an empty transaction", dict("B1\t\nC1\nB1\t\nD1\n"), b"O1\nO1\n", false),
         case("rolled back", dict("B1\t\nS1\tshared/a\t1\nR1\nLshared/a\t\n"), b"Oown a\n", false),
         case("two transactions interleaved", dict("B1\t\nB2\t\nR2\nC1\n"), b"O1\n", false),
+        case("a longer key", dict(&format!("Lshared/{key}\t\nLshared/a\t\n")), b"Fkey is too long\nOown a\n", false),
         case("a line beyond the limit", dict(&line) + "kkkk", b"", true),
     ]
 }
@@ -113,6 +122,18 @@ fn every_case_is_answered_as_stated() {
         }
     }
     drop(backend);
+}
+
+#[test]
+fn a_key_that_is_too_long_is_logged_without_the_key() {
+    let (_backend, podop) = start();
+    let mut client = podop.connect();
+    for _ in 0..3 {
+        assert_eq!(ask(&mut client, "alias", "k".repeat(100_000).as_bytes()), b"NOTFOUND ");
+    }
+    let log = podop.log();
+    assert_eq!(log.matches("warn key-too-long table=alias\n").count(), 1, "{log}");
+    assert!(!log.contains("kkk"), "{log}");
 }
 
 #[test]

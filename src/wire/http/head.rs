@@ -104,6 +104,7 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> 
     for field in parsed.headers.iter() {
         read_field(field.name, field.value, &mut head, &mut length, &mut chunked)?;
     }
+    read_date(parsed.headers, &mut head);
     // These never have a body, regardless of the fields (RFC 9112, section 6.3).
     let bodiless = matches!(status, 204 | 304);
     let state = match (length, chunked) {
@@ -167,10 +168,30 @@ fn read_field(
         11 if name.eq_ignore_ascii_case("retry-after") => {
             head.extra_headers().retry_after = decimal(value).map(|seconds| seconds.min(86_400) as u32);
         }
+        7 if name.eq_ignore_ascii_case("expires") => head.extra_headers().cache_control.add_expires(value),
+        6 if name.eq_ignore_ascii_case("pragma") => head.extra_headers().cache_control.add_pragma(value),
+        4 if name.eq_ignore_ascii_case("vary") => read_vary(value, head),
         8 if name.eq_ignore_ascii_case("location") => head.extra_headers().location = Some(value.into()),
         _ => {}
     }
     Ok(())
+}
+
+/// Evaluates a `Vary` field. Most name fields, and have no effect.
+fn read_vary(value: &[u8], head: &mut Head) {
+    if value.contains(&b'*') {
+        head.extra_headers().cache_control.add_vary(value);
+    }
+}
+
+/// Evaluates the `Date` fields, if the lifetime depends on them.
+// Apart from the other fields, as nearly every response has a date and nearly none has a lifetime that needs it.
+fn read_date(fields: &[httparse::Header<'_>], head: &mut Head) {
+    let Some(extra_headers) = head.extra_headers.as_deref_mut() else { return };
+    if extra_headers.cache_control.needs_date() {
+        let dates = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("date"));
+        dates.for_each(|field| extra_headers.cache_control.add_date(field.value));
+    }
 }
 
 /// The `timeout` parameter of `Keep-Alive: timeout=5, max=100`, at most a day.

@@ -202,28 +202,38 @@ impl Decoder {
         head.response(Cow::Owned(std::mem::take(&mut self.body)))
     }
 
-    /// Reads a line of at most `limit` bytes and returns it without the CR LF.
+    /// Reads a line of at most `limit` bytes and returns it without the CR LF. It is only copied if it arrives in pieces.
     ///
     /// # Errors
     /// `error` if it is longer, ends with a bare LF, or has a bare CR.
-    fn line(&mut self, input: &mut &[u8], limit: usize, error: Error) -> Result<Option<Vec<u8>>, Error> {
+    fn line<'a>(&mut self, input: &mut &'a [u8], limit: usize, error: Error) -> Result<Option<Cow<'a, [u8]>>, Error> {
         let end = input.iter().position(|byte| *byte == b'\n');
-        let taken = end.map_or(input.len(), |at| at + 1);
-        self.partial.extend_from_slice(&input[..taken]);
-        *input = &input[taken..];
-        if self.partial.len() > limit + 2 {
+        let (taken, rest) = input.split_at(end.map_or(input.len(), |at| at + 1));
+        *input = rest;
+        if self.partial.len() + taken.len() > limit + 2 {
             return Err(error);
         }
-        if end.is_none() {
-            return Ok(None);
+        let mut line = Cow::Borrowed(taken);
+        if end.is_none() || !self.partial.is_empty() {
+            self.partial.extend_from_slice(taken);
+            if end.is_none() {
+                return Ok(None);
+            }
+            line = Cow::Owned(std::mem::take(&mut self.partial));
         }
-        let line = std::mem::take(&mut self.partial);
         // A bare LF is not accepted as a line end, although RFC 9112, section 2.2 lets a recipient do so: in chunk
         // lines it is what known smuggling attacks build on.
         match line.strip_suffix(b"\r\n") {
-            Some(line) if line.len() <= limit && !line.contains(&b'\r') => Ok(Some(line.to_vec())),
-            _ => Err(error),
+            Some(text) if !text.contains(&b'\r') => {}
+            _ => return Err(error),
         }
+        Ok(Some(match line {
+            Cow::Borrowed(line) => Cow::Borrowed(&line[..line.len() - 2]),
+            Cow::Owned(mut line) => {
+                line.truncate(line.len() - 2);
+                Cow::Owned(line)
+            }
+        }))
     }
 
     /// Consumes the trailer section; true once its empty line has been read.
@@ -249,7 +259,9 @@ fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
     // Digits are taken by hand because `from_str_radix` accepts a leading plus.
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (size, extension) = line.split_at(digits);
-    if !extension.is_empty() && !extension.trim_ascii_start().starts_with(b";") {
+    // Some servers pad the size with blanks to a fixed width.
+    let blanks = extension.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    if !matches!(extension[blanks..], [] | [b';', ..]) {
         return Err(Error::Chunk);
     }
     let size = std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
@@ -278,7 +290,7 @@ fn check_trailers(section: &[u8]) -> Result<(), Error> {
 mod tests {
     use super::head::MAX_FIELDS;
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     /// The bytes of a connection, and what is decoded from them: `status keep body` of each response, then `.` if the
     /// stream may end there, or the error.
@@ -296,12 +308,20 @@ mod tests {
         (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", &["204 keep ", "."]),
         (b"HTTP/1.1 304 Not Modified\r\n\r\n", &["304 keep ", "."]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n1\r\n4\r\n1;x=y\r\n1\r\n0\r\n\r\n", &["200 keep 41", "."]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2  \r\n41\r\n0 \t\r\n\r\n", &["200 keep 41", "."]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \t;x=y\r\n41\r\n0;x\r\n\r\n", &["200 keep 41", "."]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n002\r\n41\r\n0\r\nA: b\r\nC:\r\n\r\n", &["200 keep 41", "."]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41\r\n0\r\n", &["cut"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41\r\n", &["cut"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n411\r\n0\r\n\r\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\n41\n0\n\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 1\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \x0c\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n 2\r\n41\r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \n41\n0\n\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41 \r\n0\r\n\r\n", &["chunk"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n41\r\n \r\n\r\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+2\r\n41\r\n0\r\n\r\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n41\r\n0\r\n\r\n", &["chunk"]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n41\r\n0\r\n\r\n", &["chunk"]),
@@ -381,7 +401,21 @@ mod tests {
     fn cache_fields_of_a_head_reach_the_response() {
         let mut input = &b"HTTP/1.1 200 OK\r\nAge: 20\r\ncache-control: max-age=60\r\nContent-Length: 0\r\n\r\n"[..];
         let response = Decoder::default().push(&mut input).unwrap().unwrap();
-        assert_eq!(response.cache_control().fresh(), Some(Duration::from_secs(40)));
+        assert_eq!(response.cache_control().fresh(SystemTime::now), Some(Duration::from_secs(40)));
+        let cases: &[(&str, bool, Option<u64>)] = &[
+            ("Date: Fri, 05 Jun 2026 10:00:00 GMT\r\nexpires: Fri, 05 Jun 2026 10:01:00 GMT", false, Some(60)),
+            ("Expires: Fri, 05 Jun 2026 10:01:00 GMT\r\nDATE: Fri, 05 Jun 2026 10:00:30 GMT", false, Some(30)),
+            ("Date: Fri, 05 Jun 2026 10:00:00 GMT\r\nExpires: 0", false, Some(0)),
+            ("Date: Fri, 05 Jun 2026 10:00:00 GMT\r\nVary: Accept", false, None),
+            ("VARY: *", true, None),
+            ("pragma: no-cache", true, None),
+        ];
+        for (fields, never, fresh) in cases {
+            let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: 0\r\n\r\n");
+            let control = Decoder::default().push(&mut head.as_bytes()).unwrap().unwrap().cache_control();
+            let got = (control.never(), control.fresh(SystemTime::now));
+            assert_eq!(got, (*never, fresh.map(Duration::from_secs)), "{fields}");
+        }
     }
 
     #[test]
