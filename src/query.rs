@@ -23,6 +23,8 @@ pub struct Iterate {
     pub paths: Vec<Path>,
     /// Sort by name; otherwise rows are in the order of the list.
     pub sorted: bool,
+    /// Also rows whose names have a `/`, which are below other names.
+    pub recurse: bool,
     /// Omit the values.
     pub no_values: bool,
     /// Look up the path itself as a key, instead of what is below it.
@@ -84,6 +86,8 @@ pub struct Commit {
 pub struct Write {
     pub key: Vec<u8>,
     pub change: Change,
+    /// Seconds after which a value that is set expires; 0 is never.
+    pub expire: u64,
 }
 
 /// The change that a write makes.

@@ -32,7 +32,7 @@ pub use pools::Arrived;
 pub use queue::MAX_WAITING;
 pub use reach::CheckResult;
 pub use redirect::RedirectError;
-pub use request::{MAX_ROUTES, Method, Piece, Request, Route};
+pub use request::{Body, MAX_ROUTES, Method, Piece, Request, Route};
 pub use resolver::Resolver;
 
 use crate::arena::Key;

@@ -82,7 +82,16 @@ pub struct Request {
     pub method: Method,
     /// Equivalent backends: any of them may be asked.
     pub routes: Rc<[Route]>,
-    pub body: Option<Box<[u8]>>,
+    // Boxed, because a lookup has none, and exchanges hold a request by value.
+    pub body: Option<Box<Body>>,
+}
+
+/// What a write has besides its key.
+#[derive(Debug)]
+pub struct Body {
+    /// Field lines of this request only, each with its CR LF.
+    pub fields: String,
+    pub json: Vec<u8>,
 }
 
 impl Request {
@@ -102,9 +111,10 @@ impl Request {
         match &self.body {
             None => out.extend_from_slice(b"\r\n"),
             Some(body) => {
+                let Body { fields, json } = &**body;
                 // Writing to memory does not fail.
-                let _ = write!(out, "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-                out.extend_from_slice(body);
+                let _ = write!(out, "{fields}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", json.len());
+                out.extend_from_slice(json);
             }
         }
     }
@@ -150,7 +160,8 @@ mod tests {
         ];
         let routes: Rc<[Route]> = [Route::new(0, false, "h".into(), target, b"Host: h\r\n".to_vec())].into();
         let written = |method, body: &str| {
-            let body = (!body.is_empty()).then(|| body.as_bytes().into());
+            let fields = if method == Method::Patch { "Expires-In: 60\r\n" } else { "" }.to_owned();
+            let body = (!body.is_empty()).then(|| Box::new(Body { fields, json: body.as_bytes().to_vec() }));
             let mut out = Vec::new();
             Request { method, routes: routes.clone(), body }.write_to(0, b"a/b@c", None, &mut out);
             String::from_utf8(out).unwrap()
@@ -161,6 +172,8 @@ mod tests {
             "POST /map/a/b%40c?k=a%2Fb%40c HTTP/1.1\r\nHost: h\r\n\
              Content-Type: application/json\r\nContent-Length: 3\r\n\r\n\"x\""
         );
+        let patch = written(Method::Patch, "1");
+        assert!(patch.contains("Host: h\r\nExpires-In: 60\r\nContent-Type: application/json\r\n"), "{patch}");
         assert!(written(Method::Delete, "").ends_with("Host: h\r\n\r\n"));
     }
 }

@@ -35,6 +35,7 @@ const MAX_WRITE: usize = MAX_LINE;
 const SHARED: &[u8] = b"shared/";
 
 // Iteration flags (dict.h).
+const RECURSE: u32 = 1;
 const SORT_BY_KEY: u32 = 2;
 const SORT_BY_VALUE: u32 = 4;
 const NO_VALUE: u32 = 8;
@@ -65,6 +66,7 @@ struct Hello {
 #[derive(Debug, Default)]
 struct Transaction {
     user: Vec<u8>,
+    expire: u64,
     commit: Commit,
     /// The first error in its writes, reported at COMMIT.
     refused: Option<Failure>,
@@ -139,11 +141,11 @@ impl DictSession {
                 Ok(self::query(query, replies, output))
             }
             // Of the commands below only COMMIT is answered, which is why errors of writes wait for it.
-            DictCommand::Begin { id, user } => {
+            DictCommand::Begin { id, user, expire } => {
                 let user = hello.user(user.as_deref());
                 // What is too long is refused with the writes, for which the rest is not needed.
                 let user = user[..user.len().min(MAX_USER + 1)].to_vec();
-                self.begin(id, user).map(|()| Event::Nothing)
+                self.begin(id, user, expire).map(|()| Event::Nothing)
             }
             DictCommand::Set { id, key, value } => self.write(id, &key, set(value)),
             DictCommand::Unset { id, key } => self.write(id, &key, Change::Unset),
@@ -167,12 +169,12 @@ impl DictSession {
         Ok(Event::Request { seq, table: None, query: Query::Commit(Box::new(transaction.commit)) })
     }
 
-    fn begin(&mut self, id: u32, user: Vec<u8>) -> Result<(), ProtocolError> {
+    fn begin(&mut self, id: u32, user: Vec<u8>, expire: u64) -> Result<(), ProtocolError> {
         if self.transactions.len() >= MAX_TRANSACTIONS || self.transactions.contains_key(&id) {
             return Err(ProtocolError::Transaction);
         }
         let commit = Commit { id, writes: Vec::new() };
-        self.transactions.insert(id, Transaction { user, commit, ..Transaction::default() });
+        self.transactions.insert(id, Transaction { user, expire, commit, ..Transaction::default() });
         Ok(())
     }
 
@@ -202,7 +204,7 @@ impl DictSession {
             Ok(path) => {
                 self.write_bytes += size;
                 transaction.write_bytes += size;
-                transaction.commit.writes.push(Write { key: path.key(b""), change });
+                transaction.commit.writes.push(Write { key: path.key(b""), change, expire: transaction.expire });
                 return Ok(Event::Nothing);
             }
         };
@@ -235,8 +237,15 @@ impl Hello {
         if paths.iter().map(|path| path.path.len()).sum::<usize>() > MAX_KEY {
             return Err(Failure::temporary(format_args!("paths are too long")));
         }
-        let sorted = flags & SORT_BY_KEY != 0;
-        Ok(Iterate { paths, sorted, no_values: flags & NO_VALUE != 0, exact: flags & EXACT_KEY != 0, max_rows })
+        let (sorted, recurse) = (flags & SORT_BY_KEY != 0, flags & RECURSE != 0);
+        Ok(Iterate {
+            paths,
+            sorted,
+            recurse,
+            no_values: flags & NO_VALUE != 0,
+            exact: flags & EXACT_KEY != 0,
+            max_rows,
+        })
     }
 }
 

@@ -63,7 +63,7 @@ mod tests {
     fn a_commit_that_may_have_written_is_uncertain() {
         let failure = || Failure::temporary(format_args!("x"));
         let after = |applied, result, certain| {
-            let writes = (0..3).map(|_| Write { key: vec![], change: Change::Unset }).collect();
+            let writes = (0..3).map(|_| Write { key: vec![], change: Change::Unset, expire: 0 }).collect();
             let mut commitment = Commitment { commit: Commit { id: 1, writes }, applied };
             match commitment.on_result(result, certain) {
                 None => "-",

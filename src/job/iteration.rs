@@ -97,7 +97,7 @@ impl Iteration {
                 }
                 Stage::Listing => return Step::Wait,
                 Stage::Failed(why) => return Step::Fail(why),
-                Stage::Rows(rows) => match rows.next(path, self.query.no_values, room) {
+                Stage::Rows(rows) => match rows.next(path, &self.query, room) {
                     Step::End => {
                         self.stage = Stage::Start;
                         self.path += 1;
@@ -165,7 +165,7 @@ impl Rows {
         Ok(rows)
     }
 
-    fn next(&mut self, path: &Path, no_values: bool, room: bool) -> Step {
+    fn next(&mut self, path: &Path, query: &Iterate, room: bool) -> Step {
         loop {
             if self.window.front().is_some_and(|slot| slot.value.is_some()) {
                 if !room {
@@ -173,7 +173,7 @@ impl Rows {
                 }
                 self.first += 1;
                 if let Some(Slot { name, value: Some(Some(value)) }) = self.window.pop_front() {
-                    return row(path, &name, value, no_values);
+                    return row(path, &name, value, query.no_values);
                 }
                 // Deleted since the list was made.
                 continue;
@@ -182,7 +182,7 @@ impl Rows {
             if self.window.len() == AHEAD {
                 return Step::Wait;
             }
-            match self.take(path, no_values, room) {
+            match self.take(path, query, room) {
                 Some(step) => return step,
                 None if self.window.is_empty() => return Step::End,
                 None => return Step::Wait,
@@ -191,7 +191,10 @@ impl Rows {
     }
 
     /// The step for the next name of the list; `None` after the last.
-    fn take(&mut self, path: &Path, no_values: bool, room: bool) -> Option<Step> {
+    fn take(&mut self, path: &Path, query: &Iterate, room: bool) -> Option<Step> {
+        let no_values = query.no_values;
+        // What is below another name is not a row of this path (dict-file.c).
+        let is_row = |name: &[u8]| query.recurse || !name.contains(&b'/');
         let needs_lookup = matches!(self.list, List::Names(_)) && !no_values;
         if !needs_lookup && !room {
             // The end of the list needs no space, and must not wait for it.
@@ -199,20 +202,26 @@ impl Rows {
             return peek.next_item(self.list.raw()).map(|_| Step::Wait);
         }
         match &self.list {
-            List::Names(raw) => {
+            List::Names(raw) => loop {
                 let Some(name) = name(self.members.next_item(raw)?) else {
                     return Some(Step::Fail("the list contains an element that is not a name"));
                 };
+                if !is_row(&name) {
+                    continue;
+                }
                 if no_values {
                     return Some(row(path, &name, Vec::new(), true));
                 }
                 let key = path.key(&name);
                 self.window.push_back(Slot { name, value: None });
-                Some(Step::Get(self.first + self.window.len() as u32 - 1, key))
-            }
+                return Some(Step::Get(self.first + self.window.len() as u32 - 1, key));
+            },
             List::NamesAndValues(raw) => loop {
                 let Ok(next) = self.members.next(raw) else { return Some(Step::Fail(UNREADABLE)) };
                 let (name, value) = next?;
+                if !is_row(&name) {
+                    continue;
+                }
                 if no_values {
                     return Some(row(path, &name, Vec::new(), true));
                 }
@@ -295,7 +304,7 @@ mod tests {
 
     fn iteration(sorted: bool, no_values: bool, max_rows: u64) -> Iteration {
         let paths = vec![Path { namespace: "shared/", path: b"p/".to_vec(), user: None }];
-        Iteration::new(Iterate { paths, sorted, no_values, exact: false, max_rows })
+        Iteration::new(Iterate { paths, sorted, recurse: false, no_values, exact: false, max_rows })
     }
 
     /// Runs an iteration with `list` and the values of `value`, and returns the rows. At most `AHEAD` lookups are open
@@ -345,6 +354,20 @@ mod tests {
     fn names_are_sorted_as_text() {
         let names = run(iteration(true, true, 0), r#"["b", "a", 3]"#, |_| None);
         assert_eq!(names, ["shared/p/3=", "shared/p/a=", "shared/p/b="]);
+    }
+
+    #[test]
+    fn what_is_below_another_name_is_a_row_only_if_it_is_wanted() {
+        for (recurse, list, expected) in [
+            (false, r#"["b", "b/c", "d/e/f", "g"]"#, &["shared/p/b=v", "shared/p/g=v"][..]),
+            (false, r#"{"b": "v", "b/c": "v", "g": "v"}"#, &["shared/p/b=v", "shared/p/g=v"]),
+            (true, r#"["b", "b/c"]"#, &["shared/p/b=v", "shared/p/b/c=v"]),
+            (true, r#"{"b": "v", "b/c": "v"}"#, &["shared/p/b=v", "shared/p/b/c=v"]),
+        ] {
+            let mut one = iteration(false, false, 0);
+            one.query.recurse = recurse;
+            assert_eq!(run(one, list, |_| Some("v")), expected, "{list}");
+        }
     }
 
     #[test]

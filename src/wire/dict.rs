@@ -52,6 +52,8 @@ pub enum DictCommand<'a> {
     Begin {
         id: u32,
         user: Option<Cow<'a, [u8]>>,
+        /// Seconds after which what the transaction sets expires; 0 is never.
+        expire: u64,
     },
     Set {
         id: u32,
@@ -115,7 +117,12 @@ pub fn parse(line: &[u8]) -> Result<DictCommand<'_>, Error> {
                 rest: rest.into_iter().chain(fields.take(MAX_FIELDS)).collect(),
             })
         }
-        b'B' => Ok(DictCommand::Begin { id: number(&field()?)?, user: field().ok() }),
+        b'B' => {
+            let (id, user) = (number(&field()?)?, field().ok());
+            // Dovecot sends it from 2.4 on, and closes the connection if it is no number (dict-commands.c).
+            let expire = field().ok().map_or(Some(0), |seconds| decimal(&seconds)).ok_or(Error::Malformed)?;
+            Ok(DictCommand::Begin { id, user, expire })
+        }
         b'S' => Ok(DictCommand::Set { id: number(&field()?)?, key: field()?, value: field()? }),
         b'U' => Ok(DictCommand::Unset { id: number(&field()?)?, key: field()? }),
         b'A' => Ok(DictCommand::Increment { id: number(&field()?)?, key: field()?, by: signed(&field()?)? }),
@@ -195,8 +202,8 @@ mod tests {
             (b"Lshared/k\t", DictCommand::Lookup { key: b("shared/k"), user: Some(b("")) }),
             (b"Lshared/tab\x01there", DictCommand::Lookup { key: b("shared/tab\there"), user: None }),
             (b"I9\t0\tpriv/g/\tu", DictCommand::Iterate { flags: 9, max_rows: 0, rest: vec![b("priv/g/"), b("u")] }),
-            (b"B1\tu\t60", DictCommand::Begin { id: 1, user: Some(b("u")) }),
-            (b"B9", DictCommand::Begin { id: 9, user: None }),
+            (b"B1\tu\t60", DictCommand::Begin { id: 1, user: Some(b("u")), expire: 60 }),
+            (b"B9", DictCommand::Begin { id: 9, user: None, expire: 0 }),
             (
                 b"S1\tshared/k\ta\x011\x010\x01n\x01r",
                 DictCommand::Set { id: 1, key: b("shared/k"), value: b("a\x01\0\n\r") },

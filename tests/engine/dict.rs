@@ -377,6 +377,28 @@ fn rows_stream_in_order_and_what_has_gone_is_left_out() {
 }
 
 #[test]
+fn the_backend_is_told_when_values_expire_or_the_write_fails() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"B1\t\t60\nS1\tshared/k\tv\nC1\nB2\t\t60\nU2\tshared/k\nC2\nB3\t\t0\nS3\tshared/k\tv\nC3\n");
+    world.serve(|_, _, _| Some(response(200, "")));
+    assert_eq!(world.taken(client), "F1\tmeta: expiration is not supported\nO2\nO3\n");
+
+    let mut world = meta(&["--option", "meta:expire=X-Expires-In"]);
+    let client = dovecot(&mut world);
+    for (begin, expected) in [("B1\t\t60", "X-Expires-In: 60\r\n"), ("B1\t\t0", ""), ("B1\t", ""), ("B1", "")] {
+        world.send(client, format!("{begin}\nS1\tshared/k\tv\nC1\n").as_bytes());
+        let (backend, request) = world.next_request().unwrap();
+        let line = request.lines().find(|line| line.starts_with("X-Expires")).map(|line| format!("{line}\r\n"));
+        assert_eq!(line.unwrap_or_default(), expected, "{begin}");
+        world.send(backend, &response(200, ""));
+        assert_eq!(world.taken(client), "O1\n");
+    }
+    world.send(client, b"B1\t\tsoon\n");
+    assert!(!world.is_open(client), "as Dovecot does");
+}
+
+#[test]
 fn a_row_that_cannot_be_read_fails_the_iteration() {
     let mut world = meta(&[]);
     let client = dovecot(&mut world);

@@ -154,7 +154,7 @@ fn name(request: &[u8]) -> &[u8] {
 }
 
 fn world(tables: &[&str]) -> World {
-    let mut args = Vec::new();
+    let mut args = vec!["--option".to_owned(), "*:expire=X-Expires-In".to_owned()];
     for table in tables {
         let param = format!("http://192.0.2.1/{table}/§");
         args.extend(["--name", table, "--type", "url", "--param"].map(str::to_owned));

@@ -8,7 +8,7 @@ use super::interface::{Plan, Question, ResponseError, ResponseOf, Table, TableEn
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
 use crate::backend::tls::TlsConnector;
-use crate::backend::{BackendSpec, MAX_ROUTES, Method, Request, Route, Target};
+use crate::backend::{BackendSpec, Body, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;
 use crate::query::{Answer, Change, Failure, Path, Write};
 use crate::value::{self, SelectError, Value};
@@ -75,21 +75,27 @@ impl Table for UrlTable {
             Question::List(path) => return self.list(path),
             Question::Write(write) => write,
         };
-        let (method, body) = match &write.change {
+        let (method, json) = match &write.change {
             Change::Set(text) => match value::to_json(text) {
-                Some(json) => (Method::Post, Some(json.into_owned().into())),
+                Some(json) => (Method::Post, Some(json.into_owned())),
                 None => return self.refuse("the value is neither JSON nor UTF-8"),
             },
             Change::Unset if self.options.unset == Method::Delete => (Method::Delete, None),
-            Change::Unset => (Method::Post, Some(b"null"[..].into())),
-            Change::Increment(by) => {
-                (Method::Patch, Some(format!("{{\"increment\": {by}}}").into_bytes().into_boxed_slice()))
-            }
+            Change::Unset => (Method::Post, Some(b"null".to_vec())),
+            Change::Increment(by) => (Method::Patch, Some(format!("{{\"increment\": {by}}}").into_bytes())),
+        };
+        let fields = match (&write.change, write.expire, &self.options.expire) {
+            // What is deleted cannot expire.
+            (Change::Unset, ..) | (_, 0, _) => String::new(),
+            (_, seconds, Some(name)) => format!("{name}: {seconds}\r\n"),
+            // It would live for ever.
+            (_, _, None) => return self.refuse("expiration is not supported"),
         };
         // A lookup of such a key is a miss, but a write must not be lost without an error.
         if self.bends(&write.key) {
             return self.refuse("the key has a segment that is empty or of dots");
         }
+        let body = json.map(|json| Box::new(Body { fields, json }));
         Plan::Request(Request { method, routes: self.routes.clone(), body })
     }
 
@@ -317,7 +323,7 @@ mod tests {
         };
         for key in ["", "/", "/a", "a/", "a//b", "..", "a/."] {
             assert_eq!(plan(Question::Get(key.as_bytes())), "miss", "{key}");
-            let write = Write { key: key.into(), change: Change::Unset };
+            let write = Write { key: key.into(), change: Change::Unset, expire: 0 };
             assert_eq!(plan(Question::Write(&write)), "t: the key has a segment that is empty or of dots", "{key}");
         }
         let mut list = |path: &str, user: Option<&str>| {
@@ -350,6 +356,8 @@ mod tests {
             (("miss", ""), "wants statuses"),
             (("select", "x"), "JSON pointer"),
             (("unset", "post"), "'null' or 'delete'"),
+            (("expire", "a b"), "'Name: value'"),
+            (("expire", "Content-Length"), "Podop's own"),
             (("header", "no colon"), "wants 'Name: value'"),
             (("header", "A b: c"), "wants 'Name: value'"),
             (("header", "A: b\r\nC: d"), "control characters"),

@@ -3,6 +3,7 @@
 use super::super::interface::Caching;
 use super::super::settings::Settings;
 use super::super::tls_options::TlsOptions;
+use super::fields::Fields;
 use crate::backend::{Method, PoolOptions};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub(super) struct UrlOptions {
     /// The method of an unset: `POST` of `null`, or `DELETE`.
     pub unset: Method,
     pub select: Option<String>,
+    /// The field that tells a backend after how many seconds a value expires.
+    pub expire: Option<String>,
     pub header: Vec<String>,
     pub header_files: Vec<PathBuf>,
     pub tls: TlsOptions,
@@ -48,12 +51,16 @@ impl UrlOptions {
                 Some(other) => return Err(format!("unset={other}: it is 'null' or 'delete'")),
             },
             select: settings.one("select").map(str::to_owned),
+            expire: settings.one("expire").map(str::to_owned),
             header: settings.all("header").into_iter().map(str::to_owned).collect(),
             header_files: settings.all("header-file").into_iter().map(PathBuf::from).collect(),
             tls: TlsOptions::take(&mut settings, secure)?,
         };
         if options.select.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
             return Err("select= wants a JSON pointer, which starts with '/'".to_owned());
+        }
+        if let Some(name) = &options.expire {
+            Fields::default().add(&format!("{name}: 1")).map_err(|error| format!("expire={name}: {error}"))?;
         }
         settings.finish()?;
         Ok(options)
