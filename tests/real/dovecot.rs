@@ -143,14 +143,16 @@ fn iterating_shows_rows_in_every_variant() {
     world.store.put("/meta/it/p/alice@x.test", "3");
     world.store.put("/meta/it/q/alice@x.test", "4");
     world.store.put("/meta/it/q/bob@x.test", "5");
-    let shared = "key=shared/it/a value=1\nkey=shared/it/b value=x\ty\nz\x01\n\
+    let shared = "key=shared/it/a value=1\nkey=shared/it/b value=x\ty\nz\x01\nkey=shared/it/empty value=\n";
+    let deep = "key=shared/it/a value=1\nkey=shared/it/b value=x\ty\nz\x01\n\
                   key=shared/it/c/d value={\"e\":2}\nkey=shared/it/empty value=\n";
-    let names = "key=shared/it/a\nkey=shared/it/b\nkey=shared/it/c/d\nkey=shared/it/empty\n";
+    let names = "key=shared/it/a\nkey=shared/it/b\nkey=shared/it/empty\n";
+    let deep_names = "key=shared/it/a\nkey=shared/it/b\nkey=shared/it/c/d\nkey=shared/it/empty\n";
     let cases = [
         ("iter", "shared/it/", shared),
-        ("iter -R", "shared/it/", shared),
+        ("iter -R", "shared/it/", deep),
         ("iter -V", "shared/it/", names),
-        ("iter -R -V", "shared/it/", names),
+        ("iter -R -V", "shared/it/", deep_names),
         ("iter -1", "shared/it/a", "key=shared/it/a value=1\n"),
         ("iter -1", "shared/it/none", ""),
         ("iter -1 -V", "shared/it/b", "key=shared/it/b\n"),
