@@ -69,7 +69,7 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
         (table("url", "http://h/"), 78, "--param of table 't': the URL has no '§' or '{}' where the key belongs"),
         (with(table("url", "http://h/§"), "t:ca=/x"), 78, "--option of table 't': ca= is for https:// URLs"),
         (table("url", "h/§"), 78, "--param of table 't': not a URL"),
-        (table("url", ""), 78, "--param of table 't': wants 1 to 64 URLs"),
+        (table("url", ""), 78, "--param of table 't': expects 1 to 64 URLs"),
         (table("file", "/no/such/file"), 78, "--param of table 't': /no/such/file: No such file"),
         (table("file", "Cargo.toml"), 78, "--param of table 't': Cargo.toml: not a JSON object"),
         (with(table("url", "http://h/§"), "t:colour=red"), 78, "--option of table 't': setting 'colour' is unknown"),

@@ -18,7 +18,7 @@ impl Fields {
     /// The line is malformed, or the field is one that Podop sets itself.
     pub(super) fn add(&mut self, line: &str) -> Result<(), String> {
         // The line may hold a secret, so that errors do not repeat it.
-        let (name, value) = line.split_once(':').ok_or("header wants 'Name: value'")?;
+        let (name, value) = line.split_once(':').ok_or("header expects 'Name: value'")?;
         let value = value.trim();
         // A token (RFC 9110, section 5.6.2). Control characters in the value would allow a second field or request.
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -26,7 +26,7 @@ impl Fields {
             || !name.bytes().all(token)
             || value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 127)
         {
-            return Err("header wants 'Name: value' without control characters".to_owned());
+            return Err("header expects 'Name: value' without control characters".to_owned());
         }
         match name.to_ascii_lowercase().as_str() {
             "host" => self.host = Some(value.to_owned()),

@@ -33,7 +33,7 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
     let urls: Result<Vec<Url>, String> = spec.param.split_ascii_whitespace().map(Url::parse).collect();
     let urls = urls.map_err(SettingError::param)?;
     if urls.is_empty() || urls.len() > MAX_ROUTES {
-        return Err(SettingError::param(format!("wants 1 to {MAX_ROUTES} URLs")));
+        return Err(SettingError::param(format!("expects 1 to {MAX_ROUTES} URLs")));
     }
     let options = UrlOptions::take(spec.settings, urls.iter().any(|url| url.secure)).map_err(SettingError::option)?;
     let mut backends = Vec::new();
@@ -346,26 +346,26 @@ mod tests {
     #[test]
     fn settings_are_checked() {
         let cases = [
-            (("connections", "0"), "wants a number"),
-            (("connections", "x"), "wants a number"),
+            (("connections", "0"), "expects a number"),
+            (("connections", "x"), "expects a number"),
             (("keepalive", "0"), "not a time"),
             (("timeout", "soon"), "not a time"),
-            (("miss", "40x"), "wants statuses"),
-            (("miss", "200"), "wants statuses"),
-            (("miss", "none,404"), "wants statuses"),
-            (("miss", ""), "wants statuses"),
+            (("miss", "40x"), "expects statuses"),
+            (("miss", "200"), "expects statuses"),
+            (("miss", "none,404"), "expects statuses"),
+            (("miss", ""), "expects statuses"),
             (("select", "x"), "JSON pointer"),
             (("unset", "post"), "'null' or 'delete'"),
             (("expire", "a b"), "'Name: value'"),
             (("expire", "Content-Length"), "Podop's own"),
-            (("header", "no colon"), "wants 'Name: value'"),
-            (("header", "A b: c"), "wants 'Name: value'"),
+            (("header", "no colon"), "expects 'Name: value'"),
+            (("header", "A b: c"), "expects 'Name: value'"),
             (("header", "A: b\r\nC: d"), "control characters"),
             (("header", "Content-Length: 5"), "Podop's own"),
             (("header-file", "/no/such/file"), "No such file"),
             (("cache", "0"), "not a time"),
             (("stale", "60"), "stale= needs cache="),
-            (("pipeline", "0"), "wants a number"),
+            (("pipeline", "0"), "expects a number"),
             (("concurrency", "4"), "setting 'concurrency' is unknown"),
         ];
         for ((key, value), expected) in cases {

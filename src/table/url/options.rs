@@ -57,7 +57,7 @@ impl UrlOptions {
             tls: TlsOptions::take(&mut settings, secure)?,
         };
         if options.select.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
-            return Err("select= wants a JSON pointer, which starts with '/'".to_owned());
+            return Err("select= expects a JSON pointer, which starts with '/'".to_owned());
         }
         if let Some(name) = &options.expire {
             Fields::default().add(&format!("{name}: 1")).map_err(|error| format!("expire={name}: {error}"))?;
@@ -131,12 +131,12 @@ fn misses(setting: Option<&str>) -> Result<Misses, String> {
         _ => words.iter().map(status).collect::<Option<Vec<u16>>>().map(Statuses::These),
     };
     let statuses =
-        statuses.ok_or_else(|| format!("miss={text}: wants statuses like 404,410, or 4xx, none, 404,json"))?;
+        statuses.ok_or_else(|| format!("miss={text}: expects statuses like 404,410, or 4xx, none, 404,json"))?;
     Ok(Misses { statuses, json })
 }
 
 fn number(settings: &mut Settings<'_>, key: &'static str) -> Result<Option<usize>, String> {
     let Some(text) = settings.one(key) else { return Ok(None) };
     let number = text.parse().ok().filter(|number| (1..=65_536).contains(number));
-    number.map(Some).ok_or_else(|| format!("{key}={text}: wants a number from 1 to 65536"))
+    number.map(Some).ok_or_else(|| format!("{key}={text}: expects a number from 1 to 65536"))
 }

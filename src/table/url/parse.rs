@@ -120,7 +120,7 @@ fn unix_target(authority: &str) -> Result<(Target, String, String), String> {
     let path = String::from_utf8(percent::decode(authority)).map_err(|_| "the socket path is not UTF-8")?;
     if !path.starts_with('/') || path.contains(|c: char| c.is_control()) {
         return Err(
-            "http+unix:// wants an absolute socket path, percent-encoded: http+unix://%2Frun%2Fapp.sock/".to_owned()
+            "http+unix:// expects an absolute socket path, percent-encoded: http+unix://%2Frun%2Fapp.sock/".to_owned()
         );
     }
     Ok((Target::Unix(PathBuf::from(&path)), "localhost".to_owned(), format!("unix:{path}")))
