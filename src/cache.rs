@@ -131,7 +131,7 @@ impl Cache {
     }
 
     /// Stores an answer, and replaces the previous one. An answer larger than the small queue is not stored.
-    pub fn keep(&mut self, table: usize, key: &[u8], answer: CachedAnswer, lifetime: Lifetime, now: Instant) {
+    pub fn insert(&mut self, table: usize, key: &[u8], answer: CachedAnswer, lifetime: Lifetime, now: Instant) {
         let hits = self.forget(table, key);
         let size = OVERHEAD + key.len() + answer.size();
         // A value that fills the small queue would evict everything that is new.
@@ -291,8 +291,8 @@ mod tests {
     fn an_answer_is_fresh_then_stale_then_nothing() {
         let (mut cache, start) = (Cache::new(1 << 20, 2), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        cache.keep(0, b"a", text("1"), MINUTE, start);
-        cache.keep(0, b"m", CachedAnswer::Miss, MINUTE, start);
+        cache.insert(0, b"a", text("1"), MINUTE, start);
+        cache.insert(0, b"m", CachedAnswer::Miss, MINUTE, start);
         assert!(matches!(cache.look(1, b"a", start), Lookup::Miss), "another table");
         assert_eq!([known(&mut cache, "a", start), known(&mut cache, "m", start)], ["1", "miss"]);
         assert_eq!(known(&mut cache, "a", at(53)), "1");
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!([known(&mut cache, "a", at(60)), known(&mut cache, "m", at(60))], ["stale 1", "stale miss"]);
         assert_eq!(known(&mut cache, "a", at(659)), "stale 1");
         assert_eq!(known(&mut cache, "a", at(660)), "-");
-        cache.keep(0, b"a", text("2"), MINUTE, at(660));
+        cache.insert(0, b"a", text("2"), MINUTE, at(660));
         assert_eq!((known(&mut cache, "a", at(660)), cache.metrics().entries), ("2".to_owned(), 2));
         cache.forget(0, b"a");
         assert_eq!(known(&mut cache, "a", at(660)), "-");
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn sizes_of_any_magnitude_do_not_overflow() {
         let (mut cache, now) = (Cache::new(usize::MAX, 1), Instant::now());
-        cache.keep(0, b"a", text("1"), MINUTE, now);
+        cache.insert(0, b"a", text("1"), MINUTE, now);
         assert_eq!(known(&mut cache, "a", now), "1");
         (cache.limit, cache.small_bytes) = (1, usize::MAX);
         cache.evict();
@@ -322,7 +322,7 @@ mod tests {
         let (mut cache, now) = (Cache::new(200_000, 1), Instant::now());
         let hot: Vec<String> = (0..100).map(|n| format!("hot{n}")).collect();
         for key in &hot {
-            cache.keep(0, key.as_bytes(), text(key), MINUTE, now);
+            cache.insert(0, key.as_bytes(), text(key), MINUTE, now);
         }
         for round in 0..20_000 {
             let key = &hot[round % hot.len()];
@@ -331,7 +331,7 @@ mod tests {
             }
             let cold = format!("cold{round}");
             assert_eq!(known(&mut cache, &cold, now), "-");
-            cache.keep(0, cold.as_bytes(), text("x"), MINUTE, now);
+            cache.insert(0, cold.as_bytes(), text("x"), MINUTE, now);
             assert!(cache.metrics().bytes <= 200_000);
         }
         // Every tenth of the hot keys is requested, on the whole as often as one cold key in a hundred.
@@ -347,7 +347,7 @@ mod tests {
         for round in 0..30_000_usize {
             let key = format!("{}", round * 7919 % 5_000);
             let value = "x".repeat(round * 31 % 3_000 * (round % 7));
-            cache.keep(0, key.as_bytes(), text(&value), MINUTE, now);
+            cache.insert(0, key.as_bytes(), text(&value), MINUTE, now);
             if round % 3 == 0 {
                 cache.forget(0, format!("{}", round * 104_729 % 5_000).as_bytes());
             }
@@ -361,7 +361,7 @@ mod tests {
         }
         let sum: usize = cache.entries.iter().map(|(_, entry)| entry.size).sum();
         assert_eq!((sum, cache.maps[0].len()), (cache.bytes, cache.entries.len()));
-        cache.keep(0, b"huge", text(&"x".repeat(1 << 17)), MINUTE, now);
+        cache.insert(0, b"huge", text(&"x".repeat(1 << 17)), MINUTE, now);
         assert_eq!(known(&mut cache, "huge", now), "-", "more than a tenth is not kept");
     }
 }

@@ -69,14 +69,14 @@ pub struct TableMetrics {
 #[derive(Clone, Debug, Default)]
 pub struct BackendMetrics {
     /// Responses by status class, from 2XX to 5XX; a status above 599 counts as 5XX.
-    pub answered: [u64; 4],
+    pub responses: [u64; 4],
     pub failed: u64,
     pub timed_out: u64,
     /// Requests that were sent again because a reused connection broke.
     pub resent: u64,
     /// Requests that were sent to another replica after a fault.
     pub retried: u64,
-    pub opened: u64,
+    pub connections_opened: u64,
     /// Whether its connections use TLS; handshakes that were full, resumed, and failed.
     pub tls: bool,
     pub handshakes_full: u64,
@@ -95,8 +95,8 @@ pub struct BackendMetrics {
 
 impl BackendMetrics {
     /// Counts a response by its status.
-    pub fn answer(&mut self, status: u16) {
-        self.answered[usize::from(status / 100).clamp(2, 5) - 2] += 1;
+    pub fn count_response(&mut self, status: u16) {
+        self.responses[usize::from(status / 100).clamp(2, 5) - 2] += 1;
     }
 
     /// Counts a successful handshake.
@@ -109,12 +109,12 @@ impl BackendMetrics {
     pub fn add(&mut self, other: &BackendMetrics) {
         // Taken apart without `..`, so that a new field cannot be forgotten here.
         let BackendMetrics {
-            answered,
+            responses,
             failed,
             timed_out,
             resent,
             retried,
-            opened,
+            connections_opened,
             tls,
             handshakes_full,
             handshakes_resumed,
@@ -128,13 +128,13 @@ impl BackendMetrics {
             down,
         } = other;
         self.tls |= tls;
-        self.answered.iter_mut().zip(answered).for_each(|(sum, more)| *sum += more);
+        self.responses.iter_mut().zip(responses).for_each(|(sum, more)| *sum += more);
         for (sum, more) in [
             (&mut self.failed, failed),
             (&mut self.timed_out, timed_out),
             (&mut self.resent, resent),
             (&mut self.retried, retried),
-            (&mut self.opened, opened),
+            (&mut self.connections_opened, connections_opened),
             (&mut self.handshakes_full, handshakes_full),
             (&mut self.handshakes_resumed, handshakes_resumed),
             (&mut self.handshakes_failed, handshakes_failed),
@@ -234,9 +234,9 @@ mod tests {
     #[test]
     fn answers_are_counted_by_class() {
         let mut metrics = BackendMetrics::default();
-        [200, 204, 308, 404, 503, 999, 100].into_iter().for_each(|status| metrics.answer(status));
+        [200, 204, 308, 404, 503, 999, 100].into_iter().for_each(|status| metrics.count_response(status));
         let mut sum = metrics.clone();
         sum.add(&metrics);
-        assert_eq!((metrics.answered, sum.answered), ([3, 1, 1, 2], [6, 2, 2, 4]));
+        assert_eq!((metrics.responses, sum.responses), ([3, 1, 1, 2], [6, 2, 2, 4]));
     }
 }

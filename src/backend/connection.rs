@@ -324,18 +324,18 @@ impl Connection {
     }
 
     /// What follows a response after which the backend keeps the connection or not.
-    pub(super) fn after_response(&self, keep: bool, surplus: bool) -> AfterResponse {
+    pub(super) fn after_response(&self, keep_alive: bool, surplus: bool) -> AfterResponse {
         match self.in_flight.is_empty() {
-            false if keep => AfterResponse::Busy,
+            false if keep_alive => AfterResponse::Busy,
             false => AfterResponse::CloseAnnounced,
-            true if keep && !surplus && !self.is_retired() => AfterResponse::Free,
+            true if keep_alive && !surplus && !self.is_retired() => AfterResponse::Free,
             true => AfterResponse::Close,
         }
     }
 
     /// True if a response with this status may speak of the client certificate and not of the request.
-    pub(super) fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
-        self.transport.is_certificate_status(status, keep)
+    pub(super) fn is_certificate_status(&self, response: &Response<'_>) -> bool {
+        self.transport.is_certificate_status(response.status, response.keep_alive)
     }
 
     /// True if it owes the response to a request that was sent ahead.

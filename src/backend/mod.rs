@@ -165,7 +165,7 @@ impl Backends {
         let status = response.status;
         let (at, exchange, after) = self.pools.on_response(key, &response, surplus, turn.now)?;
         let connection = self.pools.connection(key).filter(|_| status != 200);
-        let seen = connection.map(|one| (one.address().clone(), one.is_certificate_status(status, response.keep)));
+        let seen = connection.map(|one| (one.address().clone(), one.is_certificate_status(&response)));
         if self.pools.pool(at).health().may_change(status) {
             self.pools.record_status(at, key, &response, turn);
         }

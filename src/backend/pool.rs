@@ -228,8 +228,8 @@ impl Pool {
             self.addresses.pipelining_ok(connection.address());
         }
         self.in_flight -= usize::from(exchange.is_some());
-        self.metrics.answer(response.status);
-        (exchange, connection.after_response(response.keep, surplus))
+        self.metrics.count_response(response.status);
+        (exchange, connection.after_response(response.keep_alive, surplus))
     }
 
     /// An exchange in flight has expired.
@@ -350,7 +350,7 @@ impl Pool {
             let Some(address) = self.addresses.next(resolver, lent.turn)? else { return Ok(()) };
             let pipeline = if self.addresses.may_pipeline(&address) { self.spec.options.pipeline } else { 1 };
             let key = lent.connections.insert(Connection::new(at, address.clone(), pipeline, lent.turn.now));
-            self.metrics.opened += 1;
+            self.metrics.connections_opened += 1;
             self.addresses.on_open(&address);
             self.roster.add(key, lent.turn.now + CONNECT_TIMEOUT);
             lent.turn.push(Action::Connect(key, address));

@@ -254,8 +254,8 @@ impl Lookups {
         }
         // must-revalidate forbids stale answers, also while the backend is unreachable (RFC 9111, section 5.2.2.2).
         let stale = if control.strict { Duration::ZERO } else { stale };
-        let lifetime = Lifetime { fresh: control.fresh(SystemTime::now).unwrap_or(fresh), stale };
-        self.cache.keep(table, key, answer.clone(), lifetime, shared.turn.now);
+        let lifetime = Lifetime { fresh: control.lifetime(SystemTime::now).unwrap_or(fresh), stale };
+        self.cache.insert(table, key, answer.clone(), lifetime, shared.turn.now);
     }
 
     /// Invalidates a key that is written: later lookups use neither a cached answer nor a fetch that is in flight.

@@ -95,10 +95,10 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposit
     let each = || backends.iter().map(|(label, metrics)| (*label, metrics));
     let what = ["podop_exchanges_total", "counter", "Requests to backends, by status or fault."];
     let outcomes: &[Series<BackendMetrics>] = &[
-        ("2xx", |backend| backend.answered[0]),
-        ("3xx", |backend| backend.answered[1]),
-        ("4xx", |backend| backend.answered[2]),
-        ("5xx", |backend| backend.answered[3]),
+        ("2xx", |backend| backend.responses[0]),
+        ("3xx", |backend| backend.responses[1]),
+        ("4xx", |backend| backend.responses[2]),
+        ("5xx", |backend| backend.responses[3]),
         ("fault", |backend| backend.failed),
         ("timeout", |backend| backend.timed_out),
     ];
@@ -113,7 +113,7 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposit
     let what = ["podop_retries_total", "counter", "Requests sent to another replica."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.retried)]);
     let what = ["podop_connections_opened_total", "counter", "Connections to backends that were opened."];
-    family(text, what, ["backend", ""], each(), &[("", |backend| backend.opened)]);
+    family(text, what, ["backend", ""], each(), &[("", |backend| backend.connections_opened)]);
     let what = [
         "podop_backend_down",
         "gauge",

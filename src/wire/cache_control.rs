@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 /// The longest time for which any response is fresh.
 // A backend that says a year does not know of the cache: nobody would find out why a change is not seen.
-const MAX_FRESH: u64 = 86_400; // seconds
+const MAX_LIFETIME: u64 = 86_400; // seconds
 
 /// How long a response may be cached (RFC 9111, sections 4.2 and 5), as read by a private cache: `s-maxage`, `private`
 /// and `public` have no effect.
@@ -39,14 +39,14 @@ impl CacheControl {
     /// day, which only matters if the response has no `Date`.
     // The age is that of the Age field alone (RFC 9111, section 4.2.3 allows it), because an age by Date would make
     // every answer of a backend stale whose clock is behind.
-    pub fn fresh(&self, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
+    pub fn lifetime(&self, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
         let now = || now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let lifetime = match (self.max_age, self.expires) {
             (Some(seconds), _) => seconds.into(),
             (None, Some(expires)) => expires.saturating_sub(self.date.unwrap_or_else(now)),
             (None, None) => return None,
         };
-        Some(Duration::from_secs(lifetime.saturating_sub(self.age.into()).min(MAX_FRESH)))
+        Some(Duration::from_secs(lifetime.saturating_sub(self.age.into()).min(MAX_LIFETIME)))
     }
 
     /// Whether the lifetime depends on `Date`.
@@ -187,7 +187,7 @@ mod tests {
                 }
             }
             let now = || SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
-            let got = (control.never(), control.strict, control.fresh(now));
+            let got = (control.never(), control.strict, control.lifetime(now));
             assert_eq!(got, (*never, *strict, fresh.map(Duration::from_secs)), "{fields:?}");
         }
     }

@@ -55,7 +55,7 @@ fn it_never_takes_more_than_a_tenth_beyond_its_size() {
                     0 => CachedAnswer::Miss,
                     _ => CachedAnswer::Found(Value::Text("x".repeat(sizes[round % sizes.len()]).into_bytes().into())),
                 };
-                cache.keep(round % 3, key.as_bytes(), answer, lifetime, now);
+                cache.insert(round % 3, key.as_bytes(), answer, lifetime, now);
                 if round % 4 == 0 {
                     cache.look(round % 3, key.as_bytes(), now);
                     cache.look(round % 3, key.as_bytes(), now);

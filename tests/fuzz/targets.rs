@@ -66,7 +66,9 @@ pub fn http(data: &[u8]) {
         for mut piece in bytes.chunks(step) {
             while !piece.is_empty() {
                 match decoder.push(&mut piece) {
-                    Ok(Some(one)) => got.push(Ok((one.status, one.keep, one.extra_headers, one.body.into_owned()))),
+                    Ok(Some(one)) => {
+                        got.push(Ok((one.status, one.keep_alive, one.extra_headers, one.body.into_owned())))
+                    }
                     Ok(None) => assert!(piece.is_empty(), "bytes were left over"),
                     Err(error) => {
                         got.push(Err(error));
@@ -76,7 +78,7 @@ pub fn http(data: &[u8]) {
             }
         }
         match decoder.end() {
-            Ok(Some(one)) => got.push(Ok((one.status, one.keep, one.extra_headers, one.body.into_owned()))),
+            Ok(Some(one)) => got.push(Ok((one.status, one.keep_alive, one.extra_headers, one.body.into_owned()))),
             Ok(None) => {}
             Err(error) => got.push(Err(error)),
         }

@@ -68,7 +68,7 @@ impl TlsConfig {
             // A list covers the certificates of its own issuer only; chains with other issuers must pass.
             .allow_unknown_revocation_status()
             .build()
-            .map_err(|_| config_error("ca", "has a revocation list that cannot be used; only version 2 is supported"))?;
+            .map_err(|_| config_error("ca", "has a revocation list that cannot be used: version 2 is expected"))?;
         let pair = pair.map(|pair| pair.read(&provider)).transpose()?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

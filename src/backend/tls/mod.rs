@@ -156,10 +156,10 @@ impl Transport {
 
     /// True if a response with this status, after which the connection is kept or not, may speak of the client
     /// certificate and not of the request.
-    pub(super) fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
+    pub(super) fn is_certificate_status(&self, status: u16, keep_alive: bool) -> bool {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {
-            return session.is_certificate_status(status, keep);
+            return session.is_certificate_status(status, keep_alive);
         }
         false
     }

@@ -133,10 +133,10 @@ impl TlsSession {
     /// True if a response with this status, after which the connection is kept or not, may speak of the client
     /// certificate and not of the key: the server has asked for one, and denies access, or refuses the request and the
     /// connection with it, as nginx does without a certificate that it accepts (its 495 and 496, sent as 400).
-    pub fn is_certificate_status(&self, status: u16, keep: bool) -> bool {
+    pub fn is_certificate_status(&self, status: u16, keep_alive: bool) -> bool {
         let Some(shown) = self.0.certificate else { return false };
         match status {
-            400 => !shown || !keep,
+            400 => !shown || !keep_alive,
             401 | 403 => true,
             _ => false,
         }

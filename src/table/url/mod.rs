@@ -92,7 +92,7 @@ impl Table for UrlTable {
             (_, _, None) => return self.refuse("expiration is not supported"),
         };
         // A lookup of such a key is a miss, but a write must not be lost without an error.
-        if self.bends(&write.key) {
+        if self.has_ambiguous_path(&write.key) {
             return self.refuse("the key has a segment that is empty or of dots");
         }
         let body = json.map(|json| Box::new(Body { fields, json }));
@@ -158,7 +158,7 @@ impl Table for UrlTable {
 
 impl UrlTable {
     fn get(&self, key: &[u8]) -> Plan<'_> {
-        if self.bends(key) {
+        if self.has_ambiguous_path(key) {
             return Plan::Answer(Answer::Miss);
         }
         Plan::Request(Request { method: Method::Get, routes: self.routes.clone(), body: None })
@@ -173,8 +173,8 @@ impl UrlTable {
         }
     }
 
-    fn bends(&self, key: &[u8]) -> bool {
-        self.urls.iter().any(|url| url.bends(key))
+    fn has_ambiguous_path(&self, key: &[u8]) -> bool {
+        self.urls.iter().any(|url| url.has_ambiguous_path(key))
     }
 
     fn refuse(&self, why: &str) -> Plan<'_> {
@@ -225,7 +225,7 @@ mod tests {
             let entry = open_with(&Vec::from_iter(setting)).unwrap();
             let response = Response {
                 status,
-                keep: true,
+                keep_alive: true,
                 keep_alive_timeout: None,
                 extra_headers: None,
                 until_end: false,
@@ -302,7 +302,7 @@ mod tests {
         {
             let response = Response {
                 status: 200,
-                keep: false,
+                keep_alive: false,
                 keep_alive_timeout: None,
                 extra_headers: None,
                 until_end: true,

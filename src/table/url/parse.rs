@@ -58,7 +58,7 @@ impl Url {
     /// Whether the key makes a dot segment or an empty segment in the path, so that it cannot be expressed in a URL: any
     /// client, proxy or server on the way may resolve dots to another path (RFC 3986, section 5.2.4), even when they are
     /// percent-encoded, and many servers merge slashes. Another key would be looked up.
-    pub(super) fn bends(&self, key: &[u8]) -> bool {
+    pub(super) fn has_ambiguous_path(&self, key: &[u8]) -> bool {
         // The usual case. A segment with any other byte than dots is harmless, whatever surrounds it.
         if key.first().is_some_and(|first| *first != b'.') && wire::all(key, |byte| byte != b'/') {
             return false;
@@ -239,16 +239,18 @@ mod tests {
     fn keys_with_dot_or_empty_segments_cannot_be_expressed() {
         let url = Url::parse("http://h/a/§").unwrap();
         for key in [".", "..", "../x", "a/./b", "a/..", "/../x", "", "/", "/a", "a/", "a//b"] {
-            assert!(url.bends(key.as_bytes()), "{key}");
+            assert!(url.has_ambiguous_path(key.as_bytes()), "{key}");
         }
         for key in ["a.b", "...", ".a", "a..", "a/.b", "%2e%2e", "a@b.c", "\\.."] {
-            assert!(!url.bends(key.as_bytes()), "{key}");
+            assert!(!url.has_ambiguous_path(key.as_bytes()), "{key}");
         }
-        assert!(Url::parse("http://h/.§").unwrap().bends(b"."));
-        assert!(Url::parse("http://h/a/.§.").is_ok_and(|url| url.bends(b"") && !url.bends(b"x.")));
+        assert!(Url::parse("http://h/.§").unwrap().has_ambiguous_path(b"."));
+        assert!(
+            Url::parse("http://h/a/.§.").is_ok_and(|url| url.has_ambiguous_path(b"") && !url.has_ambiguous_path(b"x."))
+        );
         for key in ["../x", "", "/a", "a//b"] {
-            assert!(!Url::parse("http://h/a?k=§").unwrap().bends(key.as_bytes()), "{key}");
-            assert!(Url::parse("http://h/§?k=§").unwrap().bends(key.as_bytes()), "{key}");
+            assert!(!Url::parse("http://h/a?k=§").unwrap().has_ambiguous_path(key.as_bytes()), "{key}");
+            assert!(Url::parse("http://h/§?k=§").unwrap().has_ambiguous_path(key.as_bytes()), "{key}");
         }
     }
 }

@@ -35,9 +35,9 @@ pub(super) enum State {
 #[derive(Debug, Default)]
 pub(super) struct Head {
     status: u16,
-    keep: bool,
+    keep_alive: bool,
     /// `Connection: close` was seen.
-    // Apart from `keep`, as it takes precedence over `keep-alive` in either order (RFC 9112, section 9.3).
+    // Apart from `keep_alive`, as it takes precedence over `keep-alive` in either order (RFC 9112, section 9.3).
     close: bool,
     keep_alive_timeout: Option<Duration>,
     extra_headers: Option<Box<ExtraHeaders>>,
@@ -51,7 +51,7 @@ impl Head {
     pub(super) fn response(self, body: Cow<'_, [u8]>) -> Response<'_> {
         Response {
             status: self.status,
-            keep: self.keep && !self.close,
+            keep_alive: self.keep_alive && !self.close,
             keep_alive_timeout: self.keep_alive_timeout,
             extra_headers: self.extra_headers,
             until_end: false,
@@ -99,7 +99,7 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> 
         _ => {}
     }
     let old = parsed.version == Some(0);
-    let mut head = Head { status, keep: !old, ..Head::default() };
+    let mut head = Head { status, keep_alive: !old, ..Head::default() };
     let (mut length, mut chunked) = (None, false);
     for field in parsed.headers.iter() {
         read_field(field.name, field.value, &mut head, &mut length, &mut chunked)?;
@@ -118,7 +118,7 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> 
         (Some(length), false) => State::Length(head, length as usize),
         (None, true) => State::ChunkSize(head),
         // No length at all: the body ends with the connection, which cannot be used again.
-        (None, false) => State::UntilEnd(Head { keep: false, ..head }),
+        (None, false) => State::UntilEnd(Head { keep_alive: false, ..head }),
     };
     Ok(Some((state, used)))
 }
@@ -156,7 +156,7 @@ fn read_field(
                 if token.eq_ignore_ascii_case(b"close") {
                     head.close = true;
                 } else if token.eq_ignore_ascii_case(b"keep-alive") {
-                    head.keep = true;
+                    head.keep_alive = true;
                 }
             }
         }

@@ -401,7 +401,7 @@ mod tests {
     fn cache_fields_of_a_head_reach_the_response() {
         let mut input = &b"HTTP/1.1 200 OK\r\nAge: 20\r\ncache-control: max-age=60\r\nContent-Length: 0\r\n\r\n"[..];
         let response = Decoder::default().push(&mut input).unwrap().unwrap();
-        assert_eq!(response.cache_control().fresh(SystemTime::now), Some(Duration::from_secs(40)));
+        assert_eq!(response.cache_control().lifetime(SystemTime::now), Some(Duration::from_secs(40)));
         let cases: &[(&str, bool, Option<u64>)] = &[
             ("Date: Fri, 05 Jun 2026 10:00:00 GMT\r\nexpires: Fri, 05 Jun 2026 10:01:00 GMT", false, Some(60)),
             ("Expires: Fri, 05 Jun 2026 10:01:00 GMT\r\nDATE: Fri, 05 Jun 2026 10:00:30 GMT", false, Some(30)),
@@ -413,7 +413,7 @@ mod tests {
         for (fields, never, fresh) in cases {
             let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: 0\r\n\r\n");
             let control = Decoder::default().push(&mut head.as_bytes()).unwrap().unwrap().cache_control();
-            let got = (control.never(), control.fresh(SystemTime::now));
+            let got = (control.never(), control.lifetime(SystemTime::now));
             assert_eq!(got, (*never, fresh.map(Duration::from_secs)), "{fields}");
         }
     }
@@ -451,7 +451,7 @@ mod tests {
     }
 
     fn show(response: &Response<'_>) -> String {
-        let keep = if response.keep { "keep" } else { "close" };
+        let keep = if response.keep_alive { "keep" } else { "close" };
         format!("{} {keep} {}", response.status, String::from_utf8_lossy(&response.body))
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Response<'a> {
     pub status: u16,
     /// Whether the connection stays open for another request (RFC 9112, section 9.3).
-    pub keep: bool,
+    pub keep_alive: bool,
     /// The server's idle timeout of the connection, from `Keep-Alive: timeout=`.
     pub keep_alive_timeout: Option<Duration>,
     /// Fields that few responses have.
