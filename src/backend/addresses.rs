@@ -102,9 +102,9 @@ impl Addresses {
     pub(super) fn next(&mut self, resolver: &mut Resolver, turn: &mut Turn) -> Result<Option<Address>, Fault> {
         if let Some(name) = self.name {
             match resolver.look_up(name, turn.now) {
-                Resolution::Addresses(addresses) => self.learn(addresses),
+                Resolution::Addresses(addresses) => self.update(addresses),
                 Resolution::Wait => return Ok(None),
-                Resolution::Ask { host, port } => {
+                Resolution::Resolve { host, port } => {
                     turn.push(Action::Resolve { name, host: host.to_owned(), port });
                     return Ok(None);
                 }
@@ -122,12 +122,12 @@ impl Addresses {
 
     /// The earliest time of a connection that is wanted at `at`.
     pub(super) fn earliest(&self, at: Instant, resolver: &Resolver) -> Instant {
-        let resolved = self.name.and_then(|name| resolver.patience_ends(name));
+        let resolved = self.name.and_then(|name| resolver.wait_ends(name));
         at.max(self.paused_until.unwrap_or(at)).max(resolved.unwrap_or(at))
     }
 
     /// Takes over the addresses of a name, with what is known of those that stay.
-    fn learn(&mut self, addresses: &[SocketAddr]) {
+    fn update(&mut self, addresses: &[SocketAddr]) {
         // The usual answer, for which nothing has to be rebuilt.
         let same = self.list.len() == addresses.len()
             && self.list.iter().zip(addresses).all(|(one, new)| one.address == Address::Tcp(*new));
@@ -168,7 +168,7 @@ impl Addresses {
 
     /// A connection to an address has closed.
     pub(super) fn on_close(&mut self, address: &Address) {
-        // The list may have been learned since it was opened.
+        // The list may have been updated since it was opened.
         self.find(address).into_iter().for_each(|one| one.open = one.open.saturating_sub(1));
     }
 
@@ -270,7 +270,7 @@ mod tests {
 
     fn three() -> Addresses {
         let mut addresses = Addresses::default();
-        addresses.learn(&[tcp(1), tcp(2), tcp(3)]);
+        addresses.update(&[tcp(1), tcp(2), tcp(3)]);
         addresses
     }
 
@@ -311,7 +311,7 @@ mod tests {
         let [two, three] = [2, 3].map(|last| Address::Tcp(tcp(last)));
         assert!(addresses.pipelining_failed(&two, true) && !addresses.pipelining_failed(&three, false));
         addresses.on_connect_failed(&two, 0, 1, now);
-        addresses.learn(&[tcp(4), tcp(2)]);
+        addresses.update(&[tcp(4), tcp(2)]);
         assert!(!addresses.may_pipeline(&two) && addresses.may_pipeline(&three));
         assert_eq!(addresses.best(now), Some(Address::Tcp(tcp(4))));
         addresses.pipelining_ok(&two);

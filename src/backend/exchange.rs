@@ -28,7 +28,7 @@ pub enum Asker {
 pub struct TimeLimit {
     pub deadline: Instant,
     /// The timeout of the table.
-    pub life: Duration,
+    pub timeout: Duration,
 }
 
 /// One request with its key. Its owner is the queue of a pool, a connection, or the list of exchanges to be placed, never
@@ -40,7 +40,7 @@ pub struct Exchange {
     pub table: usize,
     pub deadline: Instant,
     /// The timeout of its table. It may be submitted with less than that left, as one of many of an iteration or a commit.
-    life: Duration,
+    timeout: Duration,
     pub request: Request,
     pub key: Vec<u8>,
     /// When it was submitted.
@@ -56,7 +56,7 @@ pub struct Exchange {
 #[derive(Debug, Default)]
 struct Rare {
     /// Routes that were given up, as bits.
-    given_up: u64,
+    excluded: u64,
     /// The target that a redirect has led to.
     redirected: Option<Box<[u8]>>,
     hops: u8,
@@ -77,8 +77,8 @@ struct Phases {
 
 impl Exchange {
     fn new(asker: Asker, table: usize, limit: TimeLimit, request: Request, key: Vec<u8>, now: Instant) -> Self {
-        let TimeLimit { deadline, life } = limit;
-        Self { asker, table, deadline, life, request, key, since: now, route: 0, resent: false, rare: None }
+        let TimeLimit { deadline, timeout } = limit;
+        Self { asker, table, deadline, timeout, request, key, since: now, route: 0, resent: false, rare: None }
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -121,8 +121,8 @@ impl Exchange {
 
     /// The routes that were not given up, in their order.
     pub(super) fn open_routes(&self) -> impl Iterator<Item = u8> {
-        let given_up = self.rare.as_ref().map_or(0, |rare| rare.given_up);
-        (0..self.request.routes.len() as u8).filter(move |route| given_up & 1 << route == 0)
+        let excluded = self.rare.as_ref().map_or(0, |rare| rare.excluded);
+        (0..self.request.routes.len() as u8).filter(move |route| excluded & 1 << route == 0)
     }
 
     /// The open routes besides the chosen one.
@@ -132,10 +132,10 @@ impl Exchange {
     }
 
     /// Gives up the chosen route. A redirect of its backend means nothing to another one.
-    pub(super) fn give_up_route(&mut self) {
+    pub(super) fn exclude_route(&mut self) {
         let route = self.route;
         let rare = self.rare();
-        rare.given_up |= 1 << route;
+        rare.excluded |= 1 << route;
         rare.redirected = None;
     }
 
@@ -179,7 +179,7 @@ impl Exchange {
 
     /// True if it was on its way from `sent` on for at least half of the time that its table has, and now is the end.
     pub(super) fn had_time(&self, sent: Instant, now: Instant) -> bool {
-        now.saturating_duration_since(sent) >= self.life / 2
+        now.saturating_duration_since(sent) >= self.timeout / 2
     }
 
     /// Records that the head of its response was complete at `head`, and the rest at `now`.
@@ -231,10 +231,10 @@ impl SpareExchanges {
         let Some(mut exchange) = self.0.pop() else {
             return Box::new(Exchange::new(asker, table, limit, request, key.to_vec(), now));
         };
-        let Exchange { asker: by, table: of, deadline, life, request: asked, key: memory, since, route, resent, rare } =
+        let Exchange { asker: by, table: of, deadline, timeout, request: old, key: memory, since, route, resent, rare } =
             &mut *exchange;
-        (*by, *of, *asked) = (asker, table, request);
-        (*deadline, *life) = (limit.deadline, limit.life);
+        (*by, *of, *old) = (asker, table, request);
+        (*deadline, *timeout) = (limit.deadline, limit.timeout);
         (*since, *route, *resent, *rare) = (now, 0, false, None);
         memory.clear();
         memory.extend_from_slice(key);

@@ -13,7 +13,7 @@ const EAGER: usize = 64;
 
 /// Beyond that, the time an exchange waits for a connection that others use before it gets one of its own: a fast
 /// backend has answered several others by then, and a slow one does not notice.
-const PATIENCE: Duration = Duration::from_millis(20);
+const MAX_WAIT: Duration = Duration::from_millis(20);
 
 /// What the decision depends on.
 #[derive(Clone, Copy, Debug)]
@@ -45,29 +45,29 @@ pub(super) fn is_due(
         open: roster.open(),
         connecting: roster.connecting(),
         idle: roster.idle(),
-        fresh: queue.fresh(),
+        fresh: queue.new_only(),
         any: queue.any() + usize::from(reach.is_pending()),
         all_failed: addresses.all_failed(),
     };
-    let impatient = || queue.impatient(PATIENCE, options.connections, now);
-    !addresses.is_paused(now) && lacks_connection(demand, options, impatient)
+    let long_waiting = || queue.long_waiting(MAX_WAIT, options.connections, now);
+    !addresses.is_paused(now) && lacks_connection(demand, options, long_waiting)
 }
 
 /// True if a connection that has just become free should be closed, to make room for a new one: while all are busy, none
 /// is idle that could.
 pub(super) fn needs_room(roster: &Roster, queue: &Queue, options: &PoolOptions) -> bool {
-    queue.fresh() > roster.connecting() && roster.open() >= options.connections
+    queue.new_only() > roster.connecting() && roster.open() >= options.connections
 }
 
 /// When the next connection should be opened, if nothing happens before.
-pub(super) fn wanted_at(roster: &Roster, queue: &Queue, options: &PoolOptions, now: Instant) -> Option<Instant> {
-    let waiting = queue.since(roster.connecting()).map(|since| since + PATIENCE);
-    let waiting = if queue.fresh() == 0 { waiting } else { Some(now) };
+pub(super) fn due_at(roster: &Roster, queue: &Queue, options: &PoolOptions, now: Instant) -> Option<Instant> {
+    let waiting = queue.since(roster.connecting()).map(|since| since + MAX_WAIT);
+    let waiting = if queue.new_only() == 0 { waiting } else { Some(now) };
     waiting.filter(|_| roster.open() < options.connections)
 }
 
-/// True if one more connection should be opened. `impatient` counts the exchanges that have waited for [`PATIENCE`].
-fn lacks_connection(of: Demand, options: &PoolOptions, impatient: impl FnOnce() -> usize) -> bool {
+/// True if one more connection should be opened. `long_waiting` counts the exchanges that have waited for [`MAX_WAIT`].
+fn lacks_connection(of: Demand, options: &PoolOptions, long_waiting: impl FnOnce() -> usize) -> bool {
     let Demand { open, connecting, idle, fresh, any, all_failed } = of;
     // Without this each refusal of several attempts in progress would open another connection, and the attempts would never end.
     if all_failed && connecting > 0 {
@@ -82,8 +82,8 @@ fn lacks_connection(of: Demand, options: &PoolOptions, impatient: impl FnOnce() 
     }
     // A pipelined connection does the work of several.
     let eager = EAGER.div_ceil(options.pipeline);
-    let wanted = if open < eager { any.min(eager - (open - connecting)) } else { impatient() };
-    connecting < fresh + wanted
+    let needed = if open < eager { any.min(eager - (open - connecting)) } else { long_waiting() };
+    connecting < fresh + needed
 }
 
 #[cfg(test)]
@@ -113,8 +113,8 @@ mod tests {
             (Demand { any: 9, open: 1, all_failed: true, ..NONE }, 0, true),
         ];
         let options = PoolOptions { connections: 100, keepalive: Duration::from_secs(1), pipeline: 1 };
-        for (demand, impatient, expected) in cases {
-            assert_eq!(lacks_connection(*demand, &options, || *impatient), *expected, "{demand:?}");
+        for (demand, long_waiting, expected) in cases {
+            assert_eq!(lacks_connection(*demand, &options, || *long_waiting), *expected, "{demand:?}");
         }
         let pipelined = PoolOptions { pipeline: 16, ..options };
         assert!(!lacks_connection(Demand { any: 9, open: 4, ..NONE }, &pipelined, || 0), "four are enough at 16 deep");

@@ -119,7 +119,7 @@ impl Backends {
     /// Has an exchange sent to another backend.
     fn fail_over(&mut self, mut exchange: Box<Exchange>) {
         self.pools.pool(exchange.pool()).count(|metrics| metrics.retried += 1);
-        exchange.give_up_route();
+        exchange.exclude_route();
         self.pending.push_back(exchange);
     }
 

@@ -116,7 +116,7 @@ impl Pool {
     /// Sends an exchange once more, on a new connection.
     pub(super) fn resend(&mut self, mut exchange: Box<Exchange>, now: Instant) {
         exchange.set_resent();
-        self.queue.push_fresh(exchange, now);
+        self.queue.push_new_only(exchange, now);
     }
 
     /// Puts an exchange on a connection that is free for it, or gives it back if there is none.
@@ -360,7 +360,7 @@ impl Pool {
 
     /// When there is something to do for its connections.
     pub(super) fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
-        let growth = growth::wanted_at(&self.roster, &self.queue, &self.spec.options, now);
+        let growth = growth::due_at(&self.roster, &self.queue, &self.spec.options, now);
         let growth = growth.map(|at| self.addresses.earliest(at, resolver));
         // What could be done at once was done in this turn; what is left waits for an event.
         let refresh = self.addresses.outdated_at(resolver).filter(|_| self.roster.open() > 0);

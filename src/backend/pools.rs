@@ -251,7 +251,7 @@ impl Pools {
         if !pool.on_connect_failed(key, fault, lent) {
             return None;
         }
-        pool.addresses().name().into_iter().for_each(|name| self.resolver.doubt(name));
+        pool.addresses().name().into_iter().for_each(|name| self.resolver.expire(name));
         Some(at)
     }
 
@@ -274,7 +274,7 @@ impl Pools {
     }
 
     pub(super) fn reload(&mut self) {
-        self.resolver.doubt_all();
+        self.resolver.expire_all();
         self.pools.iter_mut().for_each(|pool| pool.addresses().allow_pipelining());
     }
 

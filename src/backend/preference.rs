@@ -44,9 +44,9 @@ impl Preference {
     }
 
     fn avoid(&mut self, pause: Duration, now: Instant) -> bool {
-        let news = self.avoided.is_none();
+        let is_new = self.avoided.is_none();
         self.avoided = Some(now + pause);
-        news
+        is_new
     }
 
     /// A response that is no fault. True if it had been avoided.
@@ -71,7 +71,7 @@ mod tests {
             assert!(
                 preference.is_avoided(now + pause - Duration::from_millis(1)) && !preference.is_avoided(now + pause)
             );
-            assert!(!preference.on_fault(now), "no news");
+            assert!(!preference.on_fault(now), "no is_new");
         }
         assert!(preference.on_success() && !preference.has_faults() && !preference.on_success());
     }

@@ -13,7 +13,7 @@ pub const MAX_WAITING: usize = 10_000;
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
     /// How many at the front need a new connection.
-    fresh: usize,
+    new_only: usize,
     /// How long a response takes of late, with a quarter on top, as far as exchanges were waiting.
     latency: Duration,
 }
@@ -22,12 +22,12 @@ pub(super) struct Queue {
 struct Waiting {
     since: Instant,
     /// It needs a new connection, because a used one broke.
-    fresh: bool,
+    new_only: bool,
     exchange: Box<Exchange>,
 }
 
 impl Waiting {
-    fn is_hopeless(&self, latency: Duration, now: Instant) -> bool {
+    fn is_too_late(&self, latency: Duration, now: Instant) -> bool {
         let Exchange { since, deadline, .. } = *self.exchange;
         let has_waited_most = now.saturating_duration_since(since) >= deadline.saturating_duration_since(since) / 2;
         deadline < now + latency && has_waited_most
@@ -35,7 +35,7 @@ impl Waiting {
 
     /// What the queue is sorted by.
     fn rank(&self) -> (bool, Instant) {
-        (!self.fresh, self.exchange.deadline)
+        (!self.new_only, self.exchange.deadline)
     }
 }
 
@@ -49,7 +49,7 @@ impl Queue {
         if self.waiting.is_empty() {
             self.latency = Duration::ZERO;
         }
-        let waiting = Waiting { since: now, fresh: false, exchange };
+        let waiting = Waiting { since: now, new_only: false, exchange };
         // Tables with equal timeouts come in the order of their deadlines, so that the end is nearly always right. Only a queue that
         // tables with different timeouts share is searched.
         let at = match self.waiting.back() {
@@ -64,17 +64,17 @@ impl Queue {
 
     /// Puts an exchange back that has waited before, in front of those with the same deadline.
     pub(super) fn put_back(&mut self, exchange: Box<Exchange>, now: Instant) {
-        let waiting = Waiting { since: now, fresh: false, exchange };
+        let waiting = Waiting { since: now, new_only: false, exchange };
         let at = self.waiting.partition_point(|other| other.rank() < waiting.rank());
         self.waiting.insert(at, waiting);
     }
 
     /// Adds an exchange that needs a new connection.
-    pub(super) fn push_fresh(&mut self, exchange: Box<Exchange>, now: Instant) {
-        let waiting = Waiting { since: now, fresh: true, exchange };
+    pub(super) fn push_new_only(&mut self, exchange: Box<Exchange>, now: Instant) {
+        let waiting = Waiting { since: now, new_only: true, exchange };
         let at = self.waiting.partition_point(|other| other.rank() <= waiting.rank());
         self.waiting.insert(at, waiting);
-        self.fresh += 1;
+        self.new_only += 1;
     }
 
     /// A response has come after so long, while exchanges wait.
@@ -102,12 +102,12 @@ impl Queue {
     ) -> Option<Box<Exchange>> {
         // What needs a new connection must not go on a used one: the one it was on has just shown that the backend closes
         // them.
-        let first = if new_connection { 0 } else { self.fresh };
+        let first = if new_connection { 0 } else { self.new_only };
         // That is never left to its deadline: connections would be made for it, and none be used.
-        let in_time = |at: &usize| *at < self.fresh || !self.waiting[*at].is_hopeless(self.latency, now);
+        let in_time = |at: &usize| *at < self.new_only || !self.waiting[*at].is_too_late(self.latency, now);
         let at = (first..self.waiting.len()).find(in_time).filter(|at| fits(&self.waiting[*at].exchange))?;
         let waiting = self.waiting.remove(at)?;
-        self.fresh -= usize::from(waiting.fresh);
+        self.new_only -= usize::from(waiting.new_only);
         Some(waiting.exchange)
     }
 
@@ -116,29 +116,29 @@ impl Queue {
     }
 
     /// How many wait for a new connection.
-    pub(super) fn fresh(&self) -> usize {
-        self.fresh
+    pub(super) fn new_only(&self) -> usize {
+        self.new_only
     }
 
     /// How many wait for any connection.
     pub(super) fn any(&self) -> usize {
-        self.waiting.len() - self.fresh
+        self.waiting.len() - self.new_only
     }
 
     /// How many of those that wait for any connection, up to `most`, have waited at least for `patience`.
-    pub(super) fn impatient(&self, patience: Duration, most: usize, now: Instant) -> usize {
-        let waiting = self.waiting.range(self.fresh..);
-        waiting.take_while(|waiting| waiting.since + patience <= now).take(most).count()
+    pub(super) fn long_waiting(&self, wait: Duration, most: usize, now: Instant) -> usize {
+        let waiting = self.waiting.range(self.new_only..);
+        waiting.take_while(|waiting| waiting.since + wait <= now).take(most).count()
     }
 
     /// Since when the exchange number `at` of those that wait for any connection has waited.
     pub(super) fn since(&self, at: usize) -> Option<Instant> {
-        self.waiting.get(self.fresh + at).map(|waiting| waiting.since)
+        self.waiting.get(self.new_only + at).map(|waiting| waiting.since)
     }
 
     /// The earliest deadline.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let fronts = [self.waiting.front(), self.waiting.get(self.fresh)];
+        let fronts = [self.waiting.front(), self.waiting.get(self.new_only)];
         fronts.into_iter().flatten().map(|waiting| waiting.exchange.deadline).min()
     }
 
@@ -147,16 +147,16 @@ impl Queue {
         // Both parts are sorted by deadline, so that only their fronts can be due. With 10 000 waiting 1 ms apart, a look at all of
         // them at each deadline took a quarter of a core.
         let is_due = |at: &usize| self.waiting.get(*at).is_some_and(|waiting| waiting.exchange.deadline <= now);
-        let at = [0, self.fresh].into_iter().find(is_due)?;
+        let at = [0, self.new_only].into_iter().find(is_due)?;
         let waiting = self.waiting.remove(at)?;
-        self.fresh -= usize::from(waiting.fresh);
+        self.new_only -= usize::from(waiting.new_only);
         Some(waiting.exchange)
     }
 
     /// Takes out all that wait for a new connection; with `all` also the others.
     pub(super) fn drain(&mut self, all: bool) -> Vec<Box<Exchange>> {
-        let count = if all { self.waiting.len() } else { self.fresh };
-        self.fresh = 0;
+        let count = if all { self.waiting.len() } else { self.new_only };
+        self.new_only = 0;
         self.waiting.drain(..count).map(|waiting| waiting.exchange).collect()
     }
 
@@ -165,7 +165,7 @@ impl Queue {
         let (drained, left) =
             std::mem::take(&mut self.waiting).into_iter().partition(|one| one.exchange.table == table);
         self.waiting = left;
-        self.fresh = self.waiting.iter().take_while(|waiting| waiting.fresh).count();
+        self.new_only = self.waiting.iter().take_while(|waiting| waiting.new_only).count();
         let drained: VecDeque<Waiting> = drained;
         drained.into_iter().map(|waiting| waiting.exchange).collect()
     }
@@ -174,7 +174,7 @@ impl Queue {
     pub(super) fn retain(&mut self, mut is_live: impl FnMut(&Exchange) -> bool) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|waiting| is_live(&waiting.exchange));
-        self.fresh = self.waiting.iter().take_while(|waiting| waiting.fresh).count();
+        self.new_only = self.waiting.iter().take_while(|waiting| waiting.new_only).count();
         self.waiting.len() < before
     }
 }
@@ -192,7 +192,7 @@ mod tests {
     fn exchange(name: &str, deadline: Instant, now: Instant) -> Box<Exchange> {
         let request = Request { method: Method::Get, routes: Rc::new([]), body: None };
         let asker = Asker::Lookup(Key { index: 0, age: 0 });
-        let limit = TimeLimit { deadline, life: deadline - now };
+        let limit = TimeLimit { deadline, timeout: deadline - now };
         SpareExchanges::default().take(asker, 0, limit, request, name.as_bytes(), now)
     }
 
@@ -201,9 +201,9 @@ mod tests {
         let mut queue = Queue::default();
         assert!(queue.push(exchange("a", now + 2 * SECOND, now), now).is_none());
         assert!(queue.push(exchange("b", now + SECOND, now), now).is_none());
-        queue.push_fresh(exchange("c", now + 3 * SECOND, now), now);
+        queue.push_new_only(exchange("c", now + 3 * SECOND, now), now);
         queue.put_back(exchange("d", now + 2 * SECOND, now), now);
-        queue.push_fresh(exchange("e", now + 3 * SECOND, now), now);
+        queue.push_new_only(exchange("e", now + 3 * SECOND, now), now);
         queue
     }
 
@@ -218,10 +218,10 @@ mod tests {
         assert_eq!(names(queue(now).drain(false)), "ce");
         let mut used = queue(now);
         let all: Vec<Box<Exchange>> = std::iter::from_fn(|| used.pop(false, now, |_| true)).collect();
-        assert_eq!((&names(all)[..], used.fresh(), used.any()), ("bda", 2, 0));
+        assert_eq!((&names(all)[..], used.new_only(), used.any()), ("bda", 2, 0));
         let mut new = queue(now);
         let all: Vec<Box<Exchange>> = std::iter::from_fn(|| new.pop(true, now, |_| true)).collect();
-        assert_eq!((&names(all)[..], new.fresh(), new.any()), ("cebda", 0, 0));
+        assert_eq!((&names(all)[..], new.new_only(), new.any()), ("cebda", 0, 0));
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(queue.deadline(), Some(now + SECOND));
         assert!(queue.pop_expired(now).is_none());
         let due: Vec<Box<Exchange>> = std::iter::from_fn(|| queue.pop_expired(now + 3 * SECOND)).collect();
-        assert_eq!((names(due).len(), queue.len(), queue.fresh(), queue.deadline()), (5, 0, 0, None));
+        assert_eq!((names(due).len(), queue.len(), queue.new_only(), queue.deadline()), (5, 0, 0, None));
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         let mut queue = queue(now);
         assert!(queue.retain(|exchange| exchange.key != b"c"));
         assert!(!queue.retain(|_| true));
-        assert_eq!((queue.fresh(), &names(queue.drain(true))[..]), (1, "ebda"));
+        assert_eq!((queue.new_only(), &names(queue.drain(true))[..]), (1, "ebda"));
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// An answer is good for so long.
-const GOOD: Duration = Duration::from_secs(30);
+const ANSWER_LIFETIME: Duration = Duration::from_secs(30);
 
 /// A failure is good for so long.
-const BAD: Duration = Duration::from_secs(1);
+const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
 /// After so long without an answer the last good one has to do.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// All names of all backends, each with its port.
 #[derive(Debug, Default)]
@@ -25,11 +25,11 @@ struct Name {
     port: u16,
     addresses: Vec<SocketAddr>,
     /// Until then what is known, good or bad, need not be asked again.
-    settled: Option<Instant>,
+    valid_until: Option<Instant>,
     /// When the question was asked that is still open.
-    asked: Option<Instant>,
+    pending: Option<Instant>,
     /// The answer to it may be outdated: it was asked before a reload.
-    doubtful: bool,
+    outdated: bool,
     /// When the last answer was asked for, and when it came.
     took: Option<(Instant, Instant)>,
     error: String,
@@ -40,7 +40,7 @@ struct Name {
 pub(super) enum Resolution<'a> {
     Addresses(&'a [SocketAddr]),
     /// Somebody has to resolve it, and tell [`Resolver::answer`].
-    Ask {
+    Resolve {
         host: &'a str,
         port: u16,
     },
@@ -59,9 +59,9 @@ impl Resolver {
                 host,
                 port,
                 addresses: Vec::new(),
-                settled: None,
-                asked: None,
-                doubtful: false,
+                valid_until: None,
+                pending: None,
+                outdated: false,
                 took: None,
                 error,
             });
@@ -72,14 +72,14 @@ impl Resolver {
     /// What to do to connect to a name now.
     pub(super) fn look_up(&mut self, name: usize, now: Instant) -> Resolution<'_> {
         let name = &mut self.names[name];
-        if name.settled.is_none_or(|until| until <= now) {
-            match name.asked {
+        if name.valid_until.is_none_or(|until| until <= now) {
+            match name.pending {
                 None => {
-                    name.asked = Some(now);
-                    return Resolution::Ask { host: &name.host, port: name.port };
+                    name.pending = Some(now);
+                    return Resolution::Resolve { host: &name.host, port: name.port };
                 }
                 // An old address may still work, while the name server is slow or gone.
-                Some(asked) if name.addresses.is_empty() || now < asked + PATIENCE => return Resolution::Wait,
+                Some(began) if name.addresses.is_empty() || now < began + MAX_WAIT => return Resolution::Wait,
                 Some(_) => {}
             }
         }
@@ -87,27 +87,27 @@ impl Resolver {
     }
 
     /// When [`Resolution::Wait`] turns into the last good addresses.
-    pub(super) fn patience_ends(&self, name: usize) -> Option<Instant> {
+    pub(super) fn wait_ends(&self, name: usize) -> Option<Instant> {
         let name = &self.names[name];
-        name.asked.filter(|_| !name.addresses.is_empty()).map(|asked| asked + PATIENCE)
+        name.pending.filter(|_| !name.addresses.is_empty()).map(|began| began + MAX_WAIT)
     }
 
     /// Takes an answer. After a failure, or an empty list, the last good addresses stay.
     pub fn answer(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
         let name = &mut self.names[name];
-        name.took = name.asked.take().map(|asked| (asked, now));
+        name.took = name.pending.take().map(|began| (began, now));
         match answer {
             Ok(addresses) if !addresses.is_empty() => {
                 if name.addresses != addresses {
                     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                     log::info(format_args!("resolved host={} addresses={}", name.host, list.join(",")));
                 }
-                name.settled = Some(if std::mem::take(&mut name.doubtful) { now } else { now + GOOD });
+                name.valid_until = Some(if std::mem::take(&mut name.outdated) { now } else { now + ANSWER_LIFETIME });
                 name.addresses = addresses;
             }
             failed => {
                 // A container or pod may be about to start: a failure is asked about again soon.
-                name.settled = Some(now + BAD);
+                name.valid_until = Some(now + FAILURE_LIFETIME);
                 name.error = failed.err().unwrap_or_else(|| "no address".to_owned());
             }
         }
@@ -116,13 +116,13 @@ impl Resolver {
     /// True if a name should be asked for again.
     pub(super) fn is_stale(&self, name: usize, now: Instant) -> bool {
         let name = &self.names[name];
-        name.asked.is_none() && name.settled.is_none_or(|until| until <= now)
+        name.pending.is_none() && name.valid_until.is_none_or(|until| until <= now)
     }
 
     /// When that becomes true by time alone; `None` while the name is being asked for.
     pub(super) fn stale_at(&self, name: usize) -> Option<Instant> {
         let name = &self.names[name];
-        name.settled.filter(|_| name.asked.is_none())
+        name.valid_until.filter(|_| name.pending.is_none())
     }
 
     /// When the last answer was asked for, and when it came.
@@ -131,24 +131,24 @@ impl Resolver {
     }
 
     /// All names with what is known of them now, for a start that is not slowed down by them.
-    pub fn ask_all(&mut self, now: Instant) -> Vec<(usize, String, u16)> {
-        let unknown = |(_, name): &(usize, &mut Name)| name.settled.is_none() && name.asked.is_none();
+    pub fn resolve_all(&mut self, now: Instant) -> Vec<(usize, String, u16)> {
+        let unknown = |(_, name): &(usize, &mut Name)| name.valid_until.is_none() && name.pending.is_none();
         let all = self.names.iter_mut().enumerate().filter(unknown);
         all.map(|(at, name)| {
-            name.asked = Some(now);
+            name.pending = Some(now);
             (at, name.host.clone(), name.port)
         })
         .collect()
     }
 
     /// The name has to be asked for again, because its addresses do not work.
-    pub(super) fn doubt(&mut self, name: usize) {
-        self.names[name].settled = None;
+    pub(super) fn expire(&mut self, name: usize) {
+        self.names[name].valid_until = None;
     }
 
     /// All names have to be asked for again.
-    pub(super) fn doubt_all(&mut self) {
-        self.names.iter_mut().for_each(|name| (name.settled, name.doubtful) = (None, name.asked.is_some()));
+    pub(super) fn expire_all(&mut self) {
+        self.names.iter_mut().for_each(|name| (name.valid_until, name.outdated) = (None, name.pending.is_some()));
     }
 }
 
@@ -162,19 +162,19 @@ mod tests {
         let address: SocketAddr = "192.0.2.1:80".parse().unwrap();
         let name = resolver.add("admin", 80);
         assert_eq!(resolver.add("admin", 80), name);
-        assert_eq!(resolver.look_up(name, now), Resolution::Ask { host: "admin", port: 80 });
+        assert_eq!(resolver.look_up(name, now), Resolution::Resolve { host: "admin", port: 80 });
         assert_eq!(resolver.look_up(name, now), Resolution::Wait);
         resolver.answer(name, Ok(vec![address]), now);
         assert_eq!(resolver.look_up(name, now), Resolution::Addresses(&[address]));
-        now += GOOD;
-        assert!(matches!(resolver.look_up(name, now), Resolution::Ask { .. }));
+        now += ANSWER_LIFETIME;
+        assert!(matches!(resolver.look_up(name, now), Resolution::Resolve { .. }));
         resolver.answer(name, Err("no such host".into()), now);
         assert_eq!(resolver.look_up(name, now), Resolution::Addresses(&[address]));
-        now += BAD;
-        assert!(matches!(resolver.look_up(name, now), Resolution::Ask { .. }));
+        now += FAILURE_LIFETIME;
+        assert!(matches!(resolver.look_up(name, now), Resolution::Resolve { .. }));
         assert_eq!(resolver.look_up(name, now), Resolution::Wait);
-        assert_eq!(resolver.patience_ends(name), Some(now + PATIENCE));
-        now += PATIENCE;
+        assert_eq!(resolver.wait_ends(name), Some(now + MAX_WAIT));
+        now += MAX_WAIT;
         assert_eq!(resolver.look_up(name, now), Resolution::Addresses(&[address]));
     }
 
@@ -185,9 +185,9 @@ mod tests {
         resolver.look_up(name, now);
         resolver.answer(name, Ok(vec![]), now);
         assert_eq!(resolver.look_up(name, now), Resolution::Failed("no address"));
-        now += BAD;
-        assert!(matches!(resolver.look_up(name, now), Resolution::Ask { .. }));
-        now += 10 * PATIENCE;
+        now += FAILURE_LIFETIME;
+        assert!(matches!(resolver.look_up(name, now), Resolution::Resolve { .. }));
+        now += 10 * MAX_WAIT;
         assert_eq!(resolver.look_up(name, now), Resolution::Wait);
     }
 }

@@ -106,7 +106,7 @@ impl Commits {
         match shared.tables.plan(table, Question::Write(write), now).plan {
             Plan::Request(request) => {
                 // The exchange expires at the deadline of the commit, which therefore needs no timer.
-                let limit = TimeLimit { deadline: *deadline, life: shared.tables.timeout(table) };
+                let limit = TimeLimit { deadline: *deadline, timeout: shared.tables.timeout(table) };
                 let exchange = shared.spare.take(Asker::Commit(key), table, limit, request, &write.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
                 None

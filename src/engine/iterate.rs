@@ -77,7 +77,7 @@ impl Iterations {
             match plan {
                 Plan::Request(request) => {
                     let asker = Asker::Iteration(key, number);
-                    let limit = TimeLimit { deadline, life: shared.tables.timeout(table) };
+                    let limit = TimeLimit { deadline, timeout: shared.tables.timeout(table) };
                     let exchange = shared.spare.take(asker, table, limit, request, &lookup_key, now);
                     shared.backends.submit(exchange, &mut shared.turn);
                 }

@@ -105,8 +105,8 @@ impl Lookups {
             return self.start_cached(to, table, key, since, shared);
         }
         let now = shared.turn.now;
-        let life = shared.tables.timeout(table);
-        let limit = TimeLimit { deadline: since + life, life };
+        let timeout = shared.tables.timeout(table);
+        let limit = TimeLimit { deadline: since + timeout, timeout };
         let Planned { name, metrics, plan } = shared.tables.plan(table, Question::Get(key), now);
         match plan {
             Plan::Request(request) => {
@@ -183,8 +183,8 @@ impl Lookups {
     /// Starts a fetch, or returns the answer if the table needs no exchange.
     fn fetch(&mut self, table: usize, key: &[u8], shared: &mut Shared) -> Result<Key, Result<CachedAnswer, Failure>> {
         let now = shared.turn.now;
-        let life = shared.tables.timeout(table);
-        let limit = TimeLimit { deadline: now + life, life };
+        let timeout = shared.tables.timeout(table);
+        let limit = TimeLimit { deadline: now + timeout, timeout };
         let request = match shared.tables.plan(table, Question::Get(key), now).plan {
             Plan::Request(request) => request,
             Plan::Answer(answer) => return Err(CachedAnswer::of(answer)),

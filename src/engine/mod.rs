@@ -71,7 +71,7 @@ impl Engine {
     /// Starts to resolve the names of all backends.
     pub fn resolve_all(&mut self, now: Instant) {
         self.shared.turn.now = now;
-        for (name, host, port) in self.shared.backends.resolver().ask_all(now) {
+        for (name, host, port) in self.shared.backends.resolver().resolve_all(now) {
             self.shared.turn.push(Action::Resolve { name, host, port });
         }
     }

@@ -1,7 +1,7 @@
 //! What is known of a TLS session from outside.
 
 /// Memory for output that an idle connection holds: what sixteen lookups need that are sent at once.
-pub(super) const KEPT: usize = 8 * 1024; // bytes
+pub(super) const RETAINED: usize = 8 * 1024; // bytes
 
 /// What has ended a TLS session.
 #[derive(Clone, Debug, Eq, PartialEq)]

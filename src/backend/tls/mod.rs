@@ -17,7 +17,7 @@ pub use session::TlsSession;
 pub use handshake::{Handshake, SessionEnd};
 
 use crate::buffer::Output;
-use handshake::KEPT;
+use handshake::RETAINED;
 
 /// Whether this build has TLS.
 pub const SUPPORTED: bool = cfg!(feature = "tls");
@@ -47,7 +47,7 @@ struct Tls {
 impl Default for Transport {
     fn default() -> Self {
         Self {
-            requests: Output::retaining(KEPT),
+            requests: Output::retaining(RETAINED),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -60,7 +60,7 @@ impl Transport {
         #[cfg(feature = "tls")]
         {
             let session = TlsSession::new(connector)?;
-            self.tls = Some(Tls { session, plain: Output::retaining(KEPT) });
+            self.tls = Some(Tls { session, plain: Output::retaining(RETAINED) });
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Transport {
             let plain = session.sent(count);
             // What had begun to arrive is no response to a request that was not all there.
             if plain > 0 && !awaited {
-                session.distrust();
+                session.mark_unsolicited();
             }
             return plain;
         }

@@ -1,7 +1,7 @@
 //! One TLS connection to a backend (RFC 8446, RFC 5246): bytes in and out, without I/O.
 
 use super::credentials::{CertificateRequest, Identity, TlsConnector};
-use super::handshake::{Handshake, KEPT, SessionEnd};
+use super::handshake::{Handshake, RETAINED, SessionEnd};
 use crate::buffer::Output;
 use rustls::{AlertDescription, CertificateError, ClientConnection, Error, HandshakeKind, ProtocolVersion};
 use std::collections::VecDeque;
@@ -92,7 +92,7 @@ impl TlsSession {
             position: RecordPosition::default(),
             unsolicited: false,
             certificate: None,
-            output: Output::retaining(KEPT),
+            output: Output::retaining(RETAINED),
             queued: 0,
             left: 0,
             records: VecDeque::new(),
@@ -188,7 +188,7 @@ impl TlsSession {
     }
 
     /// The plaintext of a record that has begun to arrive is unsolicited: no request had left by that time.
-    pub fn distrust(&mut self) {
+    pub fn mark_unsolicited(&mut self) {
         self.0.unsolicited |= self.0.position.is_within();
     }
 
