@@ -7,16 +7,16 @@ use crate::io::{Action, Address, Turn};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How long an address that could not be reached is not tried while there is another one.
+/// The time for which an address that could not be reached is not tried while there is another one.
 const UNREACHABLE: Duration = Duration::from_secs(10);
 
-/// Time without new connections after all addresses failed while older connections work.
+/// The pause before the next attempt when all addresses failed while older connections work.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long an address that was reached and had a fault is avoided while there is another one.
+/// The time for which an address that was reached and had a fault is avoided while there is another one.
 const EJECTED: Duration = Duration::from_secs(1);
 
-/// How often in a row an address may break off requests that were sent ahead before pipelining to it ends.
+/// Number of times in a row that an address breaks off pipelined requests, after which it gets one at a time.
 const MAX_BREAKS: u8 = 2;
 
 /// The addresses of one backend, in the order of the resolver.
@@ -25,11 +25,12 @@ pub(super) struct Addresses {
     list: Vec<AddressState>,
     /// The address that worked last.
     preferred: usize,
-    /// Some address broke off requests that were sent ahead.
+    /// Some address broke off pipelined requests.
+    // So that a response costs no search of the list while none did, as nearly always.
     any_breaks: bool,
     /// The number of the name in the resolver, unless none is needed.
     name: Option<usize>,
-    /// When the name was asked for, and when the answer came that is in use.
+    /// When the resolution began whose answer is in use, and when it ended.
     resolved: Option<(Instant, Instant)>,
     /// No connection is made before.
     paused_until: Option<Instant>,
@@ -40,14 +41,15 @@ struct AddressState {
     address: Address,
     /// Until when others are preferred.
     ejected: Option<Instant>,
-    /// It has been reached once. Names like `localhost` have addresses where nothing listens, which make a lone backend no
-    /// replicated one.
+    /// It has been reached once.
+    // Names like `localhost` have addresses where nothing listens. If those counted, a lone backend would be taken for a
+    // replicated one: a single bad key would be requested twice and mark it down.
     reached: bool,
     /// It could not be reached since the last time that any address could, or that all could not.
     failed: bool,
     /// Connections to it, of every state.
     open: usize,
-    /// How often in a row it broke off requests that were sent ahead, up to [`MAX_BREAKS`].
+    /// Number of times in a row that it broke off pipelined requests, up to [`MAX_BREAKS`].
     breaks: u8,
 }
 
@@ -79,12 +81,12 @@ impl Addresses {
         self.name
     }
 
-    /// When the name was asked for, and when the answer came that is in use.
+    /// When the resolution began whose answer is in use, and when it ended.
     pub(super) fn resolved(&self) -> Option<(Instant, Instant)> {
         self.resolved
     }
 
-    /// True if the resolver has a newer answer than the one in use, or should be asked for one.
+    /// True if the resolver has a newer answer than the one in use, or the name should be resolved again.
     pub(super) fn is_outdated(&self, resolver: &Resolver, now: Instant) -> bool {
         self.name.is_some_and(|name| resolver.took(name) != self.resolved || resolver.is_stale(name, now))
     }
@@ -120,7 +122,7 @@ impl Addresses {
         self.paused_until.is_some_and(|until| now < until)
     }
 
-    /// The earliest time of a connection that is wanted at `at`.
+    /// The earliest time from `at` on at which a connection can be opened.
     pub(super) fn earliest(&self, at: Instant, resolver: &Resolver) -> Instant {
         let resolved = self.name.and_then(|name| resolver.wait_ends(name));
         at.max(self.paused_until.unwrap_or(at)).max(resolved.unwrap_or(at))
@@ -136,8 +138,8 @@ impl Addresses {
         }
         let mut old = std::mem::take(&mut self.list);
         let mut known = |address: Address| match old.iter().position(|one| one.address == address) {
-            // Its connections and faults are still true, but a round of attempts begins again with a new list: else a list that changed during an
-            // attempt could stay exhausted for good.
+            // Its connections and faults are still valid, but a new list begins a new round of attempts: a list that
+            // changed during an attempt could stay exhausted otherwise.
             Some(at) => AddressState { failed: false, ..old.swap_remove(at) },
             None => AddressState::new(address),
         };
@@ -199,8 +201,8 @@ impl Addresses {
             return false;
         }
         self.list.iter_mut().for_each(|one| one.failed = false);
-        // Connections that work can serve what waits. Without any, what waits fails now, and the next request tries again at once: the
-        // backend may have just started.
+        // Connections that work can serve the queue. Without any, all of the queue fails now, and the next request tries
+        // again at once: the backend may have just started.
         self.paused_until = (open > 0).then_some(now + RETRY_PAUSE);
         true
     }
@@ -221,7 +223,7 @@ impl Addresses {
         self.list.is_empty()
     }
 
-    /// True if an address may be asked in place of this one.
+    /// True if another address may be used in place of this one.
     pub(super) fn has_other(&self, address: &Address, now: Instant) -> bool {
         self.list.iter().any(|one| one.address != *address && one.reached && !one.is_ejected(now))
     }
@@ -231,13 +233,13 @@ impl Addresses {
         !self.list.is_empty() && self.list.iter().all(|one| one.is_ejected(now))
     }
 
-    /// True if requests may be sent ahead to this address.
+    /// True if requests to this address may be pipelined.
     pub(super) fn may_pipeline(&self, address: &Address) -> bool {
         !self.list.iter().any(|one| one.address == *address && one.breaks >= MAX_BREAKS)
     }
 
-    /// A connection to this address closed before it had answered any request that was sent ahead; `announced` if it
-    /// had said so with the response before. True if pipelining to the address ends with that.
+    /// A connection to this address closed before it had answered any pipelined request; `announced` if the response
+    /// before had `Connection: close`. True if pipelining to the address ends with that.
     pub(super) fn pipelining_failed(&mut self, address: &Address, announced: bool) -> bool {
         let Some(one) = self.find(address) else { return false };
         let before = one.breaks;
@@ -247,14 +249,14 @@ impl Addresses {
         ends
     }
 
-    /// Requests sent ahead were answered by this address.
+    /// This address has answered pipelined requests.
     pub(super) fn pipelining_ok(&mut self, address: &Address) {
         if std::mem::take(&mut self.any_breaks) {
             self.find(address).into_iter().for_each(|one| one.breaks = 0);
         }
     }
 
-    /// Lets all addresses be sent requests ahead again.
+    /// Allows pipelining to all addresses again.
     pub(super) fn allow_pipelining(&mut self) {
         self.list.iter_mut().for_each(|one| one.breaks = 0);
     }

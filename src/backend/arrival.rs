@@ -11,24 +11,25 @@ pub(super) enum Arrival<'a> {
     Nothing,
     /// The TLS handshake is complete.
     Open(Handshake),
-    /// The response to the exchange at the front, which `Connection::complete` takes out. `surplus` if bytes follow that no
-    /// request asked for.
+    /// The response to the exchange at the front, which `Connection::complete` takes out. `surplus` if bytes follow it
+    /// that belong to no request.
     Response {
         response: Response<'a>,
         surplus: bool,
     },
     /// The connection could not be made.
     ConnectFailed(Fault),
-    /// The connection is of no use any more.
+    /// The connection cannot be used any more.
     Closed(CloseReason),
 }
 
 /// Why a connection is closed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum CloseReason {
-    /// It is not needed, or must not be used, any more. Nothing is in flight on it.
+    /// It is not needed any more, or must not be used. Nothing is in flight on it.
     Unused,
-    /// The response before said that it was the last one.
+    /// The last response had `Connection: close`.
+    // Apart from `Unused`, because exchanges behind that response are safe to send again.
     Announced,
     Fault(Fault),
 }
@@ -46,11 +47,11 @@ impl CloseReason {
 /// What an open connection does after a response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum AfterResponse {
-    /// It owes further responses.
+    /// Further responses are expected.
     Busy,
     /// It can carry another request.
     Free,
-    /// It is to be closed, as the response said that it is the last one, though others are owed.
+    /// It is to be closed, because the response had `Connection: close`; others are still in flight.
     CloseAnnounced,
     /// It is to be closed; nothing is in flight.
     Close,

@@ -1,4 +1,4 @@
-//! Which of several replicas is asked. Pure.
+//! Which of several replicas gets a request. Pure.
 
 use super::breaker::Permit;
 
@@ -6,7 +6,7 @@ use super::breaker::Permit;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Candidate {
     pub permit: Permit,
-    /// It had too many faults of late, or asked for a pause.
+    /// It had too many recent faults, or requested a pause.
     pub avoided: bool,
     /// All of its addresses are ejected.
     pub ejected: bool,
@@ -16,12 +16,14 @@ pub(super) struct Candidate {
     pub load: usize,
 }
 
-/// The best of the candidates: one that has to be probed and is not being probed already, else one without faults of late, with working addresses and the
-/// fewest exchanges; `None` if none of them answers in time. If all had faults, the best of them is asked all the same: one
-/// key's faults must not fail another key. A write goes to a probe only if it must: what may be sent again elsewhere is the
-/// better probe.
+/// The best of the candidates: one that is due for a probe, else one without recent faults, with working addresses and the
+/// fewest exchanges; `None` if none of them answers in time.
+// If all had faults, the best of them is used all the same (Envoy calls it panic routing): the faults of one key must not
+// fail another key.
 pub(super) fn pick(safe: bool, candidates: impl Iterator<Item = (u8, Candidate)>) -> Option<u8> {
     // A probe comes first, so that a backend that has recovered is found by the next GET and not only when the others fail.
+    // A write is a poor probe, as it cannot be sent again to another replica. A spare one comes last: each probe of a
+    // replica that hangs costs a lookup, and a table with few lookups would lose all of them.
     let rank = |permit: Permit| match permit {
         Permit::Probe if safe => Some(0),
         Permit::Allow => Some(1),

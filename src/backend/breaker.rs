@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 /// Timeouts in a row that open a breaker.
 const TIMEOUTS: usize = 5;
 
-/// Different keys among them. One key that hangs, whoever asks for it, says nothing of the others.
+/// Different keys among them.
+// One key that hangs, however often it is requested, is no evidence about the others.
 const KEYS: usize = 3;
 
 /// Time from the opening to the first probe.
@@ -15,14 +16,16 @@ const FIRST_PROBE: Duration = Duration::from_millis(250);
 /// Shortest time between two probes.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The time for which a key that has hung is not used as a probe. Not for longer: it may be the only one that is asked for.
+/// The time for which a key that has hung is not used as a probe.
+// Not for longer, as it may be the only key in use: a Dovecot with a single user left its backend down for good.
 const HUNG: Duration = Duration::from_secs(2);
 
 /// Maximum number of hung keys that are remembered.
 const MAX_HUNG: usize = 64;
 
-/// The breaker of one table at one backend. It counts what costs time, and nothing else: a fault that comes at once costs as
-/// little as knowing it in advance, and says nothing of other keys.
+/// The breaker of one table at one backend. It counts timeouts only.
+// A fault that comes at once costs as little as a denied request, and is no evidence about other keys: with faults counted,
+// one key that a backend could not answer failed the lookups of all others.
 ///
 /// Closed ── [`TIMEOUTS`] in a row, of [`KEYS`] keys ──▶ Open ── any response ──▶ Closed
 #[derive(Debug)]
@@ -31,12 +34,15 @@ pub(super) enum CircuitBreaker {
         /// Timeouts in a row so far.
         timeouts: usize,
         /// Their different keys.
+        // Timeouts are counted apart from keys, so that a row of one key cannot push the others out. Bounded, because
+        // the breaker opens with five timeouts of three keys.
         keys: Vec<u64>,
     },
     Open {
         /// The next request from then on is a probe.
         next_probe: Instant,
         /// The deadline of the last probe, which may hang until then.
+        // Each further probe of a hung backend would cost another lookup.
         probed_until: Instant,
         /// Keys that have hung, and when.
         hung: VecDeque<(u64, Instant)>,
@@ -48,7 +54,7 @@ pub(super) enum CircuitBreaker {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Permit {
     Allow,
-    /// It may, to see how the backend does.
+    /// It may, as a probe of a backend that is down.
     Probe,
     /// The same, but an earlier probe may still be hanging: only if no other backend can answer.
     SpareProbe,
@@ -82,7 +88,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// The backend has not answered a request for `key` in time, which it had for long enough. True if that opens the
+    /// The backend had a request for `key` for long enough, and has not answered it in time. True if that opens the
     /// breaker.
     pub(super) fn on_timeout(&mut self, key: u64, cause: &impl ToString, now: Instant) -> bool {
         match self {
@@ -109,7 +115,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// The backend has answered, whatever it says. True if the breaker was open.
+    /// The backend has answered, with any status. True if the breaker was open.
     pub(super) fn on_answer(&mut self) -> bool {
         let was_open = self.is_open();
         *self = Self::default();

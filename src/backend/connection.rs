@@ -11,7 +11,7 @@ use crate::wire::http::{Decoder, Response};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-/// A connection, with the exchanges that it owes responses to.
+/// A connection, with the exchanges in flight on it.
 #[derive(Debug)]
 pub(super) struct Connection {
     pool: usize,
@@ -27,7 +27,7 @@ pub(super) struct Connection {
     decoder: Decoder,
     /// When the head of the response was complete that is arriving.
     head: Option<Instant>,
-    /// How long the backend keeps an idle connection, if it said so.
+    /// The idle timeout of the backend, if a response had one (`Keep-Alive: timeout=`).
     keep_alive_timeout: Option<Duration>,
 }
 
@@ -45,7 +45,7 @@ enum State {
 enum History {
     /// No response, and it has not been idle.
     New,
-    /// No response, but it has been idle, so that the backend may have closed it since.
+    /// No response, but it has been idle, so that the backend may have closed it since: a GET may be sent once more.
     Idled,
     /// At least one response.
     Answered,
@@ -110,7 +110,7 @@ impl Connection {
         self.history().is_none_or(|history| history == History::New)
     }
 
-    /// True if it has answered a request that was sent ahead.
+    /// True if it has answered a pipelined request.
     pub(super) fn has_pipelined(&self) -> bool {
         self.history() == Some(History::Pipelined)
     }
@@ -135,7 +135,7 @@ impl Connection {
         self.retired = true;
     }
 
-    /// The backend has accepted it, and no TLS is wanted.
+    /// The backend has accepted it, and it does not use TLS.
     pub(super) fn open(&mut self, now: Instant) {
         self.state = State::Open { accepted: now, since: now, history: History::New };
     }
@@ -224,16 +224,16 @@ impl Connection {
 
     fn receive_tls(&mut self, input: &mut &[u8], now: Instant) -> Arrival<'static> {
         self.transport.decrypt(std::mem::take(input));
-        // A server may complete its handshake and close in one read. Nothing is taken for HTTP before the connection can be used, and no
-        // request is given to one that has ended.
+        // A server may complete its handshake and close in one read. Nothing is taken for HTTP before the connection can
+        // be used, and no request is given to one that has ended.
         let handshake = self.transport.handshake().filter(|_| self.transport.end().is_none());
         if let (State::Handshaking { accepted }, Some(handshake)) = (&self.state, handshake) {
             self.state = State::Open { accepted: *accepted, since: now, history: History::New };
             return Arrival::Open(handshake);
         }
         if self.is_open() && !self.transport.plaintext().is_empty() {
-            // A copy, as the decoder lends from its input and the connection holds it; next to decryption it costs nothing that can be
-            // measured.
+            // A copy, as the decoder lends from its input and the connection holds it; next to decryption its cost cannot
+            // be measured.
             let plain = self.transport.plaintext().to_vec();
             let mut rest = &plain[..];
             let arrival = match self.decode(&mut rest, now) {
@@ -293,8 +293,8 @@ impl Connection {
         let fault = match error {
             Some(kind) => Fault::Broken(kind),
             None if !self.in_flight.awaits_response() => Fault::Closed,
-            // A body without length lasts until the end of the stream, which anybody on the way could bring about; with TLS only
-            // close_notify is the end.
+            // A body without length lasts until the end of the stream, which any party on the path could cause; with TLS
+            // only close_notify is the end.
             None => match self.decoder.end() {
                 Ok(Some(_)) if self.is_truncated() => Fault::Truncated,
                 Ok(Some(response)) => return Arrival::Response { response, surplus: false },
@@ -305,7 +305,7 @@ impl Connection {
         Arrival::Closed(CloseReason::Fault(fault))
     }
 
-    /// True if anybody may have cut the stream off, and not the backend.
+    /// True if another party than the backend may have cut off the stream.
     fn is_truncated(&self) -> bool {
         self.transport.is_tls() && self.transport.end() != Some(&SessionEnd::Closed)
     }
@@ -323,7 +323,7 @@ impl Connection {
         exchange
     }
 
-    /// What follows a response after which the backend keeps the connection or not.
+    /// What follows a response.
     pub(super) fn after_response(&self, keep_alive: bool, surplus: bool) -> AfterResponse {
         match self.in_flight.is_empty() {
             false if keep_alive => AfterResponse::Busy,
@@ -333,12 +333,12 @@ impl Connection {
         }
     }
 
-    /// True if a response with this status may speak of the client certificate and not of the request.
+    /// True if a response may be about the client certificate and not about the request.
     pub(super) fn is_certificate_status(&self, response: &Response<'_>) -> bool {
         self.transport.is_certificate_status(response.status, response.keep_alive)
     }
 
-    /// True if it owes the response to a request that was sent ahead.
+    /// True if a pipelined request is in flight.
     pub(super) fn owes_ahead(&self) -> bool {
         self.in_flight.owes_ahead()
     }

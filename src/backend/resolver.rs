@@ -1,16 +1,19 @@
-//! Names to addresses: what is known, for how long, and when to ask again. Who asks is the reactor.
+//! Host names and their addresses: which answers are known, and when a name has to be resolved again. The reactor resolves
+//! them.
 
 use crate::log;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// An answer is good for so long.
+/// The time for which an answer is used before its name is resolved again.
 const ANSWER_LIFETIME: Duration = Duration::from_secs(30);
 
-/// A failure is good for so long.
+/// The time after a failure in which a name is not resolved again.
+// Short, because a container or pod may be about to start.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
-/// After so long without an answer the last good one has to do.
+/// The time to wait for an answer while older addresses are known, which are used after that.
+// An old address may still work while the name server is slow or gone.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// All names of all backends, each with its port.
@@ -24,13 +27,14 @@ struct Name {
     host: String,
     port: u16,
     addresses: Vec<SocketAddr>,
-    /// Until then what is known, good or bad, need not be asked again.
+    /// The end of the lifetime of the last answer or failure.
     valid_until: Option<Instant>,
-    /// When the question was asked that is still open.
+    /// When the resolution began that is in progress.
     pending: Option<Instant>,
-    /// The answer to it may be outdated: it was asked before a reload.
+    /// It began before a reload, so that its answer expires at once.
+    // Else an answer from before the reload would be used for another 30 seconds.
     outdated: bool,
-    /// When the last answer was asked for, and when it came.
+    /// When the last resolution began, and when it ended.
     took: Option<(Instant, Instant)>,
     error: String,
 }
@@ -39,12 +43,12 @@ struct Name {
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Resolution<'a> {
     Addresses(&'a [SocketAddr]),
-    /// Somebody has to resolve it, and tell [`Resolver::answer`].
+    /// The name has to be resolved now, and the result passed to [`Resolver::answer`].
     Resolve {
         host: &'a str,
         port: u16,
     },
-    /// The answer is on its way.
+    /// A resolution is in progress.
     Wait,
     Failed(&'a str),
 }
@@ -78,7 +82,6 @@ impl Resolver {
                     name.pending = Some(now);
                     return Resolution::Resolve { host: &name.host, port: name.port };
                 }
-                // An old address may still work, while the name server is slow or gone.
                 Some(began) if name.addresses.is_empty() || now < began + MAX_WAIT => return Resolution::Wait,
                 Some(_) => {}
             }
@@ -106,31 +109,31 @@ impl Resolver {
                 name.addresses = addresses;
             }
             failed => {
-                // A container or pod may be about to start: a failure is asked about again soon.
                 name.valid_until = Some(now + FAILURE_LIFETIME);
                 name.error = failed.err().unwrap_or_else(|| "no address".to_owned());
             }
         }
     }
 
-    /// True if a name should be asked for again.
+    /// True if a name should be resolved again.
     pub(super) fn is_stale(&self, name: usize, now: Instant) -> bool {
         let name = &self.names[name];
         name.pending.is_none() && name.valid_until.is_none_or(|until| until <= now)
     }
 
-    /// When that becomes true by time alone; `None` while the name is being asked for.
+    /// When that becomes true by time alone; `None` while a resolution is in progress.
     pub(super) fn stale_at(&self, name: usize) -> Option<Instant> {
         let name = &self.names[name];
         name.valid_until.filter(|_| name.pending.is_none())
     }
 
-    /// When the last answer was asked for, and when it came.
+    /// When the last resolution began, and when it ended.
     pub(super) fn took(&self, name: usize) -> Option<(Instant, Instant)> {
         self.names[name].took
     }
 
-    /// All names with what is known of them now, for a start that is not slowed down by them.
+    /// Begins the resolution of all names at once, and returns them.
+    // At the start, so that the first lookups need not wait for it.
     pub fn resolve_all(&mut self, now: Instant) -> Vec<(usize, String, u16)> {
         let unknown = |(_, name): &(usize, &mut Name)| name.valid_until.is_none() && name.pending.is_none();
         let all = self.names.iter_mut().enumerate().filter(unknown);
@@ -141,12 +144,12 @@ impl Resolver {
         .collect()
     }
 
-    /// The name has to be asked for again, because its addresses do not work.
+    /// Has a name resolved again before the next connection, because its addresses do not work.
     pub(super) fn expire(&mut self, name: usize) {
         self.names[name].valid_until = None;
     }
 
-    /// All names have to be asked for again.
+    /// Has all names resolved again before the next connection.
     pub(super) fn expire_all(&mut self) {
         self.names.iter_mut().for_each(|name| (name.valid_until, name.outdated) = (None, name.pending.is_some()));
     }
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_kept_for_a_while_and_the_last_good_one_survives_a_failure() {
+    fn an_answer_is_used_for_a_while_and_the_last_good_one_survives_a_failure() {
         let (mut resolver, mut now) = (Resolver::default(), Instant::now());
         let address: SocketAddr = "192.0.2.1:80".parse().unwrap();
         let name = resolver.add("admin", 80);
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_without_a_last_good_answer_is_told_and_asked_for_again_soon() {
+    fn a_failure_without_a_last_good_answer_is_reported_and_tried_again_soon() {
         let (mut resolver, mut now) = (Resolver::default(), Instant::now());
         let name = resolver.add("admin", 80);
         resolver.look_up(name, now);
