@@ -5,20 +5,21 @@ use super::request::{Method, Request};
 use crate::arena::Key;
 use std::time::{Duration, Instant};
 
-/// Redirects that are followed for one request.
+/// Maximum number of redirects that are followed for one request.
 const MAX_HOPS: u8 = 5;
 
 /// The shortest phase that is recorded.
+// Most exchanges have none that long, and need no memory for phases.
 const MIN_PHASE: Duration = Duration::from_millis(10);
 
-/// The request of the engine that an exchange belongs to. Backends hand it back unread.
+/// The request of the engine that an exchange belongs to. Backends return it unread.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Asker {
     /// A lookup of one client.
     Lookup(Key),
     /// A lookup on behalf of the cache.
     Fetch(Key),
-    /// A question of an iteration, by its number.
+    /// A request of an iteration, by its number.
     Iteration(Key, u32),
     Commit(Key),
 }
@@ -31,15 +32,18 @@ pub struct TimeLimit {
     pub timeout: Duration,
 }
 
-/// One request with its key. Its owner is the queue of a pool, a connection, or the list of exchanges to be placed, never
-/// two of them: it cannot be lost, nor be sent twice at once.
+/// One request with its key.
+// It has one owner: the queue of a pool, a connection, or the list of exchanges to be placed. So it can neither be lost nor
+// be sent twice at once.
 #[derive(Debug)]
 pub struct Exchange {
     pub asker: Asker,
     /// The number of the table that it is for.
     pub table: usize,
     pub deadline: Instant,
-    /// The timeout of its table. It may be submitted with less than that left, as one of many of an iteration or a commit.
+    /// The timeout of its table.
+    // Not derived from the deadline, which an exchange shares with the others of its iteration or commit: a late one would
+    // be taken for one that the backend had for long enough.
     timeout: Duration,
     pub request: Request,
     pub key: Vec<u8>,
@@ -52,10 +56,11 @@ pub struct Exchange {
     rare: Option<Box<Rare>>,
 }
 
-/// What few exchanges need: kept apart, as exchanges are moved about a lot.
+/// What few exchanges need.
+// Apart and boxed, because an exchange changes hands a dozen times.
 #[derive(Debug, Default)]
 struct Rare {
-    /// Routes that were given up, as bits.
+    /// Routes that are excluded from further attempts, as bits.
     excluded: u64,
     /// The target that a redirect has led to.
     redirected: Option<Box<[u8]>>,
@@ -119,7 +124,7 @@ impl Exchange {
         self.rare.as_ref()?.redirected.as_deref()
     }
 
-    /// The routes that were not given up, in their order.
+    /// The routes that are not excluded, in their order.
     pub(super) fn open_routes(&self) -> impl Iterator<Item = u8> {
         let excluded = self.rare.as_ref().map_or(0, |rare| rare.excluded);
         (0..self.request.routes.len() as u8).filter(move |route| excluded & 1 << route == 0)
@@ -131,7 +136,7 @@ impl Exchange {
         self.open_routes().filter(move |route| *route != chosen)
     }
 
-    /// Gives up the chosen route. A redirect of its backend means nothing to another one.
+    /// Excludes the chosen route from further attempts, and with it a redirect of its backend.
     pub(super) fn exclude_route(&mut self) {
         let route = self.route;
         let rare = self.rare();
@@ -139,7 +144,7 @@ impl Exchange {
         rare.redirected = None;
     }
 
-    /// Makes this the request that a redirect asks for, if it stays with the origin.
+    /// Follows a redirect, if it leads to the same origin.
     pub(super) fn redirect(&mut self, location: Option<&[u8]>) -> Result<(), RedirectError> {
         let target = self.request.redirect(self.route, &self.key, self.redirected(), location)?;
         let rare = self.rare();
@@ -177,7 +182,8 @@ impl Exchange {
         phases.resolve = resolve.map_or(0, overlap);
     }
 
-    /// True if it was on its way from `sent` on for at least half of the time that its table has, and now is the end.
+    /// True if the backend had it from `sent` to `now` for at least half of its table's timeout.
+    // What has waited in our own queue for most of its time is no evidence against the backend.
     pub(super) fn had_time(&self, sent: Instant, now: Instant) -> bool {
         now.saturating_duration_since(sent) >= self.timeout / 2
     }
@@ -205,16 +211,16 @@ impl Exchange {
     }
 }
 
-/// Memory of exchanges that have ended, for the next ones: allocating exchange and key would cost each lookup 5 % of its
-/// instructions. Exchanges are boxed as they change hands a dozen times.
+/// Memory of exchanges that have ended, for the next ones.
+// Allocating exchange and key would cost each lookup 5 % of its instructions.
 #[derive(Debug, Default)]
 pub struct SpareExchanges(Vec<Box<Exchange>>);
 
 impl SpareExchanges {
-    /// How many are held.
+    /// Maximum number of exchanges that are held.
     const MAX_COUNT: usize = 1_024;
 
-    /// The largest memory of a key that is held.
+    /// Maximum capacity of the key of an exchange that is held.
     const MAX_KEY: usize = 256; // bytes
 
     /// An exchange for a key, to be submitted to [`super::Backends`].
@@ -227,7 +233,7 @@ impl SpareExchanges {
         key: &[u8],
         now: Instant,
     ) -> Box<Exchange> {
-        // Each field is set where it stands: to build a new exchange and move it here would cost twice as much.
+        // Each field is set in place: building a new exchange and moving it here would cost twice as much.
         let Some(mut exchange) = self.0.pop() else {
             return Box::new(Exchange::new(asker, table, limit, request, key.to_vec(), now));
         };

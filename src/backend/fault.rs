@@ -17,9 +17,9 @@ pub enum Fault {
     HandshakeTimeout,
     /// TLS broke after the handshake, for this reason.
     Tls(String),
-    /// The stream ended without `close_notify` within a body that lasts until the end: anybody may have cut it off.
+    /// The stream ended without `close_notify` within a body that lasts until the end: any party may have cut it off.
     Truncated,
-    /// This status came from a server that had asked for a client certificate.
+    /// This status came from a server that had requested a client certificate.
     CertificateRejected(u16),
     /// Closed before the first byte of the response.
     Closed,

@@ -76,7 +76,7 @@ fn lacks_connection(of: Demand, options: &PoolOptions, long_waiting: impl FnOnce
     if connecting < fresh {
         return open < options.connections || idle > 0; // an idle one makes room
     }
-    // Beside an idle connection, only what is left to its deadline can wait.
+    // Beside an idle connection, only exchanges wait that cannot be answered before their deadlines.
     if open >= options.connections || idle > 0 {
         return false;
     }

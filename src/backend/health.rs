@@ -8,20 +8,22 @@ use crate::log;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-/// Shortest time between two log lines that say that a backend is unreachable: each lookup may find it out again.
+/// The minimum interval between two log lines about a backend that is unreachable.
+// Each lookup may find it unreachable again.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is known of one backend.
 #[derive(Debug)]
 pub(super) struct Health {
     label: String,
-    /// Tables may ask another backend in its place.
+    /// Tables may use another backend in its place.
     replica: bool,
     preference: Preference,
-    /// The breakers of tables that had timeouts since their last response, by the table's number. A slow table must not
-    /// take the others with it.
+    /// The breakers of tables that had timeouts since their last response, by the table's number.
+    // One per table, as a slow table must not take the others of the same backend with it: some of Mailu's tables wait for
+    // name servers.
     breakers: Vec<(usize, CircuitBreaker)>,
-    /// When it was logged last that it is unreachable.
+    /// The time of the last log line about it being unreachable.
     logged: Option<Instant>,
 }
 
@@ -35,7 +37,7 @@ impl Health {
         self.replica = true;
     }
 
-    /// True if others should be preferred.
+    /// True if other replicas should be preferred.
     pub(super) fn is_avoided(&self, now: Instant) -> bool {
         self.preference.is_avoided(now)
     }
@@ -87,7 +89,7 @@ impl Health {
         opened
     }
 
-    /// The backend has answered a table, whatever it says.
+    /// The backend has answered a table, with any status.
     pub(super) fn on_answer(&mut self, table: usize) {
         let Some(at) = self.breakers.iter().position(|(of, _)| *of == table) else { return };
         if self.breakers.swap_remove(at).1.on_answer() {
@@ -95,16 +97,17 @@ impl Health {
         }
     }
 
-    /// A fault: others are preferred for a while if there are too many. It never denies a request: a fault that comes at
-    /// once costs as little as knowing it, and one key that the backend cannot answer must not keep it from answering
-    /// others.
+    /// A fault: other replicas are preferred for a while if there are too many.
+    // It never denies a request: a fault that comes at once costs no time, and a key that the backend cannot answer must
+    // not fail the lookups of others.
     pub(super) fn on_fault(&mut self, cause: &impl ToString, now: Instant) {
         if self.preference.on_fault(now) && self.replica {
             log::warn(format_args!("backend-down backend={} cause=\"{}\"", self.label, cause.to_string()));
         }
     }
 
-    /// The backend wants no requests for a while (`Retry-After`).
+    /// The backend has requested a pause (`Retry-After`).
+    // A lone backend is sent requests all the same: the status may be about one key.
     pub(super) fn on_retry_after(&mut self, seconds: u32, status: u16, now: Instant) {
         if self.preference.on_retry_after(Duration::from_secs(seconds.into()), now) && self.replica {
             let cause = format!("answered {status}");
@@ -112,7 +115,7 @@ impl Health {
         }
     }
 
-    /// True if a response with this status may change what is known.
+    /// True if a response with this status may change the state.
     pub(super) fn may_change(&self, status: u16) -> bool {
         matches!(status, 429 | 502..=504) || self.preference.has_faults()
     }
@@ -133,7 +136,7 @@ impl Health {
     }
 }
 
-/// A key as the number by which breakers know it.
+/// The number by which breakers distinguish keys.
 fn hash(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

@@ -1,11 +1,11 @@
-//! The exchanges that one connection owes responses to.
+//! The exchanges in flight on one connection.
 
 use super::exchange::Exchange;
 use super::retry::Progress;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The exchanges that one connection owes responses to, in that order.
+/// The exchanges in flight on one connection, in the order in which their responses arrive.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     slots: VecDeque<Slot>,
@@ -18,8 +18,9 @@ pub(super) struct InFlight {
 struct Slot {
     /// `None` if its deadline has passed: its response is dropped when it arrives.
     exchange: Option<Box<Exchange>>,
-    /// The deadline of the exchange. It stays when the exchange has gone: the response is still owed, and those behind
-    /// cannot be answered before.
+    /// The deadline of the exchange, which stays when that has expired.
+    // The response is still to come, and those behind cannot arrive before. When such a slot became the front and had no
+    // deadline, nothing watched the connection any more: with connections=1 the table was down for good.
     deadline: Instant,
     /// The table that it is for, and when it was added.
     table: usize,
@@ -27,7 +28,7 @@ struct Slot {
     /// Where its request begins and ends, counted from the first byte on the connection.
     begins: u64,
     ends: u64,
-    /// It was sent together with one in front of it.
+    /// It was pipelined: sent together with one in front of it.
     ahead: bool,
 }
 
@@ -36,10 +37,10 @@ pub(super) struct Expired {
     pub exchange: Box<Exchange>,
     /// The backend may have seen it.
     pub sent: bool,
-    /// It had been sent for long enough, and was the next to be answered: that it has no response is the backend's doing, and
-    /// not that of our queue, nor of a request in front of it.
+    /// It had been sent for long enough, and was the next to be answered.
+    // Only then the backend has caused the timeout, and not our queue or a request in front of it.
     pub had_time: bool,
-    /// For how long the connection has owed its next response.
+    /// The time for which the next response of the connection is outstanding.
     pub owed: Duration,
 }
 
@@ -96,18 +97,18 @@ impl InFlight {
         self.slots.front().map(|slot| (slot.table, slot.since))
     }
 
-    /// Takes out the slot whose response has arrived: its exchange, unless that has expired, and whether it was sent
-    /// ahead.
+    /// Takes out the slot whose response has arrived: its exchange, unless that has expired, and whether it was
+    /// pipelined.
     pub(super) fn pop(&mut self) -> Option<(Option<Box<Exchange>>, bool)> {
         self.slots.pop_front().map(|slot| (slot.exchange, slot.ahead))
     }
 
-    /// True if a response is owed to a request that was sent ahead.
+    /// True if a pipelined request is in flight.
     pub(super) fn owes_ahead(&self) -> bool {
         self.slots.iter().any(|slot| slot.ahead)
     }
 
-    /// Takes out all exchanges, in order. `begun` says that a part of the first response has arrived.
+    /// Takes out all exchanges, in order. `begun` is whether a part of the first response has arrived.
     pub(super) fn take(&mut self, begun: bool) -> Vec<(Box<Exchange>, Progress)> {
         let left = self.left;
         let progress = |at: usize, begins: u64| match at {
@@ -121,8 +122,8 @@ impl InFlight {
         slots.filter_map(|(at, slot)| slot.exchange.map(|exchange| (exchange, progress(at, slot.begins)))).collect()
     }
 
-    /// Takes out an exchange whose deadline has passed. Its place in the order of responses stays: the response still has
-    /// to be read, and dropped.
+    /// Takes out an exchange whose deadline has passed. Its slot stays, because the response still has to be read and
+    /// dropped.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Expired> {
         let left = self.left;
         let owed = self.slots.front().map_or(Duration::ZERO, |slot| now.saturating_duration_since(slot.since));
@@ -138,7 +139,7 @@ impl InFlight {
         self.slots.front().is_some_and(|first| first.exchange.is_none())
     }
 
-    /// The earliest deadline of an exchange, and of the place at the front if its exchange has gone.
+    /// The earliest deadline of an exchange, or of the slot at the front if its exchange has expired.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let counts = |(at, slot): &(usize, &Slot)| *at == 0 || slot.exchange.is_some();
         self.slots.iter().enumerate().filter(counts).map(|(_, slot)| slot.deadline).min()

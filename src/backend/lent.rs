@@ -1,4 +1,4 @@
-//! What a pool is lent, and what it gives back.
+//! What a pool borrows for a call, and what it returns.
 
 use super::addresses::Addresses;
 use super::connection::Connection;
@@ -8,10 +8,10 @@ use crate::arena::{Arena, Key};
 use crate::io::{Address, Turn};
 use crate::log;
 
-/// What a pool works with that belongs to others.
+/// What a pool borrows for a call.
 pub(super) struct Lent<'a> {
     pub connections: &'a mut Arena<Connection>,
-    /// How many connections all pools may have together.
+    /// Maximum number of connections of all pools together.
     pub limit: usize,
     pub turn: &'a mut Turn,
 }
@@ -22,15 +22,15 @@ impl Lent<'_> {
         self.connections.iter_mut().filter(move |(_, connection)| connection.pool() == at)
     }
 
-    /// True if a pool with this many connections may open one more. One is always allowed: a backend that hangs must not keep
-    /// others from being reached.
+    /// True if a pool with this many connections may open one more.
+    // One is always allowed, as a backend that hangs must not take the descriptors of the others.
     pub(super) fn has_room(&self, open: usize) -> bool {
         open == 0 || self.connections.len() < self.limit
     }
 
-    /// A connection has closed that owed responses to requests sent ahead. A backend that announces the end with the
-    /// response to the first of them, or breaks off twice in a row, and has answered none so far, gets one at a time
-    /// from now on.
+    /// A connection has closed with pipelined requests in flight. A backend that has answered none so far, and announces
+    /// the end with the response to the first of them or breaks off twice in a row, gets one at a time from now on.
+    // gunicorn 20.1 with threads leaves the second request unread until its keep-alive time has passed.
     pub(super) fn on_pipelining_failed(
         &mut self,
         closed: &Connection,

@@ -1,4 +1,4 @@
-//! The backends: pools of connections to each, and what becomes of the requests that are submitted to them.
+//! The backends: pools of connections to each, and the fate of the requests that are submitted to them.
 
 mod addresses;
 mod arrival;
@@ -56,16 +56,16 @@ use tls::TlsConnector;
 #[derive(Debug, Default)]
 pub struct Backends {
     pools: Pools,
-    /// Exchanges that have to be placed again, as the backend that they were meant for was given up.
+    /// Exchanges that have to be placed again, because the route that they had was excluded.
     pending: VecDeque<Box<Exchange>>,
-    /// Exchanges that have ended. One whose response is still in [`Arrived`] is not among them.
+    /// Exchanges that have ended, except for one whose response is still in [`Arrived`].
     finished: VecDeque<Finished<'static>>,
     /// No exchange expires before: a bound, so that deadlines cost nothing while none is reached.
     soonest: Option<Instant>,
 }
 
 impl Backends {
-    /// Adds a backend, or finds it, and returns its number. `replica` says that a table may ask others in its place.
+    /// Adds a backend, or finds it, and returns its number. `replica` is whether a table may use others in its place.
     pub fn add(&mut self, spec: BackendSpec, replica: bool) -> usize {
         self.pools.add(spec, replica)
     }
@@ -90,7 +90,7 @@ impl Backends {
             match self.pools.pick(&exchange, exchange.open_routes(), turn.now) {
                 Some(route) => exchange.set_route(route),
                 None => {
-                    // The reason is that of a backend that was not tried, and not of the one that was given up.
+                    // The reason names a backend that is down, and not the one whose route was excluded.
                     let open = exchange.open_routes().next();
                     open.into_iter().for_each(|route| exchange.set_route(route));
                     let fault = self.pools.pool(exchange.pool()).health().down_cause(exchange.table);
@@ -108,15 +108,15 @@ impl Backends {
         }
     }
 
-    /// Places exchanges again. It ends: each time an exchange comes here, it has given up one of its routes for good,
-    /// has used up one of its redirects, or its backend has just gone down.
+    /// Places exchanges again.
+    // This ends: whenever one comes here, a route or a redirect of it is used up, or its backend has just gone down.
     fn place_pending(&mut self, turn: &mut Turn) {
         while let Some(exchange) = self.pending.pop_front() {
             self.submit(exchange, turn);
         }
     }
 
-    /// Has an exchange sent to another backend.
+    /// Sends an exchange to another backend.
     fn fail_over(&mut self, mut exchange: Box<Exchange>) {
         self.pools.pool(exchange.pool()).count(|metrics| metrics.retried += 1);
         exchange.exclude_route();
@@ -130,7 +130,7 @@ impl Backends {
         self.finished.push_back(Finished { exchange, result: Err(fault), sent });
     }
 
-    /// The next exchange that has ended. Reads what has arrived as far as that needs.
+    /// The next exchange that has ended. Reads from `arrived` as far as that needs.
     pub fn next_finished<'a>(&mut self, arrived: &mut Arrived<'a>, turn: &mut Turn) -> Option<Finished<'a>> {
         loop {
             if let Some(finished) = self.finished.pop_front() {
@@ -170,8 +170,8 @@ impl Backends {
             self.pools.record_status(at, key, &response, turn);
         }
         match after {
-            // Unless the next response is among what has arrived, the connection is closed before this turn ends: it is
-            // for an exchange that has expired.
+            // The next response is for an exchange that has expired: unless it has arrived too, the connection is closed
+            // before this turn ends.
             AfterResponse::Busy if self.pools.is_stuck(key) => self.soonest = Some(turn.now),
             AfterResponse::Busy => {}
             AfterResponse::Free => self.pools.serve_next(at, key, turn),
@@ -201,7 +201,7 @@ impl Backends {
         None
     }
 
-    /// Closes a connection. Of the exchanges in flight, those that may be sent again are.
+    /// Closes a connection, and sends those of its exchanges again that may be.
     fn on_closed(&mut self, key: Key, reason: CloseReason, turn: &mut Turn) {
         let Some((at, orphans)) = self.pools.close(key, &reason, turn) else { return };
         let announced = reason == CloseReason::Announced;
@@ -233,7 +233,7 @@ impl Backends {
         requeue.into_iter().rev().for_each(|exchange| self.pools.requeue(exchange, turn));
     }
 
-    /// A connection could not be made: the next address is tried, or what waits is given up.
+    /// A connection could not be made: the next address is tried, or the backend is unreachable.
     fn on_connect_failed(&mut self, key: Key, fault: &Fault, turn: &mut Turn) {
         if let Some(at) = self.pools.on_connect_failed(key, fault, turn) {
             let slow = matches!(fault, Fault::ConnectTimeout | Fault::HandshakeTimeout);
@@ -241,11 +241,11 @@ impl Backends {
         }
     }
 
-    /// A backend cannot be reached: what waits for it is sent elsewhere, or fails.
+    /// A backend cannot be reached: exchanges that wait for it are sent elsewhere, or fail.
     fn on_unreachable(&mut self, at: usize, fault: &Fault, slow: bool, turn: &mut Turn) {
         self.pools.pool(at).reach().on_unreachable(fault);
         for exchange in self.pools.pool(at).drain_unreachable() {
-            // Waiting for a connection that is not accepted is waiting for the backend.
+            // Waiting for the accept counts as waiting for the backend, but not for a lookup that came just before.
             if slow && turn.now.saturating_duration_since(exchange.since) >= CONNECT_TIMEOUT {
                 self.pending.extend(self.pools.on_timeout(&exchange, fault, turn.now));
             }
@@ -296,15 +296,15 @@ impl Backends {
         self.pools.resolver()
     }
 
-    /// Has names resolved again before the next connection, and requests sent ahead again.
+    /// Has names resolved again before the next connection, and allows pipelining again.
     pub fn reload(&mut self) {
         self.pools.reload();
     }
 
     // --- time
 
-    /// Places what has to be placed again, opens the connections that are missing, closes and gives up those whose time
-    /// has passed, and ends the exchanges whose deadline has.
+    /// Places exchanges again, opens the connections that are missing, closes those whose time has passed, and ends the
+    /// exchanges whose deadline has passed.
     pub fn tick(&mut self, turn: &mut Turn) {
         if self.soonest.is_some_and(|soonest| soonest <= turn.now) {
             self.expire(turn);
@@ -336,8 +336,8 @@ impl Backends {
         [self.pools.deadline(now), self.soonest].into_iter().flatten().min()
     }
 
-    /// Ends every exchange whose deadline has passed. A connection whose next response would be for one of them is
-    /// closed: it may hang, and others wait behind.
+    /// Ends every exchange whose deadline has passed, and closes connections whose next response would be for one of them.
+    // Such a connection may hang, while others wait behind.
     fn expire(&mut self, turn: &mut Turn) {
         while let Some((exchange, phase)) = self.pools.pop_expired(turn.now) {
             self.fail(exchange, Fault::Timeout(phase), false);
@@ -368,17 +368,17 @@ impl Backends {
 
     // --- reports
 
-    /// Has a connection to each backend made, to see whether it can be reached.
+    /// Opens a connection to each backend, to see whether it can be reached.
     pub fn check(&mut self) {
         self.pools.check();
     }
 
-    /// What was found of each backend; `None` until all of it is known.
+    /// The result for each backend; `None` until all are known.
     pub fn check_results(&mut self, now: Instant) -> Option<Vec<CheckResult>> {
         self.pools.check_results(now)
     }
 
-    /// The backend that an exchange was last meant for.
+    /// The backend that an exchange was last assigned to.
     pub fn label(&self, exchange: &Exchange) -> &str {
         self.pools.label(exchange.pool())
     }
@@ -388,12 +388,12 @@ impl Backends {
         self.pools.iter().map(Pool::label)
     }
 
-    /// The metrics of each backend, by its label; several go by the same label if their options differ.
+    /// The metrics of each backend with its label, which several have if their options differ.
     pub fn metrics(&self, now: Instant) -> impl Iterator<Item = (&str, BackendMetrics)> {
         self.pools.metrics(now)
     }
 
-    /// How many backends there are, and how many of them cannot be reached at the moment.
+    /// The number of backends, and of those that cannot be reached at the moment.
     pub fn availability(&self, now: Instant) -> (usize, usize) {
         (self.pools.len(), self.pools.iter().filter(|pool| pool.is_unavailable(now)).count())
     }

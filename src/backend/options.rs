@@ -1,16 +1,17 @@
-//! What a backend is reached at, and how many connections it gets.
+//! Where a backend is reached, and how many connections it gets.
 
 use super::tls::TlsConnector;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Time for a TCP connection to be accepted.
+/// Maximum time for a TCP connection to be accepted.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Time for a TLS handshake after that; the same, as both wait in one list.
+/// Maximum time for a TLS handshake after that.
+// The same, because the roster has both phases in one list that is sorted by itself.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 
-/// What a backend is reached at.
+/// Where a backend is reached.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Target {
     /// A host name or address, and a port.
@@ -18,7 +19,7 @@ pub enum Target {
     Unix(PathBuf),
 }
 
-/// A backend, as tables name it. Tables with the same share its connections.
+/// A backend, as tables name it. Tables with equal specifications share its connections.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendSpec {
     /// Its name in reasons, log and metrics.
@@ -33,8 +34,8 @@ pub struct BackendSpec {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PoolOptions {
     pub connections: usize,
-    /// How long a connection stays open that is not used.
+    /// The idle timeout of a connection.
     pub keepalive: Duration,
-    /// GETs that one connection may owe responses to.
+    /// Maximum number of GETs in flight on one connection.
     pub pipeline: usize,
 }

@@ -1,4 +1,4 @@
-//! The connections of one backend, and what waits for them.
+//! The connections of one backend, and the exchanges that wait for them.
 
 use super::addresses::Addresses;
 use super::arrival::{AfterResponse, CloseReason};
@@ -23,16 +23,16 @@ use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
 use std::time::{Duration, Instant};
 
-/// The connections of one backend, and what waits for them.
+/// The connections of one backend, and the exchanges that wait for them.
 #[derive(Debug)]
 pub(super) struct Pool {
     spec: BackendSpec,
     addresses: Addresses,
     queue: Queue,
     roster: Roster,
-    /// Exchanges that connections owe responses to.
+    /// Number of exchanges in flight.
     in_flight: usize,
-    /// The connection that was given an exchange last: others may be sent together with that.
+    /// The connection that was given an exchange last, with which others may be pipelined.
     batch: Option<Key>,
     health: Health,
     reach: Reach,
@@ -99,7 +99,7 @@ impl Pool {
         self.in_flight + self.queue.len()
     }
 
-    /// Sends an exchange as soon as there is a connection. Gives it back if too many wait.
+    /// Sends an exchange as soon as there is a connection. Returns it if the queue is full.
     pub(super) fn submit(&mut self, exchange: Box<Exchange>, lent: &mut Lent<'_>) -> Option<Box<Exchange>> {
         self.health.on_submit(&exchange, lent.turn.now);
         let exchange = self.dispatch(exchange, lent)?;
@@ -119,7 +119,7 @@ impl Pool {
         self.queue.push_new_only(exchange, now);
     }
 
-    /// Puts an exchange on a connection that is free for it, or gives it back if there is none.
+    /// Puts an exchange on a connection that is free for it, or returns it if there is none.
     fn dispatch(&mut self, exchange: Box<Exchange>, lent: &mut Lent<'_>) -> Option<Box<Exchange>> {
         if let Some(key) = self.batch.filter(|_| self.spec.options.pipeline > 1)
             && lent.connections.get(key).is_some_and(|connection| connection.can_pipeline(&exchange))
@@ -208,7 +208,7 @@ impl Pool {
         self.serve_next(key, lent);
     }
 
-    /// Takes a response to its exchange, which is `None` if its deadline has passed.
+    /// Takes out the exchange of a response, which is `None` if its deadline has passed.
     pub(super) fn on_response(
         &mut self,
         connection: &mut Connection,
@@ -216,7 +216,7 @@ impl Pool {
         surplus: bool,
         now: Instant,
     ) -> (Option<Box<Exchange>>, AfterResponse) {
-        // As nearly always, nothing waits and no table had a timeout: then this need not be known.
+        // Nearly always nothing waits and no table had a timeout: then the time that the response took is of no interest.
         if (self.queue.len() > 0 || self.health.has_timeouts())
             && let Some((table, since)) = connection.front()
         {
@@ -272,8 +272,7 @@ impl Pool {
         keys.into_iter().for_each(|key| drop(self.close(key, &CloseReason::Unused, lent)));
     }
 
-    /// A connection could not be made. True if that was the last hope of those that wait: all addresses have been tried,
-    /// and no attempt is in progress.
+    /// A connection could not be made. True if all addresses have been tried, and no attempt is in progress.
     pub(super) fn on_connect_failed(&mut self, key: Key, fault: &Fault, lent: &mut Lent<'_>) -> bool {
         let now = lent.turn.now;
         let Some(Orphans { address, .. }) = self.close(key, &CloseReason::Unused, lent) else { return false };
@@ -294,13 +293,14 @@ impl Pool {
         self.retire(all, lent);
     }
 
-    /// Has the backend's name resolved again when that is due, so that connections follow it also while no new one is
-    /// needed: after a switch the old backend may still be up, with old data.
+    /// Has the backend's name resolved again when that is due, and retires connections to addresses that it has lost.
+    // Under steady load no new connection is ever needed: after a switch, lookups went to the old backend, with old data,
+    // for as long as it was up.
     pub(super) fn refresh(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) {
         if self.roster.open() == 0 || !self.addresses.is_outdated(resolver, lent.turn.now) {
             return;
         }
-        // A name that has no answer goes on with the last good one.
+        // After a failure the last good addresses stay in use.
         let _ = self.addresses.next(resolver, lent.turn);
         let gone = lent.of_pool(at).filter(|(_, connection)| !self.addresses.contains(connection.address()));
         let gone = gone.map(|(key, _)| key).collect();
@@ -325,7 +325,7 @@ impl Pool {
         }
     }
 
-    /// A connection whose time to be made has passed.
+    /// A connection that was not established in time.
     pub(super) fn overdue(&self, now: Instant) -> Option<Key> {
         self.roster.oldest_connecting().filter(|(_, until)| *until <= now).map(|(key, _)| key)
     }
@@ -362,7 +362,7 @@ impl Pool {
     pub(super) fn deadline(&self, resolver: &Resolver, now: Instant) -> Option<Instant> {
         let growth = growth::due_at(&self.roster, &self.queue, &self.spec.options, now);
         let growth = growth.map(|at| self.addresses.earliest(at, resolver));
-        // What could be done at once was done in this turn; what is left waits for an event.
+        // Everything that was possible at once was done in this turn; the rest waits for an event.
         let refresh = self.addresses.outdated_at(resolver).filter(|_| self.roster.open() > 0);
         let later = [growth, refresh, self.reach.deadline()].into_iter().flatten().filter(|at| *at > now);
         later.chain(self.roster.deadline()).min()
@@ -377,7 +377,7 @@ impl Pool {
         self.close_all(idle, lent);
     }
 
-    /// Takes out what cannot be sent, as no connection can be made; with any open, that is not all.
+    /// Takes out what cannot be sent, as no connection can be made: with any open, only what needs a new one.
     pub(super) fn drain_unreachable(&mut self) -> Vec<Box<Exchange>> {
         self.queue.drain(self.roster.open() == 0)
     }

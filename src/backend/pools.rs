@@ -45,12 +45,12 @@ impl<'a> Arrived<'a> {
 pub(super) struct Pools {
     pools: Vec<Pool>,
     connections: Arena<Connection>,
-    /// How many connections all pools may have together, but for one that each may have.
+    /// Maximum number of connections of all pools together, besides one that each may have.
     limit: Option<usize>,
     resolver: Resolver,
 }
 
-/// The pool with a number, and what it is lent.
+/// The pool with a number, and what it borrows.
 macro_rules! lend {
     ($self:ident, $at:expr, $turn:expr) => {
         (
@@ -62,7 +62,7 @@ macro_rules! lend {
 
 impl Pools {
     pub(super) fn add(&mut self, spec: BackendSpec, replica: bool) -> usize {
-        // Tables that name the same backend with the same options share its connections and what is known of it.
+        // Tables that name the same backend with the same options share its connections and its health.
         let known = self.pools.iter().position(|pool| *pool.spec() == spec);
         let at = known.unwrap_or_else(|| {
             self.pools.push(Pool::new(spec, &mut self.resolver));
@@ -75,6 +75,7 @@ impl Pools {
     }
 
     /// Divides this many descriptors among all connections.
+    // Without a limit for all, a backend that hangs could take the descriptors of those that work.
     pub(super) fn set_descriptors(&mut self, count: usize) {
         self.limit = Some(count.saturating_sub(self.pools.len()));
     }
@@ -109,7 +110,7 @@ impl Pools {
         balance::pick(exchange.is_safe(), routes.map(|route| (route, pool(route).candidate(exchange, now))))
     }
 
-    /// What is known of an exchange whose attempt has ended.
+    /// The facts about an exchange whose attempt has ended.
     pub(super) fn facts(&self, exchange: &Exchange, now: Instant) -> Facts {
         let replicas = exchange.request.routes.len() > 1;
         Facts {
@@ -119,7 +120,7 @@ impl Pools {
         }
     }
 
-    /// Sends an exchange to the backend of its route. Gives it back if too many wait there.
+    /// Sends an exchange to the backend of its route. Returns it if the queue there is full.
     pub(super) fn submit(&mut self, exchange: Box<Exchange>, turn: &mut Turn) -> Option<Box<Exchange>> {
         let (pool, lent) = lend!(self, exchange.pool(), turn);
         pool.submit(exchange, lent)
@@ -130,7 +131,7 @@ impl Pools {
         pool.requeue(exchange, lent);
     }
 
-    /// What a status says of the backend that sent it.
+    /// Records a status in the health of the backend that sent it.
     pub(super) fn record_status(&mut self, at: usize, key: Key, response: &Response<'_>, turn: &mut Turn) {
         let health = self.pools[at].health();
         match (response.status, response.retry_after()) {
@@ -139,13 +140,13 @@ impl Pools {
                 let address = self.connections.get(key).map(|connection| connection.address().clone());
                 self.on_fault(at, address.as_ref(), &format_args!("answered {status}"), turn);
             }
-            // These speak of one key, or of the rate.
+            // These are about one key, or about the rate.
             (429 | 500.., _) => {}
             _ => health.on_success(),
         }
     }
 
-    /// A fault that speaks against a backend, and against one of its addresses if it has others.
+    /// Records a fault of a backend, and of one of its addresses, which is ejected if there are others.
     pub(super) fn on_fault(&mut self, at: usize, address: Option<&Address>, cause: &impl ToString, turn: &mut Turn) {
         let (pool, lent) = lend!(self, at, turn);
         if let Some(address) = address
@@ -156,8 +157,8 @@ impl Pools {
         pool.health().on_fault(cause, lent.turn.now);
     }
 
-    /// A backend has not answered an exchange in time. If it is down for the table now, what waits of that has to go
-    /// elsewhere.
+    /// A backend has not answered an exchange in time. If it is down for the table now, returns the exchanges of that
+    /// table that wait, which have to be placed again.
     pub(super) fn on_timeout(&mut self, exchange: &Exchange, cause: &Fault, now: Instant) -> Vec<Box<Exchange>> {
         let pool = &mut self.pools[exchange.pool()];
         let opened = pool.health().on_timeout(exchange, cause, now);
@@ -184,7 +185,7 @@ impl Pools {
         if connection.is_tls() && !connection.output().is_empty() {
             turn.push(Action::Flush(Peer::Backend(key)));
         }
-        // Nothing more to be read is the rule after the first response; what is under TLS is not seen here.
+        // Nearly always nothing follows the first response. What TLS still holds is not visible here.
         if matches!(arrival, Arrival::Nothing) || arrived.bytes.is_empty() && !connection.is_tls() {
             arrived.key = None;
         }
@@ -209,7 +210,7 @@ impl Pools {
         pool.on_handshake(key, handshake, lent);
     }
 
-    /// Takes a response to its exchange.
+    /// Takes out the exchange of a response.
     pub(super) fn on_response(
         &mut self,
         key: Key,
@@ -284,14 +285,14 @@ impl Pools {
         self.pools.len()
     }
 
-    /// Closes what has been idle for long enough, and has the name resolved again when that is due.
+    /// Closes connections that have been idle for long enough, and has the name resolved again when that is due.
     pub(super) fn maintain(&mut self, at: usize, turn: &mut Turn) {
         let (pool, lent) = lend!(self, at, turn);
         pool.close_idle(lent);
         pool.refresh(at, &mut self.resolver, lent);
     }
 
-    /// A connection of a pool whose time to be made has passed.
+    /// A connection of a pool that was not established in time.
     pub(super) fn overdue(&mut self, at: usize, now: Instant) -> Option<(Key, Fault)> {
         let key = self.pools[at].overdue(now)?;
         self.connections.get(key).map(|connection| (key, connection.connect_timeout()))
@@ -338,12 +339,12 @@ impl Pools {
         self.pools.iter().filter_map(|pool| pool.deadline(&self.resolver, now)).min()
     }
 
-    /// Has a connection to each backend made, to see whether it can be reached.
+    /// Opens a connection to each backend, to see whether it can be reached.
     pub(super) fn check(&mut self) {
         self.pools.iter_mut().for_each(|pool| *pool.reach() = Reach::Pending);
     }
 
-    /// What was found of each backend; `None` until all of it is known.
+    /// The result for each backend; `None` until all are known.
     pub(super) fn check_results(&mut self, now: Instant) -> Option<Vec<CheckResult>> {
         let result = |pool: &mut Pool| {
             let result = pool.reach().result(now)?;

@@ -1,16 +1,17 @@
-//! Whether a replica is as good as the others: after faults, or when it asks for a pause, it is less preferred for a while.
-//! Pure. It never denies a request.
+//! Which replicas are less preferred than others: after faults in a row, or when it requests a pause, a replica is so for a
+//! while. Pure. It never denies a request.
 
 use std::time::{Duration, Instant};
 
-/// Faults in a row that make a replica less preferred.
+/// Number of faults in a row that make a replica less preferred.
 const FAULTS: u32 = 5;
 
 /// The time for which it is less preferred: doubled with each further fault in a row, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The longest pause that `Retry-After` can ask for.
+/// The longest pause that `Retry-After` can set.
+// Mail should not avoid a backend for longer that has recovered meanwhile.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -38,7 +39,7 @@ impl Preference {
         self.avoid(LAST_PAUSE.min(FIRST_PAUSE * 2u32.pow(further.min(8))), now)
     }
 
-    /// The replica wants no requests for so long (RFC 9110, 10.2.3). True as above.
+    /// The replica has requested this pause with `Retry-After` (RFC 9110, 10.2.3). True as above.
     pub(super) fn on_retry_after(&mut self, pause: Duration, now: Instant) -> bool {
         self.avoid(pause.min(MAX_RETRY_AFTER), now)
     }
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_is_asked_for_has_a_limit() {
+    fn a_requested_pause_has_a_limit() {
         let (mut preference, now) = (Preference::default(), Instant::now());
         assert!(preference.on_retry_after(Duration::from_secs(7), now));
         assert!(

@@ -5,8 +5,9 @@ use super::tls::Handshake;
 use crate::io::Address;
 use std::time::{Duration, Instant};
 
-/// How long a check waits for what a server makes of the client certificate: with TLS 1.3 the client has completed its
-/// handshake before the server has seen it, and an alert may follow.
+/// The time for which a check waits for an alert after the handshake.
+// With TLS 1.3 the client has completed its handshake before the server has seen the certificate: without it, --check
+// called a server reachable that refused the certificate right after.
 const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a check has found of one backend.
@@ -22,7 +23,7 @@ pub struct CheckResult {
 pub(super) enum Reach {
     #[default]
     Off,
-    /// A connection is wanted.
+    /// A connection is needed.
     Pending,
     Reached {
         address: Address,
@@ -87,8 +88,8 @@ fn describe(address: &Address, handshake: Option<Handshake>) -> String {
     let Some(Handshake { version, certificate, .. }) = handshake else { return address };
     let certificate = match certificate {
         None => "",
-        Some(true) => ", and gets the client certificate that it asks for",
-        Some(false) => ", but asks for a client certificate, and gets none that it can check (cert=)",
+        Some(true) => ", and gets the client certificate that it requests",
+        Some(false) => ", but requests a client certificate, and gets none that it can check (cert=)",
     };
     format!("{address} with TLS {version}{certificate}")
 }

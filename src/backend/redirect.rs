@@ -6,6 +6,7 @@ pub enum RedirectError {
     NoLocation,
     OtherOrigin,
     /// From http to https on the same host.
+    // Apart from other origins, as the reason can name the remedy: https:// in the URL of the table.
     ToTls,
     TooManyHops,
 }

@@ -5,7 +5,8 @@ use crate::wire::percent::{self, Component};
 use std::io::Write;
 use std::rc::Rc;
 
-/// Replicas of one table: an exchange notes in as many bits which of them it has given up.
+/// Maximum number of replicas of one table.
+// An exchange has as many bits for those that are excluded.
 pub const MAX_ROUTES: usize = 64;
 
 /// The end of a request line.
@@ -56,7 +57,8 @@ pub struct Route {
     target: Vec<Piece>,
     /// The fields of the head, each with its line end.
     fields: Vec<u8>,
-    /// A whole GET: nearly all requests are one, written in three pieces.
+    /// A whole GET, in three pieces.
+    // Nearly all requests are one.
     get: Vec<Piece>,
 }
 
@@ -80,7 +82,7 @@ impl Route {
 #[derive(Debug)]
 pub struct Request {
     pub method: Method,
-    /// Equivalent backends: any of them may be asked.
+    /// Equivalent backends, of which any may answer.
     pub routes: Rc<[Route]>,
     // Boxed, because a lookup has none, and exchanges hold a request by value.
     pub body: Option<Box<Body>>,

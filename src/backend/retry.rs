@@ -7,19 +7,19 @@ pub(super) struct Facts {
     pub safe: bool,
     /// It was sent again once before.
     pub resent: bool,
-    /// Another backend may be asked in place of the current one.
+    /// Another backend may be used in place of the current one.
     pub other_route: bool,
 }
 
-/// What has become of an attempt.
+/// How an attempt has ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Outcome {
     /// A whole response.
     Response {
         status: u16,
-        /// The status speaks of the client certificate, and not of the request.
+        /// The status is about the client certificate, and not about the request.
         certificate: bool,
-        /// The backend has another address, which may be asked in place of this one.
+        /// The backend has another address, which may be used in place of this one.
         other_address: bool,
     },
     /// The connection has closed before a whole response.
@@ -27,7 +27,7 @@ pub(super) enum Outcome {
         progress: Progress,
         /// It had answered a request before.
         reused: bool,
-        /// The response before had said that it is the last one (`Connection: close`).
+        /// The response before had `Connection: close`.
         announced: bool,
     },
     /// No connection could be made.
@@ -64,8 +64,9 @@ pub(super) enum Next {
     Fail { sent: bool },
 }
 
-/// Decides what follows. A request that is not safe is never sent twice unless nothing of it has left, or the backend has
-/// announced that it does not look at it.
+/// Decides what follows.
+// A request that is not safe is never sent twice, unless no byte of it has left or the backend has announced that it ignores
+// it: the backend may have carried it out.
 pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
     let Facts { safe, resent, other_route } = facts;
     match outcome {
@@ -76,16 +77,19 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
             // The rate that it limits may be that of one replica.
             429 if safe && other_route => Next::FailOver,
             502..=504 if safe && other_address && !resent => Next::Resend,
+            // A replica may accept the certificate. Without one it is a fault and no miss: an expired certificate would bounce
+            // all mail.
             _ if safe && certificate && other_route => Next::FailOver,
             _ if safe && certificate => Next::Fail { sent: true },
             _ => Next::Deliver,
         },
         Outcome::Closed { progress, reused, announced } => match progress {
-            // A kept connection may close at any time; it has not cost the backend anything.
+            // A used connection may be closed at any time, and the backend has seen nothing of the request.
             Progress::Unsent if reused => Next::Requeue,
             Progress::Unsent if other_route => Next::FailOver,
-            // What follows an announced end is not looked at (RFC 9112, 9.6).
+            // A server ignores what follows its announced end (RFC 9112, 9.6).
             Progress::Sent if announced => Next::Requeue,
+            // The close may have crossed with the request: a server may close an idle connection at any time.
             Progress::Sent if safe && reused && !resent => Next::Resend,
             Progress::Sent | Progress::Begun if safe && other_route => Next::FailOver,
             // A new connection would be no better the next time.

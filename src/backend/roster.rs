@@ -6,17 +6,16 @@ use crate::metrics::BackendMetrics;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// The connections of one pool by their states, and when those time out that do nothing.
+/// The connections of one pool by their states, and the time limits of those without exchanges.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     /// Connections of every state.
     open: usize,
-    /// Unused connections, and when each is closed. The last one that was used is taken first; what is left over ages at
-    /// the front.
+    /// Unused connections, and when each is closed; the last one that was used is at the end.
     idle: VecDeque<(Key, Instant)>,
-    /// Connections that are not open yet, and when each is given up.
+    /// Connections that are not open yet, and the deadline of each.
     connecting: VecDeque<(Key, Instant)>,
-    /// How many of those are in their TLS handshakes.
+    /// Number of those in their TLS handshakes.
     handshaking: usize,
 }
 
@@ -33,13 +32,13 @@ impl Roster {
         self.connecting.len()
     }
 
-    /// A connection is being made, which is given up at `until`.
+    /// A connection is being made, until `until` at most.
     pub(super) fn add(&mut self, key: Key, until: Instant) {
         self.open += 1;
         self.connecting.push_back((key, until));
     }
 
-    /// A TLS handshake has begun, which is given up at `until`.
+    /// A TLS handshake has begun, which may take until `until`.
     pub(super) fn begin_handshake(&mut self, key: Key, until: Instant) {
         // Both phases have the same length, so that the list stays sorted by deadline.
         self.connecting.retain(|(other, _)| *other != key);
@@ -60,16 +59,16 @@ impl Roster {
 
     /// The unused connection that was used last, and when it is to be closed.
     pub(super) fn pop_idle(&mut self) -> Option<(Key, Instant)> {
-        // The warmest first: under little load the rest can age and close.
+        // The last one first: under little load the others can time out and close.
         self.idle.pop_back()
     }
 
-    /// The unused connection that has been so for longest, and when it is to be closed.
+    /// The connection that has been unused for longest, and when it is to be closed.
     pub(super) fn oldest_idle(&self) -> Option<(Key, Instant)> {
         self.idle.front().copied()
     }
 
-    /// The connection that has been in the making for longest, and when it is given up.
+    /// The connection that has been connecting for longest, and its deadline.
     pub(super) fn oldest_connecting(&self) -> Option<(Key, Instant)> {
         self.connecting.front().copied()
     }
@@ -94,7 +93,7 @@ impl Roster {
         }
     }
 
-    /// `metrics` with the connections of today.
+    /// `metrics` with the current numbers of connections.
     pub(super) fn metrics(&self, metrics: &BackendMetrics) -> BackendMetrics {
         BackendMetrics {
             busy: (self.open - self.idle.len() - self.connecting.len()) as u64,
@@ -105,7 +104,7 @@ impl Roster {
         }
     }
 
-    /// What those are waiting for that wait for a connection.
+    /// What delays the exchanges that wait for a connection.
     pub(super) fn phase(&self) -> Phase {
         if self.open > self.connecting.len() {
             Phase::Queue
@@ -118,7 +117,7 @@ impl Roster {
         }
     }
 
-    /// When the first of those times out that do nothing.
+    /// The earliest time limit of a connection without exchanges.
     pub(super) fn deadline(&self) -> Option<Instant> {
         [self.idle.front(), self.connecting.front()].into_iter().flatten().map(|(_, until)| *until).min()
     }

@@ -118,9 +118,9 @@ fn a_check_reports_how_the_client_certificate_is_received() {
         let (code, report) = check(Wants::Certificate(&clients), &[]);
         assert!(code == Some(69) && report.contains("failed the TLS handshake: it sent the alert "), "{report}");
         let (code, report) = check(Wants::Certificate(&clients), &["--option", &own]);
-        assert!(code == Some(0) && report.contains(", and gets the client certificate that it asks for\n"), "{report}");
+        assert!(code == Some(0) && report.contains(", and gets the client certificate that it requests\n"), "{report}");
         let (code, report) = check(Wants::Perhaps(&clients), &[]);
-        assert!(code == Some(0) && report.contains(", but asks for a client certificate, and gets none"), "{report}");
+        assert!(code == Some(0) && report.contains(", but requests a client certificate, and gets none"), "{report}");
     }
 }
 

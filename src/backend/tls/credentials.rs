@@ -1,4 +1,4 @@
-//! Who is trusted, as whom Podop appears, and which sessions can be resumed.
+//! Trusted roots, the client certificate, and sessions to be resumed.
 //!
 //! Certificates are always verified, as `rustls` does it: there is no switch that turns that off.
 //!
@@ -16,16 +16,17 @@ use rustls::{ClientConfig, Error, NamedGroup, RootCertStore, SignatureScheme};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Tickets stored for one server: each is used once (RFC 8446, C.4), and after a pause as many connections are made at
-/// once as a burst of lookups needs.
+/// Maximum number of tickets stored for one server.
+// Each is used once (RFC 8446, C.4), and a burst of lookups after a pause opens many connections at once: the 8 of the
+// store that `rustls` has would be used up.
 const MAX_TICKETS: usize = 64;
 
-/// Who is trusted to be a server.
+/// The trusted roots.
 #[derive(Debug)]
 pub enum Roots<'a> {
-    /// Certificates in DER, of which those that cannot be used are left out.
+    /// Certificates in DER. Those that cannot be used are ignored.
     System(&'a [Vec<u8>]),
-    /// Certificates, and revocation lists if there are any, in PEM. All have to be usable.
+    /// Certificates, and revocation lists if there are any, in PEM. All have to be valid.
     Pem(&'a [u8]),
 }
 
@@ -43,7 +44,8 @@ pub struct TlsConfigError {
     pub why: String,
 }
 
-/// A file that cannot be decoded. The error of the decoder shows bytes of the file, so it is not repeated.
+/// The reason for a file that cannot be decoded.
+// The error of the decoder is not repeated, as it has bytes of the file, which may be a private key.
 const BROKEN: &str = "has a part that is not valid PEM";
 
 fn config_error(setting: &'static str, why: impl ToString) -> TlsConfigError {
@@ -59,7 +61,7 @@ pub struct TlsConfig {
 }
 
 impl TlsConfig {
-    /// `source` names what it is made from.
+    /// `source` identifies the files that it is made from.
     pub fn new(roots: &Roots<'_>, pair: Option<&KeyPair<'_>>, source: String) -> Result<Self, TlsConfigError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let (store, lists) = roots.read()?;
@@ -74,13 +76,13 @@ impl TlsConfig {
             .with_safe_default_protocol_versions()
             .expect("ring has what both versions need")
             .with_webpki_verifier(verifier)
-            .with_no_client_auth(); // until there is a client
+            .with_no_client_auth(); // replaced for each server, see `connector`
         // Without it a server that prefers HTTP/2 might choose that.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config, pair, source })
     }
 
-    /// What it was made from.
+    /// The files that it was made from.
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -103,11 +105,12 @@ pub struct TlsConnector {
     pub(super) config: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
     pub(super) identity: Arc<Identity>,
-    /// What its configuration was made from.
+    /// The files that its configuration was made from.
     source: String,
 }
 
-/// Two are the same if their configurations were made from the same files, whatever was in them.
+/// Two are equal if their configurations were made from the same files, whatever their content.
+// So that tables with the same settings share a backend.
 impl PartialEq for TlsConnector {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source && self.name == other.name
@@ -152,7 +155,7 @@ impl KeyPair<'_> {
         if chain.is_empty() {
             return Err(config_error("cert", "has no certificate in PEM"));
         }
-        // The error does not repeat what it has read.
+        // The error of the decoder is not repeated here either.
         let key = PrivateKeyDer::from_pem_slice(self.key)
             .map_err(|_| config_error("key", "has no private key in PEM, or it is encrypted"))?;
         let pair = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
@@ -163,26 +166,28 @@ impl KeyPair<'_> {
     }
 }
 
-/// The client certificate, and what servers have asked of it: `rustls` does not say so itself.
+/// The client certificate, and whether servers have requested it.
+// `rustls` reports a request only by calling `resolve`.
 #[derive(Debug)]
 pub(super) struct Identity {
     pair: Option<Arc<CertifiedKey>>,
     /// The handshake in progress.
     current: Mutex<CertificateRequest>,
-    /// The last full handshake: a resumed session goes by what that one brought.
+    /// The last full handshake.
+    // A resumed handshake has no request; whether a certificate was requested and shown belongs to the session.
     last_full: Mutex<CertificateRequest>,
 }
 
-/// Whether a server has asked for a certificate, and then whether it was shown one.
+/// Whether a server has requested a certificate, and then whether it got one.
 pub(super) type CertificateRequest = Option<bool>;
 
 impl Identity {
-    /// Begins or goes on with a handshake that has brought `request` so far.
+    /// Begins or continues a handshake in which `request` has happened so far.
     pub(super) fn set_current(&self, request: CertificateRequest) {
         *lock(&self.current) = request;
     }
 
-    /// What the handshake in progress has brought.
+    /// The certificate request of the handshake in progress.
     pub(super) fn current(&self) -> CertificateRequest {
         *lock(&self.current)
     }
@@ -199,7 +204,7 @@ impl Identity {
 
 impl rustls::client::ResolvesClientCert for Identity {
     fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        // A key that the server cannot check is not shown.
+        // A certificate that the server cannot check counts as none, and is not sent.
         let pair = self.pair.clone().filter(|pair| pair.key.choose_scheme(schemes).is_some());
         *lock(&self.current) = Some(pair.is_some());
         pair
@@ -211,8 +216,7 @@ impl rustls::client::ResolvesClientCert for Identity {
     }
 }
 
-/// Sessions of one server that may be resumed, the newest first: the older ones may be out of date there. The store that
-/// `rustls` brings keeps 8 tickets of a server.
+/// Sessions of one server that may be resumed.
 #[derive(Debug, Default)]
 struct Tickets(Mutex<Sessions>);
 

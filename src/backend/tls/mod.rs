@@ -1,6 +1,6 @@
-//! What stands between HTTP and the socket of a backend: nothing, or TLS in a build that has it.
+//! The layer between HTTP and the socket of a backend: nothing, or TLS in a build that has it.
 //!
-//! Everything outside of this folder is the same in both builds, and never sees what is under TLS.
+//! Everything outside of this folder is the same in both builds, and handles plaintext only.
 #![cfg_attr(not(feature = "tls"), allow(unused_variables))]
 
 #[cfg(feature = "tls")]
@@ -40,7 +40,7 @@ pub(super) struct Transport {
 #[derive(Debug)]
 struct Tls {
     session: TlsSession,
-    /// Plaintext that has arrived and was not read.
+    /// Plaintext that has arrived and was not read yet.
     plain: Output,
 }
 
@@ -86,7 +86,7 @@ impl Transport {
     pub(super) fn output(&mut self) -> &[u8] {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &mut self.tls {
-            // As late as this, so that requests that leave together share a record.
+            // Encrypted as late as this, so that requests that leave together share a record.
             if !self.requests.is_empty() {
                 session.encrypt(self.requests.unsent());
                 self.requests.advance(self.requests.unsent().len());
@@ -97,12 +97,12 @@ impl Transport {
     }
 
     /// Notes that the kernel took `count` bytes of the output. Returns how many bytes of requests have left with them.
-    /// `awaited` says whether a response was due before.
+    /// `awaited` is whether a response was due before.
     pub(super) fn sent(&mut self, count: usize, awaited: bool) -> usize {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &mut self.tls {
             let plain = session.sent(count);
-            // What had begun to arrive is no response to a request that was not all there.
+            // A record that had begun to arrive is no response to a request that had not left as a whole.
             if plain > 0 && !awaited {
                 session.mark_unsolicited();
             }
@@ -145,7 +145,7 @@ impl Transport {
         None
     }
 
-    /// What has ended the session, if anything has.
+    /// Why the session has ended, if it has.
     pub(super) fn end(&self) -> Option<&SessionEnd> {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {
@@ -154,8 +154,8 @@ impl Transport {
         None
     }
 
-    /// True if a response with this status, after which the connection is kept or not, may speak of the client
-    /// certificate and not of the request.
+    /// True if a response with this status may be about the client certificate and not about the request. `keep_alive` is
+    /// whether the connection stays open after it.
     pub(super) fn is_certificate_status(&self, status: u16, keep_alive: bool) -> bool {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {
@@ -164,7 +164,7 @@ impl Transport {
         false
     }
 
-    /// True if the keys were used so often that a new connection should follow.
+    /// True if the keys have encrypted as many records as one connection may.
     pub(super) fn key_limit_reached(&self) -> bool {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {

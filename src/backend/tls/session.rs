@@ -11,12 +11,14 @@ use std::sync::Arc;
 /// Plaintext of one record (RFC 8446, 5.1).
 const MAX_RECORD: usize = 16 * 1024; // bytes
 
-/// Records that are sent with the same keys: far below the limit of the ciphers (RFC 8446, 5.5), where `rustls` would end
-/// a connection with TLS 1.2 in the middle of a request. It also has the server show its certificate from time to time.
+/// Maximum number of records that are sent with the same keys.
+// Far below the limit of the ciphers (RFC 8446, 5.5), at which `rustls` ends a connection with TLS 1.2 in the middle of a
+// request, which would then count as sent. It also makes the server show its certificate from time to time.
 const MAX_RECORDS: u32 = 65_536;
 
-/// The position of what has arrived within its record (RFC 8446, 5.1). `rustls` shows nothing of a record before it is
-/// whole, and does not tell whether it had begun before a request left.
+/// The position of the bytes received within their record (RFC 8446, 5.1).
+// `rustls` returns nothing of a record before it is whole. A record that began to arrive before a request left would be taken
+// for its response: on an idle connection, an unsolicited record that was split answered the next lookup.
 #[derive(Debug, Default)]
 struct RecordPosition {
     header: [u8; 5],
@@ -27,7 +29,7 @@ struct RecordPosition {
 }
 
 impl RecordPosition {
-    /// Takes as much as belongs to one record, and returns how much that is.
+    /// Takes as many bytes as belong to one record, and returns their number.
     fn take(&mut self, bytes: &[u8]) -> usize {
         let head = (self.header.len() - self.held).min(bytes.len());
         self.header[self.held..self.held + head].copy_from_slice(&bytes[..head]);
@@ -62,14 +64,15 @@ struct Inner {
     position: RecordPosition,
     /// The record that is arriving had begun before a request left.
     unsolicited: bool,
-    /// What the server has asked of the client certificate, now or when the session began that was resumed.
+    /// Whether the server has requested a client certificate, now or when the session began that was resumed.
     certificate: CertificateRequest,
     /// Records for the socket.
     output: Output,
-    /// Bytes that were put into `output`, and that left it, since the beginning.
+    /// Total of bytes that were put into `output`, and that left it.
     queued: u64,
     left: u64,
-    /// Where in the output records with plaintext end, and how much each holds.
+    /// Where in the output records with plaintext end, and how much each has.
+    // A request counts as sent when its record has left as a whole, as the server cannot decrypt a part of one.
     records: VecDeque<(u64, usize)>,
     /// Records with plaintext so far.
     encrypted: u32,
@@ -103,7 +106,7 @@ impl TlsSession {
         Ok(Self(Box::new(inner)))
     }
 
-    /// The handshake, once it is complete: the server is who it should be, and may be sent requests.
+    /// The handshake, once it is complete: the server is authenticated, and may be sent requests.
     pub fn handshake(&self) -> Option<Handshake> {
         let tls = &self.0.tls;
         if tls.is_handshaking() {
@@ -130,9 +133,10 @@ impl TlsSession {
         inner.collect();
     }
 
-    /// True if a response with this status, after which the connection is kept or not, may speak of the client
-    /// certificate and not of the key: the server has asked for one, and denies access, or refuses the request and the
-    /// connection with it, as nginx does without a certificate that it accepts (its 495 and 496, sent as 400).
+    /// True if a response with this status may be about the client certificate and not about the key: the server has
+    /// requested one, and denies access, or refuses the request and closes the connection.
+    // The latter is what nginx does without a certificate that it accepts (its 495 and 496, sent as 400). As a miss it
+    // would bounce all mail.
     pub fn is_certificate_status(&self, status: u16, keep_alive: bool) -> bool {
         let Some(shown) = self.0.certificate else { return false };
         match status {
@@ -142,7 +146,7 @@ impl TlsSession {
         }
     }
 
-    /// What has ended it, if anything has.
+    /// Why it has ended, if it has.
     pub fn end(&self) -> Option<&SessionEnd> {
         self.0.end.as_ref()
     }
@@ -163,7 +167,7 @@ impl TlsSession {
         }
     }
 
-    /// True if its keys were used so often that a new connection should follow.
+    /// True if its keys have encrypted [`MAX_RECORDS`] records.
     pub fn key_limit_reached(&self) -> bool {
         self.0.encrypted >= MAX_RECORDS
     }
@@ -244,7 +248,7 @@ impl Inner {
         self.unsolicited &= self.position.is_within();
     }
 
-    /// Takes over what is to be sent.
+    /// Moves what is to be sent into the output.
     fn collect(&mut self) {
         while let Ok(count @ 1..) = self.tls.write_tls(self.output.writer()) {
             self.queued += count as u64;
