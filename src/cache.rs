@@ -362,6 +362,6 @@ mod tests {
         let sum: usize = cache.entries.iter().map(|(_, entry)| entry.size).sum();
         assert_eq!((sum, cache.maps[0].len()), (cache.bytes, cache.entries.len()));
         cache.insert(0, b"huge", text(&"x".repeat(1 << 17)), MINUTE, now);
-        assert_eq!(known(&mut cache, "huge", now), "-", "more than a tenth is not kept");
+        assert_eq!(known(&mut cache, "huge", now), "-", "more than a tenth is not stored");
     }
 }

@@ -148,7 +148,7 @@ impl Listener {
         system::without_umask(|| socket.bind(&address))?;
         let of = fs::symlink_metadata(path)?;
         let file = SocketFile(path.to_owned(), of.dev(), of.ino());
-        // Between bind and listen: nobody can connect before the owner is set.
+        // Between bind and listen: no client can connect before the owner is set.
         if permissions.owner.is_some() || permissions.group.is_some() {
             let changed = std::os::unix::fs::lchown(path, permissions.owner, permissions.group);
             changed.map_err(|error| {

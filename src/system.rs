@@ -110,12 +110,12 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
-/// Whether an address cannot be used as this machine does not have it, or nothing of its family.
+/// Whether an address cannot be used because this machine does not have it, or no address of its family.
 pub fn has_no_such_address(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
 
-/// Calls a function while no permissions are taken from new files (umask(2)), also not from those of other threads.
+/// Calls a function while the umask is 0 (umask(2)), which applies to files created by other threads too.
 pub fn without_umask<T>(create: impl FnOnce() -> T) -> T {
     // SAFETY: the call cannot fail, and takes no memory.
     let mask = unsafe { libc::umask(0) };

@@ -15,7 +15,7 @@ pub struct Timers<K> {
     queues: Vec<Queue<K>>,
 }
 
-/// Instead of a duration: the queue of those that have a deadline of their own.
+/// In place of a duration: the queue of keys with deadlines of their own.
 const OWN_DEADLINE: Duration = Duration::MAX;
 
 #[derive(Debug)]
@@ -46,8 +46,9 @@ impl<K> Timers<K> {
         &mut self.queues[index]
     }
 
-    /// Makes `key` due at `at`. It costs a search, where [`Timers::add`] costs nothing; a queue for each duration that occurs
-    /// once would never go away.
+    /// Makes `key` due at `at`.
+    // This costs a search, where [`Timers::add`] needs none. A queue for each duration that occurs once would never be
+    // removed.
     pub fn add_at(&mut self, at: Instant, key: K) {
         let due = &mut self.queue(OWN_DEADLINE).due;
         due.insert(due.partition_point(|(other, _)| *other <= at), (at, key));

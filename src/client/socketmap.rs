@@ -11,7 +11,7 @@ use crate::wire::netstring::{self, Error};
 const MAX_REPLY: usize = 100_000;
 
 /// The longest request that is answered, in bytes. What is beyond [`MAX_REQUEST`] is skipped.
-// A line of header_checks is as long as Postfix lets a header be, and a closed connection would defer its mail for ever.
+// A line of header_checks is as long as Postfix lets a header be, and a closed connection would defer its mail forever.
 const MAX_SKIPPED: usize = 16 * 1024 * 1024;
 
 /// Bytes at the front of a skipped request among which the name of the table must end.

@@ -278,7 +278,7 @@ impl Engine {
         clients.reply(to, "", reply, turn);
     }
 
-    /// Answers a lookup whose key is too long. No table can hold it, and a failure would have Postfix defer the mail for ever.
+    /// Answers a lookup whose key is too long. No table can hold it, and a failure would have Postfix defer the mail forever.
     fn answer_long_key(&mut self, to: ReplyTo, table: &[u8]) {
         let Some(at) = self.shared.tables.find(table) else { return self.refuse(to, table, Query::Get(b"".into())) };
         let Shared { tables, clients, faults, turn, .. } = &mut self.shared;

@@ -3,8 +3,8 @@
 use super::{date, decimal};
 use std::time::{Duration, SystemTime};
 
-/// The longest time for which any response is fresh.
-// A backend that says a year does not know of the cache: nobody would find out why a change is not seen.
+/// Maximum lifetime of any response.
+// A backend that sends a year does not know of this cache: why a change has no effect would be hard to find out.
 const MAX_LIFETIME: u64 = 86_400; // seconds
 
 /// How long a response may be cached (RFC 9111, sections 4.2 and 5), as read by a private cache: `s-maxage`, `private`

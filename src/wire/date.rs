@@ -45,7 +45,7 @@ fn fields(text: &[u8], pattern: &[u8], starts: [usize; 4]) -> Option<(u64, usize
     let day = decimal(day[..2].strip_prefix(b" ").unwrap_or(&day[..2]))?;
     let year = match year.iter().take_while(|byte| byte.is_ascii_digit()).count() {
         // Years more than 50 years from now mean the past. Without a clock the limit is fixed; it is earlier than that,
-        // which only makes a date expire that nobody sends.
+        // which only makes a date expire that no server sends.
         2 => decimal(&year[..2]).map(|year| if year < 70 { 2000 + year } else { 1900 + year })?,
         _ => decimal(&year[..4])?,
     };

@@ -103,7 +103,7 @@ pub fn parse(line: &[u8]) -> Result<DictCommand<'_>, Error> {
     let mut field = || fields.next().ok_or(Error::Malformed);
     match letter {
         b'H' => {
-            // The value type is of no use: values are text in any case.
+            // The value type is ignored: values are text in any case.
             let (major, minor, _type) = (number(&field()?)?, number(&field()?)?, field()?);
             Ok(DictCommand::Hello { major, minor, user: field()?, name: field()? })
         }

@@ -88,7 +88,7 @@ impl Table for UrlTable {
             // What is deleted cannot expire.
             (Change::Unset, ..) | (_, 0, _) => String::new(),
             (_, seconds, Some(name)) => format!("{name}: {seconds}\r\n"),
-            // It would live for ever.
+            // It would never expire.
             (_, _, None) => return self.refuse("expiration is not supported"),
         };
         // A lookup of such a key is a miss, but a write must not be lost without an error.

@@ -24,7 +24,7 @@ pub(super) struct UrlOptions {
     /// The method of an unset: `POST` of `null`, or `DELETE`.
     pub unset: Method,
     pub select: Option<String>,
-    /// The field that tells a backend after how many seconds a value expires.
+    /// The request field with the number of seconds after which a value expires.
     pub expire: Option<String>,
     pub header: Vec<String>,
     pub header_files: Vec<PathBuf>,
@@ -75,7 +75,7 @@ pub(super) struct Misses {
 }
 
 enum Statuses {
-    /// Those that deny access to the key, and those that nobody has registered.
+    /// Those that deny access to the key, and those that are not registered.
     Usual,
     /// All of 4XX.
     All,
@@ -85,7 +85,7 @@ enum Statuses {
 impl Misses {
     /// Whether a response with this status is a miss. `authorized` is whether the request had credentials.
     pub(super) fn contains(&self, status: u16, authorized: bool, redirected: bool) -> bool {
-        // The login page of a service whose session has ended says 403 to every key.
+        // The login page of a backend whose session has ended responds with 403 to every key.
         if redirected && !matches!(status, 404 | 410) {
             return false;
         }

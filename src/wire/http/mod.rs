@@ -121,7 +121,7 @@ impl Decoder {
     pub fn end(&mut self) -> Result<Option<Response<'static>>, Error> {
         match std::mem::take(&mut self.state) {
             State::Head if self.partial.is_empty() && self.interim == 0 => Ok(None),
-            // Over TLS the session reports the end only after close_notify, as anybody on the path could cut the body
+            // Over TLS the session reports the end only after close_notify, as any party on the path could cut the body
             // otherwise.
             State::UntilEnd(head) => Ok(Some(Response { until_end: true, ..self.complete(head) })),
             State::Head
