@@ -1,4 +1,4 @@
-//! Answers that are kept, in memory: for how long, for whom, and what a write does to them.
+//! Cached answers, in memory: their lifetimes, which lookups get them, and how writes invalidate them.
 
 use crate::support;
 
@@ -111,7 +111,7 @@ fn who_came_later_has_a_later_deadline() {
     assert_eq!(world.asked(backend), "k");
     world.respond(backend, "v");
     assert_eq!(world.taken(second), "4:OK v,");
-    // The exchange goes on though all who waited have left.
+    // The exchange continues although all clients that waited have disconnected.
     let (gone, backend) = (world.lookup("x"), backend);
     assert_eq!(world.asked(backend), "x");
     world.end(gone, End::Closed(None));
@@ -135,7 +135,7 @@ fn no_stale_answer_comes_after_a_commit_was_acknowledged() {
     world.asked(slow);
     world.respond(slow, "old");
     assert_eq!(world.taken(dict), "Oold\n");
-    // It is kept, and then asked for again: that lookup is on its way when the commit begins.
+    // It is cached, and then requested again: that lookup is in flight when the commit begins.
     world.wait(61 * SECOND);
     look(&mut world, other);
     let slow = world.accept();
@@ -143,7 +143,7 @@ fn no_stale_answer_comes_after_a_commit_was_acknowledged() {
     world.send(dict, b"B1\nS1\tshared/k\tnew\nC1\n");
     let writing = world.accept();
     assert!(world.taken(writing).starts_with("POST /a/k "));
-    // Who asks now may get either, but it must not be kept.
+    // A lookup may get either value now, but it must not be cached.
     look(&mut world, other);
     let during = world.accept();
     assert_eq!(world.asked(during), "k", "a lookup does not join one from before the commit");
@@ -220,7 +220,7 @@ fn a_stale_answer_serves_while_the_backend_is_gone_or_slow() {
     assert_eq!(world.asked(backend), "k");
     world.send(backend, &response(500, ""));
     assert_eq!(world.taken(client), "4:OK v,");
-    // It does not answer within a part of the deadline; what comes later is kept all the same.
+    // It does not answer within a part of the deadline; a later response is cached all the same.
     world.ask(client, "k");
     world.wait(999 * MS);
     assert_eq!(world.taken(client), "");

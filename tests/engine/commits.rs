@@ -20,7 +20,7 @@ fn dovecot(world: &mut World) -> Peer {
     client
 }
 
-/// Method, key and body of each request that waits for its response, and who has to send that.
+/// Method, key and body of each request that waits for its response, and the connection for that.
 fn waiting(world: &mut World) -> Vec<(Peer, String)> {
     let mut requests = Vec::new();
     while let Some((peer, request)) = world.next_request() {

@@ -286,7 +286,7 @@ fn a_value_of_a_mebibyte_is_written_however_it_arrives() {
     let head = "S1\tshared/a\t";
     let value = "v".repeat((1 << 20) - head.len());
     let lines = format!("B1\t\n{head}{value}\nC1\n");
-    // Searched and copied anew for each piece, 16 at a time would take minutes.
+    // Searched and copied again for each piece, 16 at a time would take minutes.
     for step in [lines.len(), 65_536, 4096, 16] {
         let start = std::time::Instant::now();
         let mut world = meta(&[]);
@@ -491,7 +491,7 @@ fn a_client_that_leaves_ends_its_iteration() {
     assert_eq!(world.asked(backend), "");
     assert!(world.engine.is_drained());
 
-    // Though nobody waits any more, a request that is not answered does not hold its connection for ever.
+    // A request that is not answered does not hold its connection forever, although no client waits any more.
     let client = dovecot(&mut world);
     world.send(client, b"I0\t0\tshared/it/\t\n");
     assert_eq!(world.asked(backend), "");

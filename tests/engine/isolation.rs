@@ -1,4 +1,4 @@
-//! One key, table, client or backend never harms the others: what counts against a backend, and who shares what is scarce.
+//! One key, table, client or backend never harms the others: what marks a backend down, and how limits are shared.
 
 use crate::support;
 

@@ -303,7 +303,7 @@ fn an_idle_client_is_never_closed_but_one_that_is_stuck_is() {
     let client = world.client(Mode::Postfix);
     world.block(client, true);
     world.ask(client, "example.org");
-    // In memory nobody tells that the kernel took nothing; a reactor does.
+    // In memory there is no call for a kernel that took nothing; a reactor makes it.
     world.engine.sent(client, 0, world.now);
     world.wait(100 * SECOND);
     assert!(!world.is_open(client));
@@ -407,7 +407,7 @@ fn a_client_that_reads_in_small_pieces_gets_every_reply() {
             world.trickle(client, pieces);
             got += world.taken(client).len();
         }
-        // What was taken last is gone with the client.
+        // The bytes taken last are lost with the client.
         let all = 10 * (90_003 + "90003:,".len());
         assert_eq!(world.is_open(client), !closes);
         assert!(got == all || closes && got + 100_000 >= all, "{got} of {all} bytes");
@@ -717,7 +717,7 @@ fn reply(world: &mut World, client: Peer) -> String {
     payload.to_owned()
 }
 
-/// Where the engine wants to connect to next.
+/// The address of the next connection that the engine requests.
 fn address(world: &World) -> String {
     match world.connecting.front() {
         Some((_, Address::Tcp(address))) => address.to_string(),

@@ -3,7 +3,7 @@
 
 /// The metrics listener: requests, deadlines and bounds.
 mod admin;
-/// Answers that are kept: for how long, for whom, and what a write does to them.
+/// Cached answers: their lifetimes, which lookups get them, and how writes invalidate them.
 mod caching;
 /// The order of commits and lookups of one client, and the memory of commits.
 mod commits;

@@ -178,7 +178,7 @@ fn a_late_answer_is_not_taken_for_the_next() {
     let replies = world.taken(client);
     assert_eq!(replies, "4:OK a,47:TIMEOUT quick: 192.0.2.1 did not answer in time,4:OK c,");
 
-    // The one whose answer is due is late: whoever waits behind it is asked elsewhere.
+    // The one whose response is due is late: those that wait behind it are sent elsewhere.
     world.send(client, b"7:quick d,7:alias e,");
     assert_eq!(world.asked_all(backend), ["d", "e"]);
     world.wait(SECOND);

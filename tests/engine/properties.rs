@@ -1,5 +1,5 @@
 //! Any sequence of events leads to exactly one reply per request, in legal order, and to no answer that
-//! belongs to another request. The checker is a plain model of what was asked and what backends said.
+//! belongs to another request. The checker is a plain model of requests and of the backends' responses.
 
 use crate::support;
 
@@ -96,7 +96,7 @@ mod over_tls {
 struct Client {
     peer: Peer,
     protocol: Protocol,
-    /// Keys that were asked for and not answered, with the async id that was announced.
+    /// Keys that were requested and not answered, with the async id that was announced.
     open: VecDeque<(u32, Option<u32>)>,
     /// Bytes of a reply that is not whole.
     held: String,
@@ -104,19 +104,19 @@ struct Client {
     left: bool,
 }
 
-/// The keys that a connection was asked for, each with what is not sent yet of its answer.
+/// The keys that were requested on a connection, each with the part of its response that is not sent yet.
 type Line = VecDeque<(u32, Vec<u8>)>;
 
 struct Model {
     world: World,
     clients: Vec<Client>,
     backends: BTreeMap<Peer, Line>,
-    /// So many may be asked at once on one connection.
+    /// Maximum number of requests in flight on one connection.
     pipeline: usize,
     next_key: u32,
     /// How often each key was seen by a backend.
     seen: BTreeMap<u32, u32>,
-    /// Keys for which a backend said completely that there is nothing.
+    /// Keys for which a backend sent a complete response that there is no value.
     misses: BTreeMap<u32, bool>,
 }
 
@@ -124,7 +124,7 @@ impl Model {
     fn new(world: impl FnOnce(&[&str]) -> World, connections: usize, pipeline: usize, cache: bool) -> Self {
         let options = [format!("alias:connections={connections}"), format!("alias:pipeline={pipeline}")];
         let mut args = vec!["--option", &options[0], "--option", &options[1], "--timeout", "5"];
-        // No key is asked for twice, so nothing is found there; but all goes another way.
+        // No key is requested twice, so nothing is found there; but all takes another path.
         args.extend(["--option", "alias:cache=60"].iter().filter(|_| cache));
         Self {
             world: world(&args),
@@ -229,7 +229,7 @@ impl Model {
         }
     }
 
-    /// The backend connections that owe an answer, one of them chosen.
+    /// The backend connections with requests in flight, one of them chosen.
     fn asked(&mut self, at: usize) -> Option<(Peer, &mut Line)> {
         let busy = self.backends.iter_mut().map(|(peer, line)| (*peer, line)).filter(|(_, line)| !line.is_empty());
         let mut busy: Vec<_> = busy.collect();
@@ -276,7 +276,7 @@ impl Model {
         }
     }
 
-    /// Lets everybody do what is due; then nothing may be left.
+    /// Lets all sides do what is due; then nothing may be left.
     fn finish(mut self) {
         for at in 0..self.clients.len() {
             self.apply(Op::Block(at, false));
@@ -331,7 +331,7 @@ impl Client {
     }
 }
 
-/// What backends say for a key: a value, nothing, or a fault.
+/// The response of backends for a key: a value, a miss, or a fault.
 fn said(key: u32) -> Vec<u8> {
     match key % 3 {
         0 => response(200, &format!("\"own {key}\"")),
@@ -340,7 +340,7 @@ fn said(key: u32) -> Vec<u8> {
     }
 }
 
-/// A reply must be the key's own: its value, a miss that a backend told completely, or a failure.
+/// A reply must be the key's own: its value, a miss from a complete response, or a failure.
 fn judge(reply: &str, key: u32, misses: &BTreeMap<u32, bool>) {
     let value = reply.strip_prefix("OK ").or_else(|| reply.strip_prefix('O').filter(|text| text.starts_with("own")));
     if let Some(value) = value {

@@ -1,4 +1,5 @@
-//! Several replicas of one backend, in memory: who is asked, who is set aside, and what a lookup that met a bad one gets.
+//! Several replicas of one backend, in memory: which of them gets a request, which is marked down, and what a lookup gets
+//! that met a bad one.
 
 use crate::support;
 
@@ -182,7 +183,7 @@ fn a_pause_that_a_replica_asks_for_is_kept() {
     }
 }
 
-/// One key that a backend refuses, or wants to be asked for later, says nothing of the others.
+/// One key that a backend refuses, or for which it requests a pause, does not affect the others.
 #[test]
 fn no_status_of_one_key_takes_a_lone_backend_out_of_use() {
     for status in ["429 Slow down", "503 Busy", "500 No", "502 No"] {
@@ -204,7 +205,7 @@ fn no_status_of_one_key_takes_a_lone_backend_out_of_use() {
     }
 }
 
-/// Two replicas, and one key that neither can answer: they are less preferred, and the best of them is asked all the same.
+/// Two replicas, and one key that neither can answer: they are less preferred, and the best of them is used all the same.
 #[test]
 fn a_key_that_no_replica_can_answer_keeps_none_from_answering_others() {
     let mut world = three(&[]);
@@ -224,7 +225,7 @@ fn a_key_that_no_replica_can_answer_keeps_none_from_answering_others() {
     assert_eq!(served(&mut world, client), "4:OK v,");
 }
 
-/// The service hangs for one table, and answers another that asks at the same place.
+/// The backend hangs for one table, and answers another one that has the same backend.
 #[test]
 fn a_slow_table_takes_no_other_with_it() {
     let mut world = World::new(&[
@@ -269,7 +270,7 @@ fn a_slow_table_takes_no_other_with_it() {
     );
 }
 
-/// One key that hangs, asked for again and again by many.
+/// One key that hangs, requested again and again by many clients.
 #[test]
 fn one_key_that_hangs_takes_no_other_with_it() {
     let mut world = World::with_alias(&["--timeout", "2"]);

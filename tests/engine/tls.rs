@@ -1,4 +1,4 @@
-//! TLS to backends, in memory: handshakes, what ends them, and what HTTP makes of a stream that somebody may cut.
+//! TLS to backends, in memory: handshakes, what ends them, and streams that a party on the path may cut off.
 
 use crate::support;
 
@@ -69,7 +69,7 @@ fn only_http_1_is_offered_and_the_host_is_named() {
     );
 }
 
-/// Why a server with this certificate is not asked.
+/// The reason why a server with this certificate is refused.
 fn refusal(leaf: &Leaf, authority: &Authority, ca: &str, args: &[&str]) -> String {
     let option = format!("alias:ca={}", authority.file("these.pem", ca));
     let table = ["--name", "alias", "--type", "url", "--param", "https://192.0.2.1/a/§", "--option", &option];
@@ -206,7 +206,7 @@ fn a_certificate_is_shown_to_who_wants_it() {
     }
 }
 
-/// What a server says in HTTP that has asked for a certificate, and whose client has one or not.
+/// Statuses of a server that has requested a certificate, from a client that has one or not.
 #[test]
 fn a_refusal_of_who_wants_a_certificate_is_no_miss() {
     let clients = Authority::new();
@@ -231,7 +231,7 @@ fn a_refusal_of_who_wants_a_certificate_is_no_miss() {
         let (mut world, authority, _) = world(if has { &args } else { &[] });
         let wants = if wants { Wants::Perhaps(&clients) } else { Wants::Nothing };
         let config = Arc::new(server(&authority.issue(&[HOST]), &BOTH, wants));
-        // Also on a resumed connection, on which nobody is asked again.
+        // Also on a resumed connection, on which no certificate is requested again.
         for _ in 0..2 {
             let client = world.lookup("a");
             let mut server = Server::accept(&mut world, &config);
@@ -265,7 +265,7 @@ fn a_refusal_that_arrives_after_a_reload_is_no_miss() {
     assert!(world.taken(client).contains("TEMP alias: https://192.0.2.1 rejected the client certificate"));
 }
 
-/// Nothing of a record can be seen before it is whole; it is no answer to what was asked after it had begun.
+/// Nothing of a record is visible before it is whole; it is no response to a request that was sent after it had begun.
 #[test]
 fn a_record_that_began_before_a_lookup_left_is_not_its_answer() {
     for version in BOTH {
@@ -313,7 +313,7 @@ fn nor_is_a_record_that_began_behind_the_answer_to_another() {
     assert_eq!(world.taken(second), "4:OK d,");
 }
 
-/// What TLS says for itself in such a record harms nobody.
+/// A message of TLS itself in such a record does no harm.
 #[test]
 fn a_ticket_that_began_before_a_request_is_no_answer() {
     let (mut world, _authority, leaf) = world(&[]);
@@ -462,7 +462,7 @@ fn a_connection_that_was_closed_meanwhile_costs_nothing() {
     used.heard(&mut world);
     used.say(&mut world, &response(200, "\"b\""));
     assert_eq!(world.taken(first), "4:OK b,");
-    // The request crosses with the end: asked once more, on a new connection.
+    // The request crosses with the end: it is sent once more, on a new connection.
     let client = world.lookup("b");
     assert!(used.heard(&mut world).starts_with("GET /a/b "));
     used.seal_end();
@@ -785,7 +785,7 @@ fn a_replica_that_closes_as_the_handshake_ends_is_passed_over() {
                 first.deliver(&mut world, &hello);
                 first.take(&mut world);
             }
-            // The end of the handshake, and all else that a server may say, in one read.
+            // The end of the handshake, and all else that a server may send, in one read.
             if !fin {
                 first.seal(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
                 first.seal_end();
@@ -860,7 +860,7 @@ fn a_replica_that_wants_a_certificate_is_passed_over() {
 
 #[test]
 fn a_miss_counts_again_once_no_certificate_is_asked_for() {
-    // A server that asks for certificates is about those, whatever `miss=` says.
+    // With a server that requests certificates, 403 is about those, whatever `miss=` is.
     let ((mut world, _authority, leaf), clients) = (world(&["--option", "alias:miss=403,404"]), Authority::new());
     for (wants, expected) in
         [(Wants::Perhaps(&clients), "rejected the client certificate: answered 403,"), (Wants::Nothing, "NOTFOUND ,")]

@@ -172,7 +172,7 @@ fn from_reply(reply: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What a backend has to say for the replies of a recorded connection, and those replies.
+/// The responses of a backend that lead to the replies of a recorded connection, and those replies.
 struct Script {
     /// For each command that is answered.
     answers: Vec<Answer>,
@@ -187,7 +187,7 @@ enum Answer {
     Fault,
     /// The connection breaks after the request.
     Uncertain,
-    /// To so many writes.
+    /// To this many writes.
     Written(usize),
     NotThere,
     Rows(String),

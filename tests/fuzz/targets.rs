@@ -139,7 +139,7 @@ pub fn date(data: &[u8]) {
     assert!(date.is_none_or(|seconds| seconds <= 253_402_300_800 && data.len() >= 24));
 }
 
-/// The bytes are a script: who sends what, who leaves, who answers, how much time passes.
+/// The bytes are a script: which side sends what, disconnects or answers, and how much time passes.
 pub fn engine(data: &[u8]) {
     let mut world = World::with_alias(&["--timeout", "3", "--option", "alias:connections=2"]);
     let (mut clients, mut backends): (Vec<Peer>, Vec<Peer>) = (Vec::new(), Vec::new());

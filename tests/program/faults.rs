@@ -413,7 +413,7 @@ fn connections() -> Vec<Case> {
     ]
 }
 
-/// What only TLS can tell: somebody has cut the stream off.
+/// What only TLS can detect: a stream that another party has cut off.
 fn cut_off() -> Vec<Case> {
     let end = "closed without close_notify";
     let v = || fields("Content-Length: 3");
@@ -526,7 +526,7 @@ fn run((name, script, expected): &Case, Means { config, args }: &Means) {
         assert_eq!(look_up(&mut clients.1, "case"), dovecot, "case '{name}', Dovecot, round {round}");
         innocents(&podop, &mut clients, name);
     }
-    // Who speaks out of turn on a connection with several requests is taken for who is next; no client can tell.
+    // With several requests in flight, a response out of turn is taken for the next one; no client can detect that.
     if args.iter().any(|arg| arg.contains("pipeline")) && !name.starts_with("surplus") {
         let keys = ["innocent-before", "case", "innocent-behind", "innocent-last"];
         let requests: Vec<u8> = keys.iter().flat_map(|key| request("alias", key.as_bytes())).collect();

@@ -114,7 +114,7 @@ fn nine_thousand_clients_are_served() {
     for _ in 0..9_000 {
         let until = Instant::now() + SOON;
         loop {
-            // A full listen queue says so, and Postfix would say "Resource temporarily unavailable".
+            // A full listen queue fails so, which Postfix would log as "Resource temporarily unavailable".
             match UnixStream::connect(podop.socket()) {
                 Ok(stream) => break crowd.push(stream),
                 Err(error) => assert!(Instant::now() < until, "{error}"),
@@ -191,7 +191,7 @@ fn a_backend_on_localhost_is_found_by_name() {
     let backend = Backend::start(own);
     let url = format!("http://localhost:{}/§", backend.address().port());
     let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url]);
-    // The first address may be ::1, where nobody listens.
+    // The first address may be ::1, where no server listens.
     assert_eq!(podop.lookup("alias", "a"), "OK own a");
 }
 

@@ -1,4 +1,4 @@
-//! The real program on real sockets, with a scripted backend: nobody ever gets what belongs to another.
+//! The real program on real sockets, with a scripted backend: no client ever gets what belongs to another.
 
 use crate::support;
 
@@ -302,7 +302,7 @@ fn alias(backend: &Backend, args: &[&str]) -> Podop {
     Podop::start(&[&["--name", "alias", "--type", "url", "--param", &url], args].concat())
 }
 
-/// A value that tells whose it is; keys that begin with 0 have none.
+/// A value that contains its key; keys that begin with 0 have none.
 fn own(request: &Request) -> Script {
     let key = request.target.trim_start_matches("/a/");
     if key.starts_with('0') { response(404, "null") } else { response(200, &format!("\"own {key}\"")) }

@@ -63,7 +63,7 @@ fn gunicorn_killed_and_started_again_under_load() {
     let (stop, good, bad) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let more = |counter: &AtomicUsize, count: usize| {
         let (before, until) = (counter.load(SeqCst), Instant::now() + 3 * SOON);
-        // Stopped: a client has failed, and tells why.
+        // Stopped: a client has failed, and reports why.
         while counter.load(SeqCst) < before + count && !stop.load(SeqCst) {
             assert!(Instant::now() < until, "no more answers");
             std::thread::sleep(Duration::from_millis(2));

@@ -700,7 +700,7 @@ fn lookups_fail(world: &World, reason: &str) {
     }
 }
 
-/// Whoever wants in or has mail hears of a temporary failure, soon.
+/// Logins and deliveries get a temporary failure, soon.
 fn logins_fail(world: &World, reason: &str) {
     let start = Instant::now();
     let reply = world.doveadm(&["auth", "test", ALICE, "secret"]);
@@ -781,7 +781,7 @@ struct World {
     store: Store,
 }
 
-/// What doveadm had to say.
+/// The result of doveadm.
 #[derive(Debug)]
 struct Told {
     code: Option<i32>,

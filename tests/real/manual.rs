@@ -82,7 +82,7 @@ fn dovecot_with_the_lua_script_of_the_manual_asks_the_same_urls() {
         "/auth/passdb/page@x.test" => response(200, "<html>"),
         _ => response(404, "null"),
     });
-    // The dict passdb comes first and knows nobody.
+    // The dict passdb comes first and has no users.
     let nobody = ["--name", "auth", "--type", "file", "--param", "tests/data/test.json"];
     let podop = Podop::start(&nobody);
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Real Postfix asks the real program: postmap, and whole SMTP sessions.
+//! Real Postfix with the real program: postmap, and whole SMTP sessions.
 
 use crate::support;
 
@@ -313,7 +313,7 @@ impl<'a> Load<'a> {
         Load { postfix, threads: threads.collect(), shared }
     }
 
-    /// Waits until so many more mails were accepted.
+    /// Waits until this many more mails were accepted.
     fn more(&self, count: usize) {
         let accepted = || self.shared.accepted.lock().expect("no panic").len();
         let before = accepted();

@@ -1,4 +1,4 @@
-//! The service manager's side: inherited sockets, what systemd is told, a restart under load, and the units.
+//! The service manager's side: inherited sockets, notifications to systemd, a restart under load, and the units.
 
 use crate::support;
 
@@ -254,7 +254,7 @@ impl Drop for Running {
     }
 }
 
-/// The program with sockets passed as systemd does it. A shell says whose they are, as that is known only then.
+/// The program with sockets passed as systemd does it. A shell sets `LISTEN_PID`, which is known only then.
 fn inheriting(sockets: &[&UnixListener], names: &str, args: &[&str]) -> Command {
     let script = "eval \"exec ${CLOSED:-9}>&-\"; LISTEN_PID=$(($$ + ${LISTEN_PID_OFFSET:-0})) exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");

@@ -391,7 +391,7 @@ fn search_path() -> String {
     format!("{}:/usr/local/sbin:/usr/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-/// Asks again and again, until there is an answer or patience ends.
+/// Tries again and again, until there is an answer or [`PATIENCE`] has passed.
 fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {

@@ -66,7 +66,7 @@ impl Backend {
         Self::listen("127.0.0.1:0".parse().expect("an address"), None, Box::new(answer))
     }
 
-    /// A backend that wants TLS, if it has a certificate.
+    /// A backend, with TLS if it has a certificate.
     pub fn start_with(
         tls: Option<Arc<ServerConfig>>,
         answer: impl Fn(&Request) -> Script + Send + Sync + 'static,
@@ -113,7 +113,7 @@ impl Backend {
         self.shared.requests.lock().expect("no panic").clone()
     }
 
-    /// Sends bytes that nobody asked for on every open connection.
+    /// Sends unsolicited bytes on every open connection.
     pub fn blurt(&self, bytes: &[u8]) {
         for stream in self.shared.open.lock().expect("no panic").values_mut() {
             let _ = stream.write_all(bytes);

@@ -54,7 +54,7 @@ const MAIN_CF: &[(&str, &str)] = &[
     ("minimal_backoff_time", "1s"),
     ("maximal_backoff_time", "1s"),
     ("service_throttle_time", "1s"),
-    // No reports to the postmaster: they cause lookups that no test asked for.
+    // No reports to the postmaster: they cause lookups that belong to no test.
     ("notify_classes", ""),
 ];
 

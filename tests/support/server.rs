@@ -226,7 +226,7 @@ impl Server {
         let id = self.child.id();
         let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
         let worker = workers.split_whitespace().next().expect("a worker").parse().unwrap();
-        // SAFETY: a child of the server, which lives until the server is told of its end.
+        // SAFETY: a child of the server, whose id is not reused until the server has waited for it.
         unsafe { libc::kill(worker, libc::SIGKILL) };
     }
 }

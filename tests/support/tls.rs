@@ -90,7 +90,7 @@ impl Authority {
     }
 }
 
-/// A certificate that nobody has signed but itself.
+/// A self-signed certificate.
 pub fn self_signed(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {
     let (params, key) = params(names, change);
     Leaf { cert: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
@@ -105,7 +105,7 @@ fn params(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (Certi
     (params, KeyPair::generate().unwrap())
 }
 
-/// What a server wants of its clients.
+/// Which certificates a server requests of its clients.
 pub enum Wants<'a> {
     Nothing,
     /// A certificate of this CA.

@@ -12,12 +12,12 @@ pub struct Server {
     peer: Peer,
     /// Bytes go to the engine in pieces of this size.
     step: usize,
-    /// What has gone wrong for it, if anything has.
+    /// The error that it has met, if any.
     pub error: Option<rustls::Error>,
 }
 
 impl Server {
-    /// Takes the next connection that the engine wants, and shakes hands as far as that goes.
+    /// Takes the next connection that the engine has requested, and does as much of the handshake as possible.
     pub fn accept(world: &mut World, config: &Arc<ServerConfig>) -> Server {
         Self::accept_in_steps(world, config, usize::MAX)
     }
@@ -29,7 +29,7 @@ impl Server {
         server
     }
 
-    /// Takes so many connections before it shakes any hands.
+    /// Takes this many connections before it begins any handshake.
     pub fn accept_all(world: &mut World, config: &Arc<ServerConfig>, count: usize) -> Vec<Server> {
         let peers: Vec<Peer> = (0..count).map(|_| world.accept()).collect();
         let mut servers: Vec<Server> = peers.into_iter().map(|peer| Self::new(config, peer, usize::MAX)).collect();
@@ -46,7 +46,7 @@ impl Server {
         self.peer
     }
 
-    /// Carries bytes to and fro until nobody has any more.
+    /// Carries bytes in both directions until no side has any more.
     pub fn pump(&mut self, world: &mut World) {
         loop {
             let sent = self.take(world);
@@ -69,7 +69,7 @@ impl Server {
         !sent.is_empty()
     }
 
-    /// The records that it wants to send.
+    /// The records that it has ready.
     pub fn records(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.tls.wants_write() {
@@ -83,7 +83,7 @@ impl Server {
         bytes.chunks(self.step.min(bytes.len().max(1))).for_each(|piece| world.send(self.peer, piece));
     }
 
-    /// What the engine has said since the last call.
+    /// The plaintext that the engine has sent since the last call.
     pub fn heard(&mut self, world: &mut World) -> String {
         self.pump(world);
         let (mut plain, mut reader) = (Vec::new(), self.tls.reader());

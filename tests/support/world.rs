@@ -20,15 +20,15 @@ pub const MS: Duration = Duration::from_millis(1);
 pub struct World {
     pub engine: Engine,
     pub now: Instant,
-    /// Backends want TLS, which the test does not notice: it sees and says what is under it.
+    /// Backends use TLS. The test does not notice: it reads and writes plaintext.
     tls: Option<Arc<ServerConfig>>,
-    /// So many bytes of what backends send under TLS come late.
+    /// Number of bytes of what backends send over TLS that arrive late.
     pub lateness: usize,
     /// What each peer was sent and the test has not taken yet. A peer that was closed is not in here.
     wires: BTreeMap<Peer, Wire>,
-    /// Connections that the engine wants, not yet made.
+    /// Connections that the engine has requested, not yet made.
     pub connecting: VecDeque<(Key, Address)>,
-    /// Names that the engine wants resolved.
+    /// Names that the engine has requested to be resolved.
     pub resolving: VecDeque<(usize, String)>,
     /// Peers that the engine closed.
     pub closed: Vec<Peer>,
@@ -40,7 +40,7 @@ pub struct World {
 struct Wire {
     /// From the engine to the peer.
     output: Vec<u8>,
-    /// From the peer to the engine, which does not want it yet.
+    /// From the peer to the engine, which does not read it yet.
     input: VecDeque<u8>,
     /// The end of what the peer has sent last, which comes after the next event only.
     late: Vec<u8>,
@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    /// With backends that want TLS.
+    /// With backends that use TLS.
     pub fn over_tls(self, config: Arc<ServerConfig>) -> World {
         World { tls: Some(config), ..self }
     }
@@ -87,7 +87,7 @@ impl World {
         peer
     }
 
-    /// A Postfix that asks for a key.
+    /// A Postfix that looks up a key.
     pub fn lookup(&mut self, key: &str) -> Peer {
         let client = self.client(Mode::Postfix);
         self.ask(client, key);
@@ -101,7 +101,7 @@ impl World {
         self.send(client, &request);
     }
 
-    /// Bytes from a peer, as far as the engine wants them.
+    /// Bytes from a peer, as far as the engine reads them.
     pub fn send(&mut self, peer: Peer, bytes: &[u8]) {
         let late: Vec<Peer> = self.wires.iter().filter(|(_, wire)| !wire.late.is_empty()).map(|(at, _)| *at).collect();
         let lateness = self.lateness;
@@ -170,7 +170,7 @@ impl World {
         self.process();
     }
 
-    /// A peer that is blocked reads so many bytes after all.
+    /// A peer that is blocked reads this many bytes after all.
     pub fn trickle(&mut self, peer: Peer, count: usize) {
         let output = self.engine.output(peer);
         let taken = output[..count.min(output.len())].to_vec();
@@ -181,7 +181,7 @@ impl World {
         self.process();
     }
 
-    /// Makes the next connection that the engine wants.
+    /// Makes the next connection that the engine has requested.
     pub fn accept(&mut self) -> Peer {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
         let peer = Peer::Backend(key);
@@ -189,7 +189,7 @@ impl World {
         self.wires.insert(peer, Wire { tls, ..Wire::default() });
         self.engine.connected(key, self.now);
         self.process();
-        // What the handshake wants of the engine has arrived by now.
+        // The engine's part of the handshake has arrived.
         while self.wires.get(&peer).is_some_and(|wire| !wire.input.is_empty()) {
             self.feed(peer);
             self.process();
@@ -197,7 +197,7 @@ impl World {
         peer
     }
 
-    /// Refuses the next connection that the engine wants.
+    /// Refuses the next connection that the engine has requested.
     pub fn refuse(&mut self) {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
         self.engine.ended(Peer::Backend(key), End::Closed(Some(ErrorKind::ConnectionRefused)), self.now);
@@ -231,7 +231,7 @@ impl World {
         self.send(peer, &response(200, &format!("\"{text}\"")));
     }
 
-    /// Plays all backends until nothing is asked any more: accepts every connection and answers every
+    /// Plays all backends until no request is left: accepts every connection and answers every
     /// request (method, target, body) with these bytes, or by closing for `None`.
     pub fn serve(&mut self, mut answer: impl FnMut(&str, &str, &str) -> Option<Vec<u8>>) {
         while let Some((peer, request)) = self.next_request() {
@@ -244,7 +244,7 @@ impl World {
         }
     }
 
-    /// The same, answered by what the `Host` field says.
+    /// The same, with responses that depend on the `Host` field.
     pub fn serve_hosts(&mut self, mut answer: impl FnMut(&str) -> Vec<u8>) {
         while let Some((peer, request)) = self.next_request() {
             let host = request.lines().find_map(|line| line.strip_prefix("Host: ")).expect("a host");
@@ -295,7 +295,7 @@ impl World {
         self.process();
     }
 
-    /// Carries out what the engine wants, turn by turn until it wants nothing more.
+    /// Carries out the engine's actions, turn by turn until there are none.
     pub fn process(&mut self) {
         let mut turns = 0;
         loop {
@@ -368,7 +368,7 @@ impl Wire {
         self.input.extend(std::mem::take(&mut self.late));
     }
 
-    /// Puts the records that TLS wants to send on their way.
+    /// Sends the records that TLS has ready.
     fn seal(&mut self) {
         let Some(tls) = &mut self.tls else { return };
         let mut records = Vec::new();

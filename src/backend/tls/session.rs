@@ -167,7 +167,7 @@ impl TlsSession {
         }
     }
 
-    /// True if its keys have encrypted [`MAX_RECORDS`] records.
+    /// True if its keys have encrypted as many records as one connection may.
     pub fn key_limit_reached(&self) -> bool {
         self.0.encrypted >= MAX_RECORDS
     }
