@@ -1,4 +1,4 @@
-//! The addresses of one backend, and what is known of each.
+//! The addresses of one backend, and the state of each.
 
 use super::fault::Fault;
 use super::options::Target;
@@ -128,7 +128,7 @@ impl Addresses {
         at.max(self.paused_until.unwrap_or(at)).max(resolved.unwrap_or(at))
     }
 
-    /// Takes over the addresses of a name, with what is known of those that stay.
+    /// Takes over the addresses of a name, with the state of those that stay.
     fn update(&mut self, addresses: &[SocketAddr]) {
         // The usual answer, for which nothing has to be rebuilt.
         let same = self.list.len() == addresses.len()
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_an_address_survives_a_new_list() {
+    fn the_state_of_an_address_survives_a_new_list() {
         let (mut addresses, now) = (three(), Instant::now());
         let [two, three] = [2, 3].map(|last| Address::Tcp(tcp(last)));
         assert!(addresses.pipelining_failed(&two, true) && !addresses.pipelining_failed(&three, false));

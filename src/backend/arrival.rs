@@ -5,7 +5,7 @@ use super::fault::Fault;
 use super::tls::Handshake;
 use crate::wire::http::Response;
 
-/// What has happened on a connection.
+/// An event on a connection.
 #[derive(Debug)]
 pub(super) enum Arrival<'a> {
     Nothing,

@@ -2,7 +2,7 @@
 
 use super::breaker::Permit;
 
-/// What is known of a replica.
+/// The state of a replica.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Candidate {
     pub permit: Permit,

@@ -115,8 +115,8 @@ impl Connection {
         self.history() == Some(History::Pipelined)
     }
 
-    /// How long it may stay unused: half of what the backend grants, so that the backend never closes it while a request
-    /// is being sent, and at most `keepalive`.
+    /// The idle timeout: half of that of the backend, so that the backend never closes it while a request is being sent,
+    /// and at most `keepalive`.
     pub(super) fn idle_time(&self, keepalive: Duration) -> Duration {
         self.keep_alive_timeout.map_or(keepalive, |granted| keepalive.min(granted / 2))
     }
@@ -146,7 +146,7 @@ impl Connection {
         self.transport.begin_handshake(connector)
     }
 
-    /// How long the handshake took that is complete.
+    /// The duration of the completed handshake.
     pub(super) fn handshake_time(&self) -> Duration {
         match self.state {
             State::Connecting | State::Handshaking { .. } => Duration::ZERO,
@@ -199,7 +199,7 @@ impl Connection {
         self.retired || self.transport.key_limit_reached()
     }
 
-    /// What is to be written to the socket.
+    /// The bytes to be written to the socket.
     pub(super) fn output(&mut self) -> &[u8] {
         self.transport.output()
     }
@@ -217,7 +217,7 @@ impl Connection {
         !self.is_new() && self.in_flight.begins_with_unsent_write()
     }
 
-    /// Reads what has arrived, up to the next thing that happened. To be called until that is nothing.
+    /// Reads `input` up to the next event. To be called until that is [`Arrival::Nothing`].
     pub(super) fn receive<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Arrival<'a> {
         if self.transport.is_tls() { self.receive_tls(input, now) } else { self.decode(input, now) }
     }
@@ -343,7 +343,7 @@ impl Connection {
         self.in_flight.owes_ahead()
     }
 
-    /// Takes out all exchanges in flight, in order. `invalid` means that no response can be made of what has arrived.
+    /// Takes out all exchanges in flight, in order. `invalid` means that an invalid response has arrived.
     pub(super) fn take_orphans(&mut self, invalid: bool) -> Vec<(Box<Exchange>, Progress)> {
         self.in_flight.take(invalid || !self.decoder.is_clean())
     }
@@ -363,7 +363,7 @@ impl Connection {
         self.in_flight.is_stuck()
     }
 
-    /// The earliest deadline of what is in flight.
+    /// The earliest deadline of an exchange in flight.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.in_flight.deadline()
     }

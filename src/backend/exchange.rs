@@ -24,7 +24,7 @@ pub enum Asker {
     Commit(Key),
 }
 
-/// How long a request may take.
+/// The time limit of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeLimit {
     pub deadline: Instant,
@@ -183,7 +183,7 @@ impl Exchange {
     }
 
     /// True if the backend had it from `sent` to `now` for at least half of its table's timeout.
-    // What has waited in our own queue for most of its time is no evidence against the backend.
+    // One that has waited in our own queue for most of its time is no evidence against the backend.
     pub(super) fn had_time(&self, sent: Instant, now: Instant) -> bool {
         now.saturating_duration_since(sent) >= self.timeout / 2
     }

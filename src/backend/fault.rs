@@ -35,7 +35,7 @@ pub enum Fault {
     Timeout(Phase),
 }
 
-/// What an exchange was waiting for when its deadline passed.
+/// The phase in which an exchange was when its deadline passed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {
     Resolve,
@@ -47,7 +47,7 @@ pub enum Phase {
 }
 
 impl Fault {
-    /// True if no response can be made of what has arrived.
+    /// True if an invalid response has arrived.
     pub(super) fn is_invalid_response(&self) -> bool {
         matches!(self, Fault::Malformed(_) | Fault::Truncated)
     }

@@ -18,7 +18,7 @@ const MAX_WAIT: Duration = Duration::from_millis(20);
 /// What the decision depends on.
 #[derive(Clone, Copy, Debug)]
 struct Demand {
-    /// Connections of every state, and how many of them are not open yet or unused.
+    /// Connections of every state, and the number of those that are not open yet or unused.
     open: usize,
     connecting: usize,
     idle: usize,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 // Each lookup may find it unreachable again.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is known of one backend.
+/// The health of one backend.
 #[derive(Debug)]
 pub(super) struct Health {
     label: String,

@@ -276,7 +276,7 @@ impl Backends {
         self.finished.extend(finished);
     }
 
-    /// What is to be written to a connection.
+    /// The bytes to be written to a connection.
     pub fn output(&mut self, key: Key) -> &[u8] {
         self.pools.output(key)
     }

@@ -263,7 +263,7 @@ mod tests {
         queue.latency = SECOND / 4;
         let next = queue.pop(false, now, |_| true).map(|exchange| names(vec![exchange]));
         assert_eq!(next.as_deref(), Some("b"));
-        // What has just come is sent, however slow the backend is: else nothing would show when it is fast again.
+        // A new exchange is sent, however slow the backend is: else nothing would show when it is fast again.
         queue.latency = 10 * SECOND;
         assert!(queue.pop(false, start, |_| true).is_some());
     }

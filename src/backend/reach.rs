@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 // called a server reachable that refused the certificate right after.
 const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a check has found of one backend.
+/// The result of a check for one backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CheckResult {
     pub label: String,
@@ -59,7 +59,7 @@ impl Reach {
         }
     }
 
-    /// What was reached, or why nothing; `None` until that is known.
+    /// The address that was reached, or why none was; `None` until that is known.
     pub(super) fn result(&self, now: Instant) -> Option<Result<String, Fault>> {
         match self {
             Reach::Off | Reach::Pending => None,

@@ -13,7 +13,7 @@ const ANSWER_LIFETIME: Duration = Duration::from_secs(30);
 const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The time to wait for an answer while older addresses are known, which are used after that.
-// An old address may still work while the name server is slow or gone.
+// An old address may still work while the name server does not respond.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// All names of all backends, each with its port.
@@ -39,7 +39,7 @@ struct Name {
     error: String,
 }
 
-/// What is known of a name.
+/// The result of looking up a name.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Resolution<'a> {
     Addresses(&'a [SocketAddr]),

@@ -36,7 +36,7 @@ pub(super) enum Outcome {
     Overloaded,
 }
 
-/// How far a request had come when its connection closed.
+/// The progress of a request when its connection closed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Progress {
     /// The kernel has taken no byte of it.
@@ -60,7 +60,7 @@ pub(super) enum Next {
     Resend,
     /// Send it to another backend.
     FailOver,
-    /// There is no result. `sent` says whether the backend may have seen the request.
+    /// There is no result. `sent` is whether the backend may have seen the request.
     Fail { sent: bool },
 }
 

@@ -136,7 +136,7 @@ mod tests {
             (&["Cache-Control: no-store"], true, false, None),
             (&["Cache-Control: no-cache=\"Set-Cookie\", max-age=60"], true, false, Some(60)),
             (&["Cache-Control: public"], false, false, None),
-            // A day at most, of what is left.
+            // At most a day, after the age is subtracted.
             (&["Cache-Control: max-age=31536000"], false, false, Some(86_400)),
             (&["Cache-Control: max-age=99999999999999999999999"], false, false, Some(0)),
             (&["Cache-Control: max-age=31536000", "Age: 172800"], false, false, Some(86_400)),

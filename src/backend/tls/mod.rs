@@ -82,7 +82,7 @@ impl Transport {
         self.requests.unsent().len()
     }
 
-    /// What is to be written to the socket.
+    /// The bytes to be written to the socket.
     pub(super) fn output(&mut self) -> &[u8] {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &mut self.tls {
@@ -112,7 +112,7 @@ impl Transport {
         count
     }
 
-    /// Decrypts what has arrived. There may be plaintext, output and an end afterwards.
+    /// Decrypts bytes from the socket. There may be plaintext, output and an end afterwards.
     pub(super) fn decrypt(&mut self, bytes: &[u8]) {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, plain }) = &mut self.tls {
@@ -120,7 +120,7 @@ impl Transport {
         }
     }
 
-    /// Plaintext that has arrived; what is read of it is noted by [`Transport::advance`].
+    /// Plaintext that has arrived. [`Transport::advance`] removes the bytes that were read.
     pub(super) fn plaintext(&self) -> &[u8] {
         #[cfg(feature = "tls")]
         if let Some(Tls { plain, .. }) = &self.tls {

@@ -121,8 +121,8 @@ impl TlsSession {
         Some(Handshake { resumed, version, certificate: self.0.certificate })
     }
 
-    /// Takes what has arrived, and appends its plaintext to `plain`. There may be output afterwards, and an
-    /// [`TlsSession::end`].
+    /// Takes bytes from the socket, and appends their plaintext to `plain`. There may be output and an
+    /// [`TlsSession::end`] afterwards.
     pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
         let inner = &mut *self.0;
         while !bytes.is_empty() && inner.end.is_none() {
@@ -151,7 +151,7 @@ impl TlsSession {
         self.0.end.as_ref()
     }
 
-    /// Makes records of what is to be sent; only after the handshake.
+    /// Encrypts plaintext into records; only after the handshake.
     pub fn encrypt(&mut self, plain: &[u8]) {
         let inner = &mut *self.0;
         for piece in plain.chunks(MAX_RECORD) {
@@ -172,7 +172,7 @@ impl TlsSession {
         self.0.encrypted >= MAX_RECORDS
     }
 
-    /// What is to be written to the socket.
+    /// The bytes to be written to the socket.
     pub fn output(&self) -> &[u8] {
         self.0.output.unsent()
     }
@@ -248,7 +248,7 @@ impl Inner {
         self.unsolicited &= self.position.is_within();
     }
 
-    /// Moves what is to be sent into the output.
+    /// Moves records from `rustls` into the output.
     fn collect(&mut self) {
         while let Ok(count @ 1..) = self.tls.write_tls(self.output.writer()) {
             self.queued += count as u64;

@@ -85,7 +85,7 @@ impl Table for UrlTable {
             Change::Increment(by) => (Method::Patch, Some(format!("{{\"increment\": {by}}}").into_bytes())),
         };
         let fields = match (&write.change, write.expire, &self.options.expire) {
-            // What is deleted cannot expire.
+            // A deleted value cannot expire.
             (Change::Unset, ..) | (_, 0, _) => String::new(),
             (_, seconds, Some(name)) => format!("{name}: {seconds}\r\n"),
             // It would never expire.
@@ -132,7 +132,7 @@ impl Table for UrlTable {
     fn parse_write(&self, write: &Write, response: &Response<'_>) -> Result<Written, ResponseError> {
         match (response.status, &write.change) {
             (200..300, _) => Ok(Written::Done),
-            // The key is gone, which is what was requested.
+            // The key does not exist any more, as requested.
             (404, Change::Unset) if self.options.unset == Method::Delete => Ok(Written::Done),
             (404, Change::Increment(_)) => Ok(Written::NotFound),
             (status, _) => Err(ResponseError::Status(status)),
