@@ -125,9 +125,8 @@ impl<'a> Value<'a> {
     /// The value at a JSON pointer (RFC 6901). An element beyond the end of an array is `Null`, as a query without rows
     /// returns an empty array.
     ///
-    /// # Errors
-    /// Anything else that does not exist. If it were a miss, a renamed member or an error sent with 200 would bounce all
-    /// mail. This includes a step into `null`, which is how GraphQL reports errors (`"data": null`).
+    /// # Errors Anything else that does not exist. If it were a miss, a renamed member or an error sent with 200 would
+    /// bounce all mail. This includes a step into `null`, which is how GraphQL reports errors (`"data": null`).
     pub fn select(self, pointer: &str) -> Result<Value<'a>, SelectError> {
         let mut value = self;
         for token in pointer.split('/').skip(1) {
@@ -240,8 +239,8 @@ fn index(token: &str) -> Option<usize> {
     if token.len() > 1 && token.starts_with('0') {
         return None;
     }
-    // This excludes `-`, which names the element after the last one and never exists (RFC 6901, section 4). An index that
-    // does not fit is beyond the end of any array.
+    // This excludes `-`, which names the element after the last one and never exists (RFC 6901, section 4). An index
+    // that does not fit is beyond the end of any array.
     let digits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| token.parse().unwrap_or(usize::MAX))
 }

@@ -42,8 +42,8 @@ struct AddressState {
     /// Until when others are preferred.
     ejected: Option<Instant>,
     /// It has been reached once.
-    // Names like `localhost` have addresses where nothing listens. If those counted, a lone backend would be taken for a
-    // replicated one: a single bad key would be requested twice and mark it down.
+    // Names like `localhost` have addresses where nothing listens. If those counted, a lone backend would be taken for
+    // a replicated one: a single bad key would be requested twice and mark it down.
     reached: bool,
     /// It could not be reached since the last time that any address could, or that all could not.
     failed: bool,
@@ -201,8 +201,8 @@ impl Addresses {
             return false;
         }
         self.list.iter_mut().for_each(|one| one.failed = false);
-        // Connections that work can serve the queue. Without any, all of the queue fails now, and the next request tries
-        // again at once: the backend may have just started.
+        // Connections that work can serve the queue. Without any, all of the queue fails now, and the next request
+        // tries again at once: the backend may have just started.
         self.paused_until = (open > 0).then_some(now + RETRY_PAUSE);
         true
     }

@@ -16,14 +16,14 @@ pub(super) struct Candidate {
     pub load: usize,
 }
 
-/// The best of the candidates: one that is due for a probe, else one without recent faults, with working addresses and the
-/// fewest exchanges; `None` if none of them answers in time.
-// If all had faults, the best of them is used all the same (Envoy calls it panic routing): the faults of one key must not
-// fail another key.
+/// The best of the candidates: one that is due for a probe, else one without recent faults, with working addresses and
+/// the fewest exchanges; `None` if none of them answers in time.
+// If all had faults, the best of them is used all the same (Envoy calls it panic routing): the faults of one key must
+// not fail another key.
 pub(super) fn pick(safe: bool, candidates: impl Iterator<Item = (u8, Candidate)>) -> Option<u8> {
-    // A probe comes first, so that a backend that has recovered is found by the next GET and not only when the others fail.
-    // A write is a poor probe, as it cannot be sent again to another replica. A spare one comes last: each probe of a
-    // replica that hangs costs a lookup, and a table with few lookups would lose all of them.
+    // A probe comes first, so that a backend that has recovered is found by the next GET and not only when the others
+    // fail. A write is a poor probe, as it cannot be sent again to another replica. A spare one comes last: each probe
+    // of a replica that hangs costs a lookup, and a table with few lookups would lose all of them.
     let rank = |permit: Permit| match permit {
         Permit::Probe if safe => Some(0),
         Permit::Allow => Some(1),

@@ -24,8 +24,8 @@ const HUNG: Duration = Duration::from_secs(2);
 const MAX_HUNG: usize = 64;
 
 /// The breaker of one table at one backend. It counts timeouts only.
-// A fault that comes at once costs as little as a denied request, and is no evidence about other keys: with faults counted,
-// one key that a backend could not answer failed the lookups of all others.
+// A fault that comes at once costs as little as a denied request, and is no evidence about other keys: with faults
+// counted, one key that a backend could not answer failed the lookups of all others.
 ///
 /// Closed ── [`TIMEOUTS`] in a row, of [`KEYS`] keys ──▶ Open ── any response ──▶ Closed
 #[derive(Debug)]

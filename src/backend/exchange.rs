@@ -33,8 +33,8 @@ pub struct TimeLimit {
 }
 
 /// One request with its key.
-// It has one owner: the queue of a pool, a connection, or the list of exchanges to be placed. So it can neither be lost nor
-// be sent twice at once.
+// It has one owner: the queue of a pool, a connection, or the list of exchanges to be placed. So it can neither be lost
+// nor be sent twice at once.
 #[derive(Debug)]
 pub struct Exchange {
     pub asker: Asker,
@@ -42,8 +42,8 @@ pub struct Exchange {
     pub table: usize,
     pub deadline: Instant,
     /// The timeout of its table.
-    // Not derived from the deadline, which an exchange shares with the others of its iteration or commit: a late one would
-    // be taken for one that the backend had for long enough.
+    // Not derived from the deadline, which an exchange shares with the others of its iteration or commit: a late one
+    // would be taken for one that the backend had for long enough.
     timeout: Duration,
     pub request: Request,
     pub key: Vec<u8>,

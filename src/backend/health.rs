@@ -20,8 +20,8 @@ pub(super) struct Health {
     replica: bool,
     preference: Preference,
     /// The breakers of tables that had timeouts since their last response, by the table's number.
-    // One per table, as a slow table must not take the others of the same backend with it: some of Mailu's tables wait for
-    // name servers.
+    // One per table, as a slow table must not take the others of the same backend with it: some of Mailu's tables wait
+    // for name servers.
     breakers: Vec<(usize, CircuitBreaker)>,
     /// The time of the last log line about it being unreachable.
     logged: Option<Instant>,
@@ -98,8 +98,8 @@ impl Health {
     }
 
     /// A fault: other replicas are preferred for a while if there are too many.
-    // It never denies a request: a fault that comes at once costs no time, and a key that the backend cannot answer must
-    // not fail the lookups of others.
+    // It never denies a request: a fault that comes at once costs no time, and a key that the backend cannot answer
+    // must not fail the lookups of others.
     pub(super) fn on_fault(&mut self, cause: &impl ToString, now: Instant) {
         if self.preference.on_fault(now) && self.replica {
             log::warn(format_args!("backend-down backend={} cause=\"{}\"", self.label, cause.to_string()));

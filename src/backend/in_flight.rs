@@ -19,8 +19,8 @@ struct Slot {
     /// `None` if its deadline has passed: its response is dropped when it arrives.
     exchange: Option<Box<Exchange>>,
     /// The deadline of the exchange, which stays when that has expired.
-    // The response is still to come, and those behind cannot arrive before. When such a slot became the front and had no
-    // deadline, nothing watched the connection any more: with connections=1 the table was down for good.
+    // The response is still to come, and those behind cannot arrive before. When such a slot became the front and had
+    // no deadline, nothing watched the connection any more: with connections=1 the table was down for good.
     deadline: Instant,
     /// The table that it is for, and when it was added.
     table: usize,
@@ -84,8 +84,8 @@ impl InFlight {
         self.slots.front().is_some_and(|first| self.left <= first.begins && unsafe_exchange(first))
     }
 
-    /// True if nothing of the requests has left for the kernel, of which `unsent` bytes were not taken, and the first is
-    /// safe to send again.
+    /// True if nothing of the requests has left for the kernel, of which `unsent` bytes were not taken, and the first
+    /// is safe to send again.
     pub(super) fn begins_with_unsent_get(&self, unsent: usize) -> bool {
         let taken = self.written - unsent as u64;
         let is_safe = |first: &Slot| first.exchange.as_deref().is_some_and(Exchange::is_safe);

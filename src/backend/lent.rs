@@ -28,8 +28,9 @@ impl Lent<'_> {
         open == 0 || self.connections.len() < self.limit
     }
 
-    /// A connection has closed with pipelined requests in flight. A backend that has answered none so far, and announces
-    /// the end with the response to the first of them or breaks off twice in a row, gets one at a time from now on.
+    /// A connection has closed with pipelined requests in flight. A backend that has answered none so far, and
+    /// announces the end with the response to the first of them or breaks off twice in a row, gets one at a time from
+    /// now on.
     // gunicorn 20.1 with threads leaves the second request unread until its keep-alive time has passed.
     pub(super) fn on_pipelining_failed(
         &mut self,

@@ -170,8 +170,8 @@ impl Backends {
             self.pools.record_status(at, key, &response, turn);
         }
         match after {
-            // The next response is for an exchange that has expired: unless it has arrived too, the connection is closed
-            // before this turn ends.
+            // The next response is for an exchange that has expired: unless it has arrived too, the connection is
+            // closed before this turn ends.
             AfterResponse::Busy if self.pools.is_stuck(key) => self.soonest = Some(turn.now),
             AfterResponse::Busy => {}
             AfterResponse::Free => self.pools.serve_next(at, key, turn),
@@ -336,7 +336,7 @@ impl Backends {
         [self.pools.deadline(now), self.soonest].into_iter().flatten().min()
     }
 
-    /// Ends every exchange whose deadline has passed, and closes connections whose next response would be for one of them.
+    /// Ends every exchange whose deadline has passed, and closes connections whose next response would be for one.
     // Such a connection may hang, while others wait behind.
     fn expire(&mut self, turn: &mut Turn) {
         while let Some((exchange, phase)) = self.pools.pop_expired(turn.now) {

@@ -216,7 +216,8 @@ impl Pool {
         surplus: bool,
         now: Instant,
     ) -> (Option<Box<Exchange>>, AfterResponse) {
-        // Nearly always nothing waits and no table had a timeout: then the time that the response took is of no interest.
+        // Nearly always nothing waits and no table had a timeout: then the time that the response took is of no
+        // interest.
         if (self.queue.len() > 0 || self.health.has_timeouts())
             && let Some((table, since)) = connection.front()
         {
@@ -294,8 +295,8 @@ impl Pool {
     }
 
     /// Has the backend's name resolved again when that is due, and retires connections to addresses that it has lost.
-    // Under steady load no new connection is ever needed: after a switch, lookups went to the old backend, with old data,
-    // for as long as it was up.
+    // Under steady load no new connection is ever needed: after a switch, lookups went to the old backend, with old
+    // data, for as long as it was up.
     pub(super) fn refresh(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) {
         if self.roster.open() == 0 || !self.addresses.is_outdated(resolver, lent.turn.now) {
             return;
@@ -336,8 +337,8 @@ impl Pool {
         Some((exchange, self.roster.phase()))
     }
 
-    /// Opens as many connections as are missing, if waiting for a used one would take too long. Fails if the backend has
-    /// no address.
+    /// Opens as many connections as are missing, if waiting for a used one would take too long. Fails if the backend
+    /// has no address.
     pub(super) fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<(), Fault> {
         let now = lent.turn.now;
         while growth::is_due(&self.roster, &self.queue, &self.addresses, &self.reach, &self.spec.options, now) {

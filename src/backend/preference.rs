@@ -1,5 +1,5 @@
-//! Which replicas are less preferred than others: after faults in a row, or when it requests a pause, a replica is so for a
-//! while. Pure. It never denies a request.
+//! Which replicas are less preferred than others: after faults in a row, or when it requests a pause, a replica is so
+//! for a while. Pure. It never denies a request.
 
 use std::time::{Duration, Instant};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 /// Maximum number of exchanges that wait for one backend.
 pub const MAX_WAITING: usize = 10_000;
 
-/// The exchanges of one pool that wait, in the order in which they are sent: those that need a new connection first, then
-/// by deadline, then as they came.
+/// The exchanges of one pool that wait, in the order in which they are sent: those that need a new connection first,
+/// then by deadline, then as they came.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
@@ -51,8 +51,8 @@ impl Queue {
             self.latency = Duration::ZERO;
         }
         let waiting = Waiting { since: now, new_only: false, exchange };
-        // Tables with equal timeouts come in the order of their deadlines, so that the end is nearly always right. Only a
-        // queue that tables with different timeouts share is searched.
+        // Tables with equal timeouts come in the order of their deadlines, so that the end is nearly always right. Only
+        // a queue that tables with different timeouts share is searched.
         let at = match self.waiting.back() {
             Some(last) if waiting.rank() < last.rank() => {
                 self.waiting.partition_point(|other| other.rank() <= waiting.rank())
@@ -84,16 +84,16 @@ impl Queue {
     }
 
     /// An exchange has expired this long after it was sent.
-    // If only responses counted, a backend that has become slower would be sent whatever has the old latency left, would
-    // answer none of it in time, and the estimate would never change.
+    // If only responses counted, a backend that has become slower would be sent whatever has the old latency left,
+    // would answer none of it in time, and the estimate would never change.
     pub(super) fn on_expired(&mut self, took: Duration) {
         if !self.waiting.is_empty() {
             self.on_response(2 * took);
         }
     }
 
-    /// The next exchange for a connection, which is new or not. One that has waited for most of its time, and has less left
-    /// than the current latency, is passed over until it expires. `None` also if the next one does not fit.
+    /// The next exchange for a connection, which is new or not. One that has waited for most of its time, and has less
+    /// left than the current latency, is passed over until it expires. `None` also if the next one does not fit.
     // Its response would come too late, and delay another that could be in time: at twice its capacity, a backend that
     // could answer 400 requests in ten seconds answered 68 in time, and above 320 since.
     pub(super) fn pop(
@@ -102,8 +102,8 @@ impl Queue {
         now: Instant,
         fits: impl Fn(&Exchange) -> bool,
     ) -> Option<Box<Exchange>> {
-        // An exchange that needs a new connection must not go on a used one: the last one has just shown that the backend
-        // closes them.
+        // An exchange that needs a new connection must not go on a used one: the last one has just shown that the
+        // backend closes them.
         let first = if new_connection { 0 } else { self.new_only };
         // Such an exchange is never passed over: thousands of connections were opened for it, and none used.
         let in_time = |at: &usize| *at < self.new_only || !self.waiting[*at].is_too_late(self.latency, now);
@@ -146,8 +146,8 @@ impl Queue {
 
     /// Takes out an exchange whose deadline has passed.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Box<Exchange>> {
-        // Both parts are sorted by deadline, so that only their fronts can be due. With 10 000 waiting 1 ms apart, a look
-        // at all of them at each deadline took a quarter of a core.
+        // Both parts are sorted by deadline, so that only their fronts can be due. With 10 000 waiting 1 ms apart, a
+        // look at all of them at each deadline took a quarter of a core.
         let is_due = |at: &usize| self.waiting.get(*at).is_some_and(|waiting| waiting.exchange.deadline <= now);
         let at = [0, self.new_only].into_iter().find(is_due)?;
         let waiting = self.waiting.remove(at)?;

@@ -1,5 +1,5 @@
-//! Host names and their addresses: which answers are known, and when a name has to be resolved again. The reactor resolves
-//! them.
+//! Host names and their addresses: which answers are known, and when a name has to be resolved again. The reactor
+//! resolves them.
 
 use crate::log;
 use std::net::SocketAddr;

@@ -65,8 +65,8 @@ pub(super) enum Next {
 }
 
 /// Decides what follows.
-// A request that is not safe is never sent twice, unless no byte of it has left or the backend has announced that it ignores
-// it: the backend may have carried it out.
+// A request that is not safe is never sent twice, unless no byte of it has left or the backend has announced that it
+// ignores it: the backend may have carried it out.
 pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
     let Facts { safe, resent, other_route } = facts;
     match outcome {
@@ -77,8 +77,8 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
             // The rate that it limits may be that of one replica.
             429 if safe && other_route => Next::FailOver,
             502..=504 if safe && other_address && !resent => Next::Resend,
-            // A replica may accept the certificate. Without one it is a fault and no miss: an expired certificate would bounce
-            // all mail.
+            // A replica may accept the certificate. Without one it is a fault and no miss: an expired certificate would
+            // bounce all mail.
             _ if safe && certificate && other_route => Next::FailOver,
             _ if safe && certificate => Next::Fail { sent: true },
             _ => Next::Deliver,

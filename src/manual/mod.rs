@@ -1,9 +1,9 @@
 //! The manual: one chapter per file, for `podop help`, docs.rs and the repository's web pages.
 //!
-//! Every named sample in a chapter is a file too, in `src/manual/files` or `src/package`; `tests/real/manual.rs` compares
-//! them. Chapters link to each other by reference, `[Caching][availability#caching]`. Each chapter ends with definitions
-//! of its references as paths of files. `links.txt` defines them as modules; it precedes the chapters in the crate's
-//! documentation, where the first definition counts.
+//! Every named sample in a chapter is a file too, in `src/manual/files` or `src/package`; `tests/real/manual.rs`
+//! compares them. Chapters link to each other by reference, `[Caching][availability#caching]`. Each chapter ends with
+//! definitions of its references as paths of files. `links.txt` defines them as modules; it precedes the chapters in
+//! the crate's documentation, where the first definition counts.
 
 /// One chapter.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -28,8 +28,8 @@ pub fn parse(text: &[u8]) -> Option<u64> {
     (weekday == if short { &name[..3] } else { name }).then_some(days * 86_400 + time)
 }
 
-/// The day, month (from 0), year and seconds of the day in a text like `pattern`, where `#` is a digit, `?` any byte, and
-/// anything else itself. `starts` are where the day, month, year and time begin.
+/// The day, month (from 0), year and seconds of the day in a text like `pattern`, where `#` is a digit, `?` any byte,
+/// and anything else itself. `starts` are where the day, month, year and time begin.
 fn fields(text: &[u8], pattern: &[u8], starts: [usize; 4]) -> Option<(u64, usize, u64, u64)> {
     let like = |(byte, pattern): (&u8, &u8)| match pattern {
         b'#' => byte.is_ascii_digit(),

@@ -154,8 +154,8 @@ impl Transport {
         None
     }
 
-    /// True if a response with this status may be about the client certificate and not about the request. `keep_alive` is
-    /// whether the connection stays open after it.
+    /// True if a response with this status may be about the client certificate and not about the request. `keep_alive`
+    /// is whether the connection stays open after it.
     pub(super) fn is_certificate_status(&self, status: u16, keep_alive: bool) -> bool {
         #[cfg(feature = "tls")]
         if let Some(Tls { session, .. }) = &self.tls {

@@ -12,13 +12,13 @@ use std::sync::Arc;
 const MAX_RECORD: usize = 16 * 1024; // bytes
 
 /// Maximum number of records that are sent with the same keys.
-// Far below the limit of the ciphers (RFC 8446, 5.5), at which `rustls` ends a connection with TLS 1.2 in the middle of a
-// request, which would then count as sent. It also makes the server show its certificate from time to time.
+// Far below the limit of the ciphers (RFC 8446, 5.5), at which `rustls` ends a connection with TLS 1.2 in the middle of
+// a request, which would then count as sent. It also makes the server show its certificate from time to time.
 const MAX_RECORDS: u32 = 65_536;
 
 /// The position of the bytes received within their record (RFC 8446, 5.1).
-// `rustls` returns nothing of a record before it is whole. A record that began to arrive before a request left would be taken
-// for its response: on an idle connection, an unsolicited record that was split answered the next lookup.
+// `rustls` returns nothing of a record before it is whole. A record that began to arrive before a request left would be
+// taken for its response: on an idle connection, an unsolicited record that was split answered the next lookup.
 #[derive(Debug, Default)]
 struct RecordPosition {
     header: [u8; 5],

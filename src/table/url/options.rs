@@ -98,8 +98,8 @@ impl Misses {
     }
 }
 
-/// True for statuses of 4XX that may be about the key. The others are about the request, the connection, the rate or the
-/// moment: Django sends 400 for a wrong `Host`, gunicorn for a long line, to every key alike.
+/// True for statuses of 4XX that may be about the key. The others are about the request, the connection, the rate or
+/// the moment: Django sends 400 for a wrong `Host`, gunicorn for a long line, to every key alike.
 fn is_usual_miss(status: u16) -> bool {
     match status {
         401 | 403 | 404 | 409 | 410 | 422 | 451 => true,

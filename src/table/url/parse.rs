@@ -34,7 +34,8 @@ impl Url {
                     "https:// needs a podop that was built with TLS: cargo build --release --features tls".to_owned()
                 );
             }
-            // Nothing of the URL is repeated: with an unencoded '/', '#' or blank in a password, any part may be the password.
+            // Nothing of the URL is repeated: with an unencoded '/', '#' or blank in a password, any part may be the
+            // password.
             _ => return Err("the scheme is not supported, use http://, https:// or http+unix://".to_owned()),
         };
         // A fragment is not sent to a server (RFC 3986, section 3.5).
@@ -55,9 +56,9 @@ impl Url {
         Ok(Self { label, secure, to, host, target: pieces(target)?, authorization })
     }
 
-    /// Whether the key makes a dot segment or an empty segment in the path, so that it cannot be expressed in a URL: any
-    /// client, proxy or server on the way may resolve dots to another path (RFC 3986, section 5.2.4), even when they are
-    /// percent-encoded, and many servers merge slashes. Another key would be looked up.
+    /// Whether the key makes a dot segment or an empty segment in the path, so that it cannot be expressed in a URL:
+    /// any client, proxy or server on the way may resolve dots to another path (RFC 3986, section 5.2.4), even when
+    /// they are percent-encoded, and many servers merge slashes. Another key would be looked up.
     pub(super) fn has_ambiguous_path(&self, key: &[u8]) -> bool {
         // The usual case. A segment with any other byte than dots is harmless, whatever surrounds it.
         if key.first().is_some_and(|first| *first != b'.') && wire::all(key, |byte| byte != b'/') {

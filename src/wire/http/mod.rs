@@ -202,7 +202,8 @@ impl Decoder {
         head.response(Cow::Owned(std::mem::take(&mut self.body)))
     }
 
-    /// Reads a line of at most `limit` bytes and returns it without the CR LF. It is only copied if it arrives in pieces.
+    /// Reads a line of at most `limit` bytes and returns it without the CR LF. It is only copied if it arrives in
+    /// pieces.
     ///
     /// # Errors
     /// `error` if it is longer, ends with a bare LF, or has a bare CR.
