@@ -20,8 +20,8 @@ pub(super) struct Health {
     replica: bool,
     preference: Preference,
     /// The breakers of tables that had timeouts since their last response, by the table's number.
-    // One per table, as a slow table must not take the others of the same backend with it: some of Mailu's tables wait
-    // for name servers.
+    // One per table, as a slow table must not take the others of the same backend with it: Mailu's
+    // `dane` takes 10 s per key when a name server is silent.
     breakers: Vec<(usize, CircuitBreaker)>,
     /// The time of the last log line about it being unreachable.
     logged: Option<Instant>,
