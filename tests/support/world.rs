@@ -197,7 +197,7 @@ impl World {
         peer
     }
 
-    /// Refuses the next connection that the engine has requested.
+    /// Refuses the next connection that the engine wants.
     pub fn refuse(&mut self) {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
         self.engine.ended(Peer::Backend(key), End::Closed(Some(ErrorKind::ConnectionRefused)), self.now);
