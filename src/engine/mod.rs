@@ -154,6 +154,7 @@ impl Engine {
     }
 
     /// The socket has accepted `count` bytes of [`Engine::output`].
+    #[inline]
     pub fn sent(&mut self, peer: Peer, count: usize, now: Instant) {
         // Not pending: a client that has room again is resumed in the next turn.
         self.shared.turn.now = now;

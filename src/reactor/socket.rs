@@ -178,6 +178,7 @@ impl SocketState {
     }
 
     /// Writes once and returns the number of bytes that the kernel has accepted, which may be 0.
+    #[inline(always)] // the other caller is rare
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             return match self.stream.write(bytes) {
