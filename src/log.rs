@@ -176,6 +176,10 @@ impl Repeats {
 
     /// Logs the number of repetitions of faults whose quiet time is over, and forgets those.
     pub fn expire(&mut self, now: Instant) {
+        // As nearly always; it is called in each turn.
+        if self.events.is_empty() {
+            return;
+        }
         for line in self.due(now) {
             warn(format_args!("{line}"));
         }

@@ -10,6 +10,17 @@ use std::fmt;
 // RFC 8259, section 8.1 lets a parser ignore it, and some frameworks send it.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
+/// ASCII that stands for itself in a JSON string: no control characters, quotes and backslashes (RFC 8259, section 7).
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b' ' as usize;
+    while byte < 128 {
+        plain[byte] = byte != b'"' as usize && byte != b'\\' as usize;
+        byte += 1;
+    }
+    plain
+};
+
 /// A validated JSON document.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value<'a> {
@@ -215,7 +226,7 @@ fn without_nul(text: &[u8]) -> Result<Cow<'_, [u8]>, Unfit> {
 fn text(bytes: &[u8]) -> Result<Value<'_>, JsonError> {
     // ASCII without escapes is the text between its quotes. Checking that takes a quarter of the time of parsing.
     if let [b'"', inner @ .., b'"'] = bytes
-        && wire::all(inner, |byte| (b' '..128).contains(&byte) & (byte != b'"') & (byte != b'\\'))
+        && wire::all(inner, |byte| PLAIN[usize::from(byte)])
     {
         return Ok(Value::Text(Cow::Borrowed(inner)));
     }

@@ -4,6 +4,7 @@ use super::fault::Fault;
 use super::options::Target;
 use super::resolver::{Resolution, Resolver};
 use crate::io::{Action, Address, Turn};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ const UNREACHABLE: Duration = Duration::from_secs(10);
 
 /// The pause before the next attempt when all addresses failed while older connections work.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The pause before the next attempt when the accept queue of a unix socket was full.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
 
 /// The time for which an address that was reached and had a fault is avoided while there is another one.
 const EJECTED: Duration = Duration::from_secs(1);
@@ -189,10 +193,16 @@ impl Addresses {
     pub(super) fn on_connect_failed(
         &mut self,
         address: &Address,
+        fault: &Fault,
         connecting: usize,
         open: usize,
         now: Instant,
     ) -> bool {
+        // The accept queue of a unix socket is full, which the kernel reports at once, where it waits with TCP.
+        if *fault == Fault::Unreachable(ErrorKind::WouldBlock) {
+            self.paused_until = Some(now + FULL_PAUSE);
+            return false;
+        }
         if let Some(one) = self.find(address) {
             one.ejected = Some(now + UNREACHABLE);
             one.failed = true;
@@ -266,6 +276,8 @@ impl Addresses {
 mod tests {
     use super::*;
 
+    const REFUSED: Fault = Fault::Unreachable(ErrorKind::ConnectionRefused);
+
     fn tcp(last: u8) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, last], 80))
     }
@@ -281,19 +293,32 @@ mod tests {
         let (mut addresses, now) = (three(), Instant::now());
         let [one, two, three] = [1, 2, 3].map(|last| Address::Tcp(tcp(last)));
         assert_eq!(addresses.best(now), Some(one.clone()));
-        assert!(!addresses.on_connect_failed(&one, 0, 1, now));
+        assert!(!addresses.on_connect_failed(&one, &REFUSED, 0, 1, now));
         assert_eq!(addresses.best(now), Some(two.clone()));
         addresses.on_reached(&three);
         assert_eq!(addresses.best(now), Some(three.clone()), "it worked last");
         addresses.on_open(&three);
         assert_eq!(addresses.best(now), Some(two.clone()), "it has fewer connections, and the first one is ejected");
-        assert!(!addresses.on_connect_failed(&two, 0, 1, now));
-        assert!(!addresses.on_connect_failed(&three, 1, 2, now) && addresses.all_ejected(now));
+        assert!(!addresses.on_connect_failed(&two, &REFUSED, 0, 1, now));
+        assert!(!addresses.on_connect_failed(&three, &REFUSED, 1, 2, now) && addresses.all_ejected(now));
         assert_eq!(addresses.best(now), Some(one.clone()), "ejected first");
-        assert!(!addresses.on_connect_failed(&one, 1, 2, now) && addresses.all_failed(), "one is still connecting");
-        assert!(addresses.on_connect_failed(&two, 0, 1, now), "no address is left");
+        assert!(
+            !addresses.on_connect_failed(&one, &REFUSED, 1, 2, now) && addresses.all_failed(),
+            "one is still connecting"
+        );
+        assert!(addresses.on_connect_failed(&two, &REFUSED, 0, 1, now), "no address is left");
         assert!(!addresses.all_failed() && addresses.all_ejected(now) && !addresses.all_ejected(now + UNREACHABLE));
         assert!(addresses.is_paused(now) && !addresses.is_paused(now + RETRY_PAUSE));
+    }
+
+    #[test]
+    fn a_full_accept_queue_is_waited_for() {
+        let (mut addresses, now) = (three(), Instant::now());
+        let one = Address::Tcp(tcp(1));
+        let full = Fault::Unreachable(ErrorKind::WouldBlock);
+        assert!(!addresses.on_connect_failed(&one, &full, 0, 0, now), "an address is left");
+        assert!(addresses.is_paused(now) && !addresses.is_paused(now + FULL_PAUSE));
+        assert!(!addresses.all_failed() && !addresses.all_ejected(now));
     }
 
     #[test]
@@ -312,7 +337,7 @@ mod tests {
         let (mut addresses, now) = (three(), Instant::now());
         let [two, three] = [2, 3].map(|last| Address::Tcp(tcp(last)));
         assert!(addresses.pipelining_failed(&two, true) && !addresses.pipelining_failed(&three, false));
-        addresses.on_connect_failed(&two, 0, 1, now);
+        addresses.on_connect_failed(&two, &REFUSED, 0, 1, now);
         addresses.update(&[tcp(4), tcp(2)]);
         assert!(!addresses.may_pipeline(&two) && addresses.may_pipeline(&three));
         assert_eq!(addresses.best(now), Some(Address::Tcp(tcp(4))));

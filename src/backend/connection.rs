@@ -7,7 +7,7 @@ use super::in_flight::{Expired, InFlight};
 use super::retry::Progress;
 use super::tls::{SessionEnd, TlsConnector, Transport};
 use crate::io::Address;
-use crate::wire::http::{Decoder, Response};
+use crate::wire::http::{self, Decoder, Response};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -263,6 +263,9 @@ impl Connection {
         // Before the request has left, whatever arrives belongs to something else. So does what arrives while nothing
         // is in flight.
         if !self.in_flight.awaits_response() {
+            if self.in_flight.may_be_refused_early() {
+                return self.decode_refusal(input);
+            }
             let any = !std::mem::take(input).is_empty();
             return if any { Arrival::Closed(CloseReason::Fault(Fault::Unsolicited)) } else { Arrival::Nothing };
         }
@@ -274,6 +277,17 @@ impl Connection {
                 Arrival::Nothing
             }
             Ok(Some(response)) => Arrival::Response { response, surplus: !input.is_empty() },
+            Err(error) => Arrival::Closed(CloseReason::Fault(Fault::Malformed(error))),
+        }
+    }
+
+    /// Reads the response to a write of which a part has not left. A backend may refuse a large body before it has all of
+    /// it (RFC 9112, section 9.5); any other status cannot be about the write. The connection is closed after it.
+    fn decode_refusal<'a>(&mut self, input: &mut &'a [u8]) -> Arrival<'a> {
+        match self.decoder.push(input) {
+            Ok(None) => Arrival::Nothing,
+            Ok(Some(response)) if response.status >= 400 => Arrival::Response { response, surplus: true },
+            Ok(Some(_)) => Arrival::Closed(CloseReason::Fault(Fault::Unsolicited)),
             Err(error) => Arrival::Closed(CloseReason::Fault(Fault::Malformed(error))),
         }
     }
@@ -299,6 +313,7 @@ impl Connection {
                 Ok(Some(_)) if self.is_truncated() => Fault::Truncated,
                 Ok(Some(response)) => return Arrival::Response { response, surplus: false },
                 Ok(None) => Fault::Closed,
+                Err(http::Error::Cut) => Fault::Cut,
                 Err(error) => Fault::Malformed(error),
             },
         };

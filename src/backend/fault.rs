@@ -23,6 +23,8 @@ pub enum Fault {
     CertificateRejected(u16),
     /// Closed before the first byte of the response.
     Closed,
+    /// Closed within the response.
+    Cut,
     Broken(ErrorKind),
     Malformed(http::Error),
     /// Bytes arrived before the request had left.
@@ -49,7 +51,7 @@ pub enum Phase {
 impl Fault {
     /// True if an invalid response has arrived.
     pub(super) fn is_invalid_response(&self) -> bool {
-        matches!(self, Fault::Malformed(_) | Fault::Truncated)
+        matches!(self, Fault::Malformed(_) | Fault::Truncated | Fault::Cut)
     }
 }
 
@@ -66,6 +68,7 @@ impl fmt::Display for Fault {
             Fault::Truncated => f.write_str("closed without close_notify"),
             Fault::CertificateRejected(status) => write!(f, "rejected the client certificate: answered {status}"),
             Fault::Closed => f.write_str("closed the connection without an answer"),
+            Fault::Cut => f.write_str("closed the connection within its answer"),
             Fault::Broken(kind) => write!(f, "broke the connection: {kind}"),
             Fault::Malformed(error) => write!(f, "sent an invalid response: {error}"),
             Fault::Unsolicited => f.write_str("sent an unsolicited response"),

@@ -78,6 +78,12 @@ impl InFlight {
         self.slots.front().is_some_and(|first| first.ends <= self.left)
     }
 
+    /// True if the request at the front is a write of which only a part has left.
+    pub(super) fn may_be_refused_early(&self) -> bool {
+        let is_write = |first: &Slot| first.exchange.as_ref().is_some_and(|exchange| !exchange.is_safe());
+        self.slots.front().is_some_and(|first| first.begins < self.left && self.left < first.ends && is_write(first))
+    }
+
     /// True if the request at the front may not be sent twice, and none of it has left.
     pub(super) fn begins_with_unsent_write(&self) -> bool {
         let unsafe_exchange = |first: &Slot| first.exchange.as_ref().is_some_and(|exchange| !exchange.is_safe());

@@ -280,7 +280,7 @@ impl Pool {
         let handshake = matches!(fault, Fault::Handshake(_) | Fault::HandshakeTimeout);
         self.metrics.handshakes_failed += u64::from(handshake);
         let (connecting, open) = (self.roster.connecting(), self.roster.open());
-        if !self.addresses.on_connect_failed(&address, connecting, open, now) {
+        if !self.addresses.on_connect_failed(&address, fault, connecting, open, now) {
             return false;
         }
         self.health.log_unreachable(fault, now);
@@ -334,7 +334,7 @@ impl Pool {
     /// Takes out an exchange whose deadline has passed before it was sent, with what it was waiting for.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<(Box<Exchange>, Phase)> {
         let exchange = self.queue.pop_expired(now)?;
-        Some((exchange, self.roster.phase()))
+        Some((exchange, self.roster.phase(self.addresses.is_empty())))
     }
 
     /// Opens as many connections as are missing, if waiting for a used one would take too long. Fails if the backend

@@ -105,12 +105,12 @@ impl Roster {
     }
 
     /// What delays the exchanges that wait for a connection.
-    pub(super) fn phase(&self) -> Phase {
+    pub(super) fn phase(&self, unresolved: bool) -> Phase {
         if self.open > self.connecting.len() {
             Phase::Queue
-        } else if self.connecting.is_empty() {
+        } else if self.connecting.is_empty() && unresolved {
             Phase::Resolve
-        } else if self.handshaking == self.connecting.len() {
+        } else if self.handshaking > 0 && self.handshaking == self.connecting.len() {
             Phase::Handshake
         } else {
             Phase::Connect

@@ -37,6 +37,8 @@ pub struct Client {
     pub closing: bool,
     /// Requests may be left in `input`, because a limit was reached.
     pub paused: bool,
+    /// Commits without a reply take all memory for writes.
+    is_committing: bool,
     /// Iterations in progress, whose rows are written as space allows.
     pub iterations: u32,
     /// The client is on the list of clients that may have room again.
@@ -71,6 +73,7 @@ impl Client {
             output,
             closing: false,
             paused: false,
+            is_committing: false,
             iterations: 0,
             resumable: false,
             watched: None,
@@ -115,7 +118,11 @@ impl Client {
         let next = match &mut self.protocol {
             Protocol::Unknown => Ok(None),
             Protocol::Socketmap(session) => session.next(input, &mut self.replies, &mut self.output),
-            Protocol::Dict(session) => session.next(input, &mut self.replies, &mut self.output),
+            Protocol::Dict(session) => {
+                let next = session.next(input, &mut self.replies, &mut self.output);
+                self.is_committing = session.is_full();
+                next
+            }
             Protocol::Admin(session) => session.next(input),
         };
         self.paused |= !self.accepts_requests();
@@ -131,6 +138,7 @@ impl Client {
             Protocol::Dict(session) => {
                 if let Reply::Committed(..) = reply {
                     session.committed(seq);
+                    self.is_committing = session.is_full();
                 }
                 dict::reply(seq, table, reply, &mut self.replies, out);
             }
@@ -153,11 +161,7 @@ impl Client {
 
     /// Whether more requests may be read from the client.
     pub fn accepts_requests(&self) -> bool {
-        let has_room = match &self.protocol {
-            Protocol::Dict(session) => !session.is_full(),
-            Protocol::Unknown | Protocol::Socketmap(_) | Protocol::Admin(_) => true,
-        };
-        self.replies.open() < MAX_OPEN && !self.is_full() && has_room
+        self.replies.open() < MAX_OPEN && !self.is_full() && !self.is_committing
     }
 
     /// Marks the client if it may have room again. True if it was not marked before: the caller lists it then.

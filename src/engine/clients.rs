@@ -220,10 +220,10 @@ impl Clients {
         self.arena.get(key).is_some_and(|client| client.paused)
     }
 
-    /// Resumes a client; true if it was paused and has room now.
+    /// Resumes a client; true if it was paused and has room now. Also during a shutdown: what was read is answered.
     pub(super) fn resume(&mut self, key: Key) -> bool {
         let Some(client) = self.arena.get_mut(key).filter(|client| client.accepts_requests()) else { return false };
-        std::mem::take(&mut client.paused) && !self.draining
+        std::mem::take(&mut client.paused)
     }
 
     // --- disconnects
@@ -256,9 +256,9 @@ impl Clients {
         std::mem::take(&mut self.abandoned)
     }
 
-    /// True if all replies are sent.
+    /// True if all replies are sent, and no request is left that was read.
     pub(super) fn is_drained(&self) -> bool {
-        self.arena.iter().all(|(_, client)| client.output.is_empty())
+        self.arena.iter().all(|(_, client)| client.output.is_empty() && !client.paused)
     }
 
     // --- stalls

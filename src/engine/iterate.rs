@@ -10,12 +10,15 @@ use crate::job::iteration::{Iteration, Step};
 use crate::query::{Failure, FailureKind, Iterate};
 use crate::table::{Plan, Question};
 use crate::timers::Timers;
+use std::collections::HashMap;
 use std::time::Instant;
 
 /// The iterations in progress.
 #[derive(Default)]
 pub(super) struct Iterations {
     running: Arena<RunningIteration>,
+    /// Those of each client. A search of all would be done with each of its replies.
+    of_client: HashMap<Key, Vec<Key>>,
     timers: Timers<Key>,
 }
 
@@ -31,6 +34,7 @@ impl Iterations {
         let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
         let running = RunningIteration { to, table, deadline: now + timeout, iteration: Iteration::new(iterate) };
         let key = self.running.insert(running);
+        self.of_client.entry(to.client).or_default().push(key);
         // Its exchanges expire by themselves, but it may also wait for a client that does not read its rows.
         self.timers.add(now, timeout, key);
         shared.clients.count_iteration(to.client, true);
@@ -42,8 +46,7 @@ impl Iterations {
         if self.running.is_empty() {
             return;
         }
-        let own = |(key, running): (Key, &RunningIteration)| (running.to.client == client).then_some(key);
-        let keys: Vec<Key> = self.running.iter().filter_map(own).collect();
+        let keys = self.of_client.get(&client).cloned().unwrap_or_default();
         keys.into_iter().for_each(|key| self.advance(key, shared));
     }
 
@@ -53,7 +56,7 @@ impl Iterations {
             let (to, table, deadline, now) = (*to, *table, *deadline, shared.turn.now);
             // An iteration ends with its client, as nothing would read the values that it requests.
             let Some(room) = shared.clients.may_stream(to) else {
-                self.running.remove(key);
+                self.remove(key);
                 return;
             };
             let (number, lookup_key, plan) = match iteration.next(room) {
@@ -107,11 +110,23 @@ impl Iterations {
     }
 
     fn finish(&mut self, key: Key, reply: Reply<'_>, shared: &mut Shared) {
-        let Some(RunningIteration { to, table, .. }) = self.running.remove(key) else { return };
+        let Some(RunningIteration { to, table, .. }) = self.remove(key) else { return };
         let metrics = shared.tables.metrics(table);
         *(if matches!(reply, Reply::End) { &mut metrics.iterated } else { &mut metrics.iterations_failed }) += 1;
         shared.clients.count_iteration(to.client, false);
         shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
+    }
+
+    fn remove(&mut self, key: Key) -> Option<RunningIteration> {
+        let running = self.running.remove(key)?;
+        let client = running.to.client;
+        if let Some(keys) = self.of_client.get_mut(&client) {
+            keys.retain(|other| *other != key);
+            if keys.is_empty() {
+                self.of_client.remove(&client);
+            }
+        }
+        Some(running)
     }
 
     /// Ends iterations whose deadlines have passed.
@@ -134,7 +149,7 @@ impl Iterations {
         let abandoned =
             |(key, running): (Key, &RunningIteration)| (!clients.is_connected(running.to.client)).then_some(key);
         let keys: Vec<Key> = self.running.iter().filter_map(abandoned).collect();
-        keys.into_iter().for_each(|key| drop(self.running.remove(key)));
+        keys.into_iter().for_each(|key| drop(self.remove(key)));
     }
 
     pub(super) fn is_live(&self, key: Key) -> bool {

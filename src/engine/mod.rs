@@ -154,6 +154,7 @@ impl Engine {
     }
 
     /// The socket has accepted `count` bytes of [`Engine::output`].
+    #[inline]
     pub fn sent(&mut self, peer: Peer, count: usize, now: Instant) {
         // Not pending: a client that has room again is resumed in the next turn.
         self.shared.turn.now = now;
@@ -175,8 +176,7 @@ impl Engine {
         self.pending
     }
 
-    /// Processes events and expired deadlines. To be called once per turn before [`Engine::next_action`], and again after
-    /// the actions while [`Engine::has_pending`].
+    /// Processes events and expired deadlines: in each turn, and again after its actions while [`Engine::has_pending`].
     pub fn process(&mut self, now: Instant) {
         self.shared.turn.now = now;
         self.pending = false;

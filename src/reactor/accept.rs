@@ -144,6 +144,9 @@ impl Acceptor {
 
     /// Removes and returns the listeners to accept from now. All at once, so that each is served once in a turn.
     pub(super) fn due(&mut self, now: Instant) -> Vec<usize> {
+        if self.waiting.is_empty() {
+            return Vec::new(); // as nearly always
+        }
         self.waiting.extract_if(.., |(_, from)| *from <= now).map(|(at, _)| at).collect()
     }
 

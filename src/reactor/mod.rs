@@ -200,10 +200,7 @@ impl Reactor {
     }
 
     fn socket(&mut self, peer: Peer) -> Option<&mut SocketState> {
-        match peer {
-            Peer::Client(key) => self.clients.get(key),
-            Peer::Backend(key) => self.backends.get(key),
-        }
+        find(&mut self.clients, &mut self.backends, peer)
     }
 
     /// Reads what has arrived, at most [`MAX_READS`] times. True if there was anything.
@@ -215,13 +212,8 @@ impl Reactor {
                 self.check_closed(peer);
                 return any;
             }
-            let (sockets, key) = match peer {
-                Peer::Client(key) => (&mut self.clients, key),
-                Peer::Backend(key) => (&mut self.backends, key),
-            };
-            let Some(socket) = sockets.get(key).filter(|socket| socket.readable && !socket.connecting) else {
-                return any;
-            };
+            let socket = find(&mut self.clients, &mut self.backends, peer);
+            let Some(socket) = socket.filter(|socket| socket.readable && !socket.connecting) else { return any };
             match socket.read(&mut self.chunk) {
                 ReadResult::Data { count, more } => {
                     any = true;
@@ -309,18 +301,17 @@ impl Reactor {
         } else if matches!(peer, Peer::Backend(_)) && self.socket(peer).is_some_and(|socket| socket.readable) {
             self.read(peer); // what has arrived already is no response to the request that is sent now
         }
-        let (sockets, key) = match peer {
-            Peer::Client(key) => (&mut self.clients, key),
-            Peer::Backend(key) => (&mut self.backends, key),
-        };
-        let Some(socket) = sockets.get(key) else { return };
+        let Some(socket) = find(&mut self.clients, &mut self.backends, peer) else { return };
         if socket.can_write() {
             let output = self.engine.output(peer);
             if !output.is_empty() {
                 match socket.write(output) {
                     // Also for 0 bytes, so that a client that reads nothing is closed in the end.
                     Ok(count) => self.engine.sent(peer, count, self.now),
-                    Err(error) => return self.engine.ended(peer, End::Closed(Some(error.kind())), self.now),
+                    Err(error) => {
+                        self.read_unreported(peer); // a backend may have refused the rest of a body
+                        return self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
+                    }
                 }
             }
         }
@@ -394,5 +385,13 @@ impl Reactor {
             log::warn(format_args!("shutdown forced=yes"));
         }
         self.shutdown.request(self.clients.len() > 0, self.now + self.drain_timeout, self.now);
+    }
+}
+
+/// The socket of a peer. A function, so that the rest of the reactor can be used beside it.
+fn find<'a>(clients: &'a mut Sockets, backends: &'a mut Sockets, peer: Peer) -> Option<&'a mut SocketState> {
+    match peer {
+        Peer::Client(key) => clients.get(key),
+        Peer::Backend(key) => backends.get(key),
     }
 }

@@ -178,6 +178,7 @@ impl SocketState {
     }
 
     /// Writes once and returns the number of bytes that the kernel has accepted, which may be 0.
+    #[inline(always)] // the other caller is rare
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             return match self.stream.write(bytes) {
@@ -227,10 +228,11 @@ impl Sockets {
 
     /// The key of the socket in a slot, by the age in its token; one of no socket if it was closed.
     fn key(&self, index: u32, token_age: u32) -> Key {
+        if TOKEN_AGES >= AGES {
+            return Key { index, age: token_age }; // with 64 bits, a token holds the whole age
+        }
         let slot = self.slots.get(index as usize).and_then(Option::as_ref);
-        // Never searched for where a token holds the whole age.
-        let age =
-            slot.filter(|_| TOKEN_AGES < AGES).map(|socket| socket.age).filter(|age| age % TOKEN_AGES == token_age);
+        let age = slot.map(|socket| socket.age).filter(|age| age % TOKEN_AGES == token_age);
         Key { index, age: age.unwrap_or(token_age) }
     }
 

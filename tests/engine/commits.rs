@@ -145,6 +145,31 @@ fn a_client_whose_commits_take_all_memory_is_not_read() {
 }
 
 #[test]
+fn a_large_write_that_is_refused_early_failed_surely() {
+    let large = "v".repeat(900_000);
+    for (bytes, expected) in [
+        (response(413, ""), "F1\tmeta: 192.0.2.1 answered 413\n"),
+        (response(401, ""), "F1\tmeta: 192.0.2.1 answered 401\n"),
+        (response(200, "null"), "W1\tmeta: 192.0.2.1 sent an unsolicited response\n"),
+        (b"garbage\r\n\r\n".to_vec(), "W1\tmeta: 192.0.2.1 sent an invalid response: malformed response head\n"),
+    ] {
+        for step in [bytes.len(), 1] {
+            let mut world = meta(&[]);
+            let client = dovecot(&mut world);
+            world.send(client, format!("B1\t\nS1\tshared/k\t{large}\nC1\n").as_bytes());
+            let backend = world.accept_blocked();
+            world.trickle(backend, 100_000);
+            assert_eq!(world.taken(client), "");
+            for piece in bytes.chunks(step) {
+                world.send(backend, piece);
+            }
+            assert_eq!(world.taken(client), expected);
+            assert!(!world.is_open(backend));
+        }
+    }
+}
+
+#[test]
 fn a_refused_transaction_holds_nothing() {
     let mut world = meta(&[]);
     let client = dovecot(&mut world);

@@ -219,7 +219,7 @@ fn a_lookup_is_not_retried_after_the_first_byte_of_an_answer() {
     let client = world.lookup("a");
     world.send(stale, b"HTTP/1.1 404 Not");
     world.end(stale, End::HalfClosed);
-    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 sent an invalid response: response is cut short");
+    assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 closed the connection within its answer");
 }
 
 #[test]
@@ -613,6 +613,24 @@ fn the_pool_grows_by_need() {
     for (at, client) in clients.into_iter().enumerate() {
         assert_eq!(world.taken(client), format!("6:OK {at:03},"));
     }
+}
+
+#[test]
+fn a_stop_answers_all_requests_that_were_read() {
+    let mut world = World::with_alias(&[]);
+    let client = world.client(Mode::Postfix);
+    let mut requests = Vec::new();
+    (0..2500).for_each(|at| podop::wire::netstring::encode(&[format!("alias {at}").as_bytes()], &mut requests));
+    world.send(client, &requests);
+    world.engine.drain();
+    assert!(!world.engine.is_drained());
+    let mut replies = String::new();
+    while !world.engine.is_drained() {
+        world.serve(|_, _, _| Some(response(200, "\"v\"")));
+        replies += &world.taken(client);
+    }
+    assert_eq!(replies.matches("4:OK v,").count(), 2500);
+    assert!(!world.engine.wants_input(client));
 }
 
 #[test]

@@ -23,6 +23,8 @@ mod pipelining;
 mod properties;
 /// Several replicas of one backend.
 mod replicas;
+/// Keys and replicas that fault, hang and return at random.
+mod simulation;
 /// TLS to backends: handshakes, certificates, and streams that are cut off.
 #[cfg(feature = "tls")]
 mod tls;

@@ -4,6 +4,7 @@ use crate::support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -282,6 +283,34 @@ fn a_backend_on_a_unix_socket_gets_the_credentials() {
     assert!(seen.contains("Authorization: Basic dXNlcjpwQHNz\r\nX-Auth-Token: t0ken\r\n"), "{seen}");
     let log = podop.log();
     assert!(!log.contains("p@ss") && !log.contains("p%40ss") && !log.contains("t0ken"), "{log}");
+}
+
+#[test]
+fn a_unix_backend_with_a_full_accept_queue_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.sock");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let full = UnixStream::connect(&path).unwrap();
+    let url = format!("http+unix://{}/§", path.to_str().unwrap().replace('/', "%2F"));
+    let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &url, "--timeout", "1"]);
+    let start = Instant::now();
+    let reason = format!("TIMEOUT alias: unix:{} did not accept a connection in time", path.display());
+    assert_eq!(podop.lookup("alias", "a"), reason);
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(full);
+        for _ in 0..2 {
+            let (mut stream, _) = socket.accept().unwrap();
+            let mut chunk = [0; 4096];
+            while let Ok(1..) = stream.read(&mut chunk) {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"u\"").unwrap();
+            }
+        }
+    });
+    assert_eq!(podop.lookup("alias", "b"), "OK u");
 }
 
 #[test]

@@ -197,6 +197,16 @@ impl World {
         peer
     }
 
+    /// Makes the next connection, of which the backend reads nothing for now.
+    pub fn accept_blocked(&mut self) -> Peer {
+        let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
+        let peer = Peer::Backend(key);
+        self.wires.insert(peer, Wire { blocked: true, ..Wire::default() });
+        self.engine.connected(key, self.now);
+        self.process();
+        peer
+    }
+
     /// Refuses the next connection that the engine wants.
     pub fn refuse(&mut self) {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
