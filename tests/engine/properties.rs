@@ -16,6 +16,8 @@ enum Op {
     Connect(Protocol),
     /// A request for a new key, in one piece or in two.
     Ask(usize, bool),
+    /// A transaction that sets one of a few keys.
+    Commit(usize, u32),
     /// Clients stop reading, or read again.
     Block(usize, bool),
     Leave(usize, bool),
@@ -43,6 +45,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => protocol.prop_map(Op::Connect),
         10 => (any::<usize>(), any::<bool>()).prop_map(|(at, whole)| Op::Ask(at, whole)),
+        3 => (any::<usize>(), 0u32..3).prop_map(|(at, key)| Op::Commit(at, key)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(at, block)| Op::Block(at, block)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(at, half)| Op::Leave(at, half)),
         6 => Just(Op::Accept),
@@ -118,7 +121,14 @@ struct Model {
     seen: BTreeMap<u32, u32>,
     /// Keys for which a backend sent a complete response that there is no value.
     misses: BTreeMap<u32, bool>,
+    /// The client and the key of each write.
+    writes: BTreeMap<u32, (Peer, u32)>,
+    /// The last write of a client to a key that a backend was sent.
+    written: BTreeMap<(Peer, u32), u32>,
 }
+
+/// Numbers of writes begin here, those of lookups at 0.
+const WRITES: u32 = 1_000_000;
 
 impl Model {
     fn new(world: impl FnOnce(&[&str]) -> World, connections: usize, pipeline: usize, cache: bool) -> Self {
@@ -134,6 +144,8 @@ impl Model {
             next_key: 0,
             seen: BTreeMap::new(),
             misses: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            written: BTreeMap::new(),
         }
     }
 
@@ -149,6 +161,7 @@ impl Model {
         match op {
             Op::Connect(protocol) => self.connect(protocol),
             Op::Ask(at, whole) => self.ask(at, whole),
+            Op::Commit(at, key) => self.commit(at, key),
             Op::Block(at, blocked) => {
                 if let Some(client) = pick(&mut self.clients, at) {
                     client.blocked = blocked;
@@ -229,6 +242,21 @@ impl Model {
         }
     }
 
+    fn commit(&mut self, at: usize, key: u32) {
+        let Some(client) = pick(&mut self.clients, at).filter(|client| !client.left) else { return };
+        let user = match client.protocol {
+            Protocol::Postfix => return,
+            Protocol::DictInOrder => "",
+            Protocol::DictAsync => "\tu",
+        };
+        let number = WRITES + self.writes.len() as u32;
+        client.open.push_back((number, None));
+        let peer = client.peer;
+        self.writes.insert(number, (peer, key));
+        let bytes = format!("B{number}{user}\nS{number}\tshared/w{key}\t{number}\nC{number}\n");
+        self.world.send(peer, bytes.as_bytes());
+    }
+
     /// The backend connections with requests in flight, one of them chosen.
     fn asked(&mut self, at: usize) -> Option<(Peer, &mut Line)> {
         let busy = self.backends.iter_mut().map(|(peer, line)| (*peer, line)).filter(|(_, line)| !line.is_empty());
@@ -254,15 +282,33 @@ impl Model {
         for (peer, line) in &mut self.backends {
             let requests = self.world.taken(*peer);
             assert!(requests.is_empty() || line.is_empty(), "more is sent before the last answer has come");
-            for request in requests.split_terminator("\r\n\r\n") {
-                let target = request.split(' ').nth(1).and_then(|target| target.strip_prefix("/a/"));
-                let key: u32 = target.and_then(|target| target.parse().ok()).expect("a key");
+            let mut rest = &requests[..];
+            while let Some((head, after)) = rest.split_once("\r\n\r\n") {
+                rest = after;
+                let target = head.split(' ').nth(1).and_then(|target| target.strip_prefix("/a/")).expect("a target");
+                if head.starts_with("POST ") {
+                    let (number, after) = rest.split_at(WRITES.to_string().len());
+                    rest = after;
+                    let number: u32 = number.parse().expect("a value");
+                    let (client, key) = self.writes[&number];
+                    assert_eq!(target, format!("w{key}"));
+                    let last = self.written.insert((client, key), number);
+                    assert!(last.is_none_or(|last| last < number), "{number} was sent twice, or after {last:?}");
+                    line.push_back((number, said(number)));
+                    continue;
+                }
+                let key: u32 = target.parse().expect("a key");
                 assert!(key < self.next_key);
                 *self.seen.entry(key).or_default() += 1;
                 assert!(self.seen[&key] <= 2, "key {key} is asked for again and again");
                 line.push_back((key, said(key)));
             }
             assert!(line.len() <= self.pipeline, "too many requests at once");
+        }
+        let mut writing = BTreeMap::new();
+        for (number, _) in self.backends.values().flatten().filter(|(number, _)| *number >= WRITES) {
+            let other = writing.insert(self.writes[number], number);
+            assert_eq!(other, None, "two writes of a client to one key are on their way");
         }
         self.read();
     }
@@ -342,6 +388,11 @@ fn said(key: u32) -> Vec<u8> {
 
 /// A reply must be the key's own: its value, a miss from a complete response, or a failure.
 fn judge(reply: &str, key: u32, misses: &BTreeMap<u32, bool>) {
+    if key >= WRITES {
+        let is_done = key % 3 == 0 && reply == format!("O{key}");
+        assert!(is_done || ["F", "W"].iter().any(|word| reply.starts_with(&format!("{word}{key}\t"))), "{reply}");
+        return;
+    }
     let value = reply.strip_prefix("OK ").or_else(|| reply.strip_prefix('O').filter(|text| text.starts_with("own")));
     if let Some(value) = value {
         assert_eq!(value, format!("own {key}"));
