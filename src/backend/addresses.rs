@@ -126,6 +126,11 @@ impl Addresses {
         self.paused_until.is_some_and(|until| now < until)
     }
 
+    /// True if another backend should be preferred: no address works, or none is connected to for now.
+    pub(super) fn is_unavailable(&self, now: Instant) -> bool {
+        self.all_ejected(now) || self.is_paused(now)
+    }
+
     /// The earliest time from `at` on at which a connection can be opened.
     pub(super) fn earliest(&self, at: Instant, resolver: &Resolver) -> Instant {
         let resolved = self.name.and_then(|name| resolver.wait_ends(name));

@@ -21,6 +21,8 @@ pub(super) struct Connection {
     transport: Transport,
     /// Its TLS configuration is out of date: it carries no further requests.
     retired: bool,
+    /// A response began before all of a write had left. The connection is closed after it.
+    refused_early: bool,
     /// GETs that may be in flight at once.
     pipeline: usize,
     in_flight: InFlight,
@@ -62,6 +64,7 @@ impl Connection {
             state: State::Connecting,
             transport: Transport::default(),
             retired: false,
+            refused_early: false,
             pipeline,
             in_flight: InFlight::default(),
             decoder: Decoder::default(),
@@ -260,12 +263,13 @@ impl Connection {
     }
 
     fn decode<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Arrival<'a> {
-        // Before the request has left, whatever arrives belongs to something else. So does what arrives while nothing
-        // is in flight.
-        if !self.in_flight.awaits_response() {
-            if self.in_flight.may_be_refused_early() {
-                return self.decode_refusal(input);
-            }
+        let awaits_response = self.in_flight.awaits_response();
+        self.refused_early |= !awaits_response && !input.is_empty() && self.in_flight.may_be_refused_early();
+        if self.refused_early {
+            return self.decode_refusal(input);
+        }
+        // What arrives before the request has left, or while none is in flight, belongs to something else.
+        if !awaits_response {
             let any = !std::mem::take(input).is_empty();
             return if any { Arrival::Closed(CloseReason::Fault(Fault::Unsolicited)) } else { Arrival::Nothing };
         }
@@ -306,12 +310,13 @@ impl Connection {
         }
         let fault = match error {
             Some(kind) => Fault::Broken(kind),
-            None if !self.in_flight.awaits_response() => Fault::Closed,
+            None if !self.in_flight.awaits_response() && !self.refused_early => Fault::Closed,
             // A body without length lasts until the end of the stream, which any party on the path could cause; with TLS
             // only close_notify is the end.
             None => match self.decoder.end() {
                 Ok(Some(_)) if self.is_truncated() => Fault::Truncated,
-                Ok(Some(response)) => return Arrival::Response { response, surplus: false },
+                Ok(Some(response)) if self.refused_early && response.status < 400 => Fault::Unsolicited,
+                Ok(Some(response)) => return Arrival::Response { response, surplus: self.refused_early },
                 Ok(None) => Fault::Closed,
                 Err(http::Error::Cut) => Fault::Cut,
                 Err(error) => Fault::Malformed(error),

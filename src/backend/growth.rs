@@ -55,8 +55,8 @@ pub(super) fn is_due(
 
 /// True if a connection that has just become free should be closed, to make room for a new one: while all are busy, none
 /// is idle that could.
-pub(super) fn needs_room(roster: &Roster, queue: &Queue, options: &PoolOptions) -> bool {
-    queue.new_only() > roster.connecting() && roster.open() >= options.connections
+pub(super) fn needs_room(roster: &Roster, queue: &Queue, is_full: bool) -> bool {
+    is_full && queue.new_only() > roster.connecting()
 }
 
 /// When the next connection should be opened, if nothing happens before.

@@ -89,7 +89,7 @@ impl Pool {
     }
 
     pub(super) fn candidate(&self, exchange: &Exchange, now: Instant) -> Candidate {
-        let (ejected, unresolved) = (self.addresses.all_ejected(now), self.addresses.is_empty());
+        let (ejected, unresolved) = (self.addresses.is_unavailable(now), self.addresses.is_empty());
         let (permit, avoided) = (self.health.permit(exchange, now), self.health.is_avoided(now));
         Candidate { permit, avoided, ejected, unresolved, load: self.load() }
     }
@@ -153,9 +153,10 @@ impl Pool {
 
     /// Gives a free connection its next exchanges, or makes it idle.
     pub(super) fn serve_next(&mut self, key: Key, lent: &mut Lent<'_>) {
+        let is_full = self.roster.open() >= self.spec.options.connections || !lent.has_room(self.roster.open());
         let Some(connection) = lent.connections.get_mut(key) else { return };
         let now = lent.turn.now;
-        if growth::needs_room(&self.roster, &self.queue, &self.spec.options) && !connection.is_new() {
+        if growth::needs_room(&self.roster, &self.queue, is_full) && !connection.is_new() {
             self.close(key, &CloseReason::Unused, lent);
             return;
         }

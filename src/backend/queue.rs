@@ -107,7 +107,9 @@ impl Queue {
         let first = if new_connection { 0 } else { self.new_only };
         // Such an exchange is never passed over: thousands of connections were opened for it, and none used.
         let in_time = |at: &usize| *at < self.new_only || !self.waiting[*at].is_too_late(self.latency, now);
-        let at = (first..self.waiting.len()).find(in_time).filter(|at| fits(&self.waiting[*at].exchange))?;
+        // If all are too late, the estimate may be wrong: a connection that is free costs nothing.
+        let any = (first < self.waiting.len()).then_some(first);
+        let at = (first..self.waiting.len()).find(in_time).or(any).filter(|at| fits(&self.waiting[*at].exchange))?;
         let waiting = self.waiting.remove(at)?;
         self.new_only -= usize::from(waiting.new_only);
         Some(waiting.exchange)

@@ -101,6 +101,11 @@ impl Commits {
         let RunningCommit { table, deadline, commitment, .. } = self.running.get_mut(key)?;
         let (table, now) = (*table, shared.turn.now);
         let Some(write) = commitment.next() else { return Some(Outcome::Done) };
+        // It has waited for another commit until its own deadline. A connection that it were sent on would be closed.
+        if *deadline <= now {
+            let reason = format_args!("{}: timed out behind another commit", shared.tables.name(table));
+            return commitment.on_result(Err(Failure::new(FailureKind::Timeout, reason)), true);
+        }
         // Before the write leaves, and once more after it was answered: a lookup in between may bring the old value or the new one.
         lookups.forget(table, &write.key, &shared.tables);
         match shared.tables.plan(table, Question::Write(write), now).plan {

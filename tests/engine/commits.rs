@@ -170,6 +170,57 @@ fn a_large_write_that_is_refused_early_failed_surely() {
 }
 
 #[test]
+fn an_early_refusal_may_last_until_the_end_and_nothing_else_may_begin_early() {
+    let large = "v".repeat(900_000);
+    for (first, rest, end, expected) in [
+        (&b"HTTP/1.1 413 No\r\nConnection: close\r\n\r\nno"[..], &b""[..], true, "F1\tmeta: 192.0.2.1 answered 413\n"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"null", true, "W1\tmeta: 192.0.2.1 sent an unsolicited response\n"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Le",
+            b"ngth: 4\r\n\r\nnull",
+            false,
+            "W1\tmeta: 192.0.2.1 sent an unsolicited response\n",
+        ),
+    ] {
+        let mut world = meta(&[]);
+        let client = dovecot(&mut world);
+        world.send(client, format!("B1\t\nS1\tshared/k\t{large}\nC1\n").as_bytes());
+        let backend = world.accept_blocked();
+        world.trickle(backend, 100_000);
+        world.send(backend, first);
+        world.block(backend, false); // the rest of the write leaves only now
+        world.send(backend, rest);
+        if end && world.is_open(backend) {
+            world.end(backend, End::HalfClosed);
+        }
+        assert_eq!(world.taken(client), expected);
+    }
+}
+
+#[test]
+fn a_chain_of_commits_that_is_late_closes_no_connection() {
+    let mut world = meta(&["--option", "meta:keepalive=60"]);
+    let client = dovecot(&mut world);
+    (0..50).for_each(|at| world.send(client, format!("Lshared/{at}\t\n").as_bytes()));
+    world.serve(|_, _, _| Some(response(200, "1")));
+    world.taken(client);
+    let mut commits = String::new();
+    (0..500).for_each(|at| commits += &format!("B{at}\t\nS{at}\tshared/k\t{at}\nC{at}\n"));
+    world.send(client, commits.as_bytes());
+    world.wait(20 * SECOND);
+    let replies = world.taken(client);
+    assert_eq!(
+        (replies.matches("W0\t").count(), replies.matches(" timed out behind another commit").count()),
+        (1, 499)
+    );
+    let idle = world.engine.metrics();
+    let line = idle.lines().find(|line| line.starts_with("podop_connections{") && line.contains("idle")).unwrap();
+    let count: u32 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(count >= 40, "{line}");
+    assert!(world.engine.is_drained());
+}
+
+#[test]
 fn a_refused_transaction_holds_nothing() {
     let mut world = meta(&[]);
     let client = dovecot(&mut world);
@@ -192,12 +243,10 @@ fn replies_behind_an_iteration_do_not_stop_its_rows() {
     let client = world.client(Mode::Dovecot);
     world.send(client, b"H2\t0\t0\tu\tmeta\nI0\t0\tshared/it/\nLshared/large\n");
     let large = "x".repeat(300_000);
-    world.serve(|_, target, _| {
-        Some(match target {
-            "/m/it/" => response(200, "[\"a\"]"),
-            "/m/large" => response(200, &format!("\"{large}\"")),
-            _ => response(200, "\"v\""),
-        })
-    });
+    let requests = waiting(&mut world);
+    assert_eq!(texts(&requests), ["GET it/", "GET large"]);
+    world.respond(requests[1].0, &large);
+    world.send(requests[0].0, &response(200, "[\"a\"]"));
+    world.serve(|_, _, _| Some(response(200, "\"v\"")));
     assert_eq!(world.taken(client), format!("Oshared/it/a\tv\n\nO{large}\n"));
 }

@@ -200,6 +200,67 @@ fn an_old_latency_keeps_nothing_from_a_free_connection() {
 }
 
 #[test]
+fn a_free_connection_is_used_whatever_one_key_has_taken() {
+    for later in [1, 5, 9, 11] {
+        let mut world = World::with_alias(&["--option", "alias:connections=1"]);
+        world.lookup("hangs");
+        let first = world.accept();
+        world.asked(first);
+        world.wait(later * SECOND);
+        let fine = world.lookup("fine");
+        world.wait((20 - later) * SECOND);
+        assert_eq!(served(&mut world, fine), "4:OK v,", "after {later} s");
+    }
+}
+
+#[test]
+fn a_resent_lookup_gets_its_connection_also_at_the_limit_of_descriptors() {
+    let table = |name: &'static str, host: &str| {
+        ["--name", name, "--type", "url", "--param", String::leak(format!("http://{host}/{name}/§"))]
+    };
+    let mut world = World::new(&[table("dane", "192.0.2.1"), table("alias", "192.0.2.2")].concat());
+    world.engine.set_backend_descriptors(6);
+    let dane = world.client(Mode::Postfix);
+    let ask_dane = |world: &mut World, at: u32| {
+        let text = format!("dane {at}");
+        world.send(dane, format!("{}:{text},", text.len()).as_bytes());
+    };
+    let warm = [world.lookup("warm1"), world.lookup("warm2")];
+    while let Some(backend) = world.next_asked() {
+        world.respond(backend, "v");
+    }
+    warm.into_iter().for_each(|client| assert_eq!(world.taken(client), "4:OK v,"));
+    let victim = world.lookup("victim");
+    let broken = world.next_asked().unwrap();
+    let mut others = vec![world.lookup("other")];
+    let busy = world.next_asked().unwrap();
+    (0..50).for_each(|at| ask_dane(&mut world, at));
+    while !world.connecting.is_empty() {
+        world.accept();
+    }
+    world.end(broken, End::Closed(Some(ErrorKind::ConnectionReset)));
+    let mut hung: Vec<Peer> = Vec::new();
+    for at in 0..100 {
+        others.push(world.lookup(&format!("other{at}")));
+        if world.is_open(busy) {
+            world.respond(busy, "v");
+        }
+        world.wait(100 * MS);
+        while let Some((peer, request)) = world.next_request() {
+            if request.contains("/alias/") && peer != busy {
+                world.respond(peer, "v");
+            } else {
+                hung.push(peer);
+            }
+        }
+        if !world.taken(victim).is_empty() {
+            return;
+        }
+    }
+    panic!("the lookup starves");
+}
+
+#[test]
 fn keys_behind_one_that_hangs_do_not_count_against_the_backend() {
     let options = ["--timeout", "2", "--option", "alias:pipeline=16", "--option", "alias:keepalive=60"];
     let mut world = World::with_alias(&options);

@@ -389,7 +389,7 @@ fn said(key: u32) -> Vec<u8> {
 /// A reply must be the key's own: its value, a miss from a complete response, or a failure.
 fn judge(reply: &str, key: u32, misses: &BTreeMap<u32, bool>) {
     if key >= WRITES {
-        let is_done = key % 3 == 0 && reply == format!("O{key}");
+        let is_done = key.is_multiple_of(3) && reply == format!("O{key}");
         assert!(is_done || ["F", "W"].iter().any(|word| reply.starts_with(&format!("{word}{key}\t"))), "{reply}");
         return;
     }
