@@ -1,7 +1,10 @@
 //! JSON values, and the text that Postfix and Dovecot receive for them. Nothing is rounded or reordered: numbers and
 //! nested values are passed on as they were written.
 
+mod scan;
+
 use crate::wire;
+use scan::{compact, is_empty, is_space, value_end};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -240,11 +243,6 @@ fn text(bytes: &[u8]) -> Result<Value<'_>, JsonError> {
     }
 }
 
-/// White space of JSON (RFC 8259, section 2), which lacks the form feed of `is_ascii_whitespace`.
-fn is_space(byte: &u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
 /// An array index (RFC 6901, section 4): no sign, no leading zero.
 fn index(token: &str) -> Option<usize> {
     if token.len() > 1 && token.starts_with('0') {
@@ -254,29 +252,6 @@ fn index(token: &str) -> Option<usize> {
     // that does not fit is beyond the end of any array.
     let digits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| token.parse().unwrap_or(usize::MAX))
-}
-
-/// Whether a validated array or object is empty.
-fn is_empty(raw: &str) -> bool {
-    raw[1..raw.len() - 1].trim_ascii().is_empty()
-}
-
-/// Removes the white space between the tokens of a validated text.
-fn compact(raw: &str) -> String {
-    let (mut out, mut bytes) = (String::with_capacity(raw.len()), 0);
-    while let Some(byte) = raw.as_bytes().get(bytes) {
-        let end = match byte {
-            byte if is_space(byte) => {
-                bytes += 1;
-                continue;
-            }
-            b'"' => string_end(raw, bytes),
-            _ => bytes + 1,
-        };
-        out.push_str(&raw[bytes..end]);
-        bytes = end;
-    }
-    out
 }
 
 /// `text` as JSON: as it is if it is a JSON document that can be parsed again, else as a JSON string. `None` if it is
@@ -357,40 +332,6 @@ impl Members {
 /// The value of a raw item that a [`Members`] returned.
 pub fn member(raw: &str) -> Result<Value<'_>, JsonError> {
     Value::checked(raw)
-}
-
-/// The end of the value that starts at `start` of a validated text.
-fn value_end(raw: &str, start: usize) -> usize {
-    // Counted instead of recursive: an array of a million brackets from a backend must not overflow the stack.
-    let (mut at, mut depth) = (start, 0);
-    while let Some(byte) = raw.as_bytes().get(at) {
-        match byte {
-            b'"' => at = string_end(raw, at) - 1,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' if depth > 0 => depth -= 1,
-            b']' | b'}' | b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' if depth == 0 => return at,
-            _ => {}
-        }
-        at += 1;
-        if depth == 0 && matches!(byte, b'"' | b']' | b'}') {
-            return at;
-        }
-    }
-    raw.len()
-}
-
-/// The end of the string whose opening quote is at `start` of a validated text.
-fn string_end(raw: &str, start: usize) -> usize {
-    let mut escaped = false;
-    for (at, byte) in raw.bytes().enumerate().skip(start + 1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return at + 1,
-            _ => {}
-        }
-    }
-    raw.len()
 }
 
 #[cfg(test)]
