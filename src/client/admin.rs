@@ -10,7 +10,7 @@ const END: &[u8] = b"\r\n\r\n";
 pub(super) struct AdminSession {
     /// Bytes at the front of the input in which no end of the request begins.
     // A head of 64 KiB that arrives in small pieces would otherwise be searched from its start at each of them.
-    seen: usize,
+    searched: usize,
     /// The request was read. Whatever follows it is ignored, as the connection is closed after the response.
     read: bool,
     /// The response has no body, as the method is HEAD.
@@ -23,11 +23,11 @@ impl AdminSession {
         if self.read {
             return Ok(None);
         }
-        let Some(at) = input[self.seen..].windows(END.len()).position(|end| end == END) else {
-            self.seen = (input.len() + 1).saturating_sub(END.len());
+        let Some(at) = input[self.searched..].windows(END.len()).position(|end| end == END) else {
+            self.searched = (input.len() + 1).saturating_sub(END.len());
             return if input.len() > MAX_REQUEST { Err(ProtocolError::Http) } else { Ok(None) };
         };
-        let end = self.seen + at;
+        let end = self.searched + at;
         self.read = true;
         let page = self.page(&input[..end])?;
         Ok(Some((Event::Admin(page), end + END.len())))

@@ -25,11 +25,9 @@ const MAX_PATHS: usize = 64;
 /// Maximum size in bytes of the writes of one client, in open transactions and in commits without a reply.
 const MAX_WRITES: usize = 4 * 1024 * 1024;
 
-/// Nothing is read while commits without a reply leave less room than this for writes: no single write is larger.
-const MIN_ROOM: usize = MAX_WRITE + 64 * 1024;
-
-/// The largest write, which is one line.
-const MAX_WRITE: usize = MAX_LINE;
+/// Nothing is read while commits without a reply leave less room than this for writes: no single write is larger, as it
+/// is one line.
+const MIN_ROOM: usize = MAX_LINE + 64 * 1024;
 
 /// The namespace of keys without a user.
 const SHARED: &[u8] = b"shared/";
