@@ -309,7 +309,9 @@ impl Reactor {
                     // Also for 0 bytes, so that a client that reads nothing is closed in the end.
                     Ok(count) => self.engine.sent(peer, count, self.now),
                     Err(error) => {
-                        self.read_unreported(peer); // a backend may have refused the rest of a body
+                        if matches!(peer, Peer::Backend(_)) {
+                            self.read_unreported(peer); // it may have refused the rest of a body
+                        }
                         return self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
                     }
                 }
