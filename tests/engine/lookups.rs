@@ -634,6 +634,22 @@ fn a_stop_answers_all_requests_that_were_read() {
 }
 
 #[test]
+fn a_stop_is_not_over_between_the_replies_and_the_requests_behind_them() {
+    let mut world = World::with_alias(&[]);
+    let client = world.client(Mode::Postfix);
+    world.block(client, true);
+    let mut requests = Vec::new();
+    (0..1500).for_each(|at| podop::wire::netstring::encode(&[format!("alias {at}").as_bytes()], &mut requests));
+    world.send(client, &requests);
+    world.serve(|_, _, _| Some(response(200, &format!("\"{}\"", "v".repeat(1_000)))));
+    world.engine.drain();
+    // The client takes all replies; what it had sent besides is begun in the next turn only.
+    let count = world.engine.output(client).len();
+    world.engine.sent(client, count, world.now);
+    assert!(world.engine.output(client).is_empty() && !world.engine.is_drained());
+}
+
+#[test]
 fn a_stop_answers_what_is_in_flight_and_takes_nothing_new() {
     let mut world = World::with_alias(&[]);
     let client = world.lookup("a");
