@@ -122,8 +122,8 @@ fn a_backend_that_becomes_slower_under_load_goes_on_answering() {
     assert!(per_second[2..].iter().sum::<u32>() >= 18 * 40 * 8 / 10, "{per_second:?}");
 }
 
-#[test]
-fn a_resent_lookup_opens_one_connection_however_late_it_is() {
+/// A backend with one connection that has taken 9 s for each of many responses, while others waited; one is in flight.
+fn slow() -> (World, Peer) {
     let options = ["--timeout", "20", "--option", "alias:connections=1", "--option", "alias:keepalive=60"];
     let mut world = World::with_alias(&options);
     world.lookup("1");
@@ -135,6 +135,12 @@ fn a_resent_lookup_opens_one_connection_however_late_it_is() {
         world.respond(backend, "v");
         world.asked(backend);
     }
+    (world, backend)
+}
+
+#[test]
+fn a_resent_lookup_opens_one_connection_however_late_it_is() {
+    let (mut world, backend) = slow();
     world.wait(10 * SECOND);
     world.end(backend, End::Closed(Some(ErrorKind::ConnectionReset)));
     let mut made = 0;
@@ -174,17 +180,7 @@ fn a_resent_lookup_gets_its_connection_while_all_others_are_busy() {
 
 #[test]
 fn an_old_latency_keeps_nothing_from_a_free_connection() {
-    let options = ["--timeout", "20", "--option", "alias:connections=1", "--option", "alias:keepalive=60"];
-    let mut world = World::with_alias(&options);
-    world.lookup("1");
-    let mut backend = world.accept();
-    world.asked(backend);
-    for at in 0..12 {
-        world.lookup(&format!("next{at}"));
-        world.wait(9 * SECOND);
-        world.respond(backend, "v");
-        world.asked(backend);
-    }
+    let (mut world, mut backend) = slow();
     world.respond(backend, "v");
     world.wait(100 * SECOND);
     world.lookup("slow");
@@ -197,6 +193,21 @@ fn an_old_latency_keeps_nothing_from_a_free_connection() {
     }
     let good = waiting.into_iter().filter(|client| world.taken(*client) == "4:OK v,").count();
     assert_eq!(good, 10);
+}
+
+#[test]
+fn an_old_latency_does_not_change_the_order() {
+    let (mut world, backend) = slow();
+    world.respond(backend, "v");
+    world.wait(100 * SECOND);
+    world.lookup("slow");
+    let backend = world.next_asked().unwrap();
+    world.wait(SECOND);
+    world.lookup("first");
+    world.wait(11 * SECOND);
+    world.lookup("second");
+    world.respond(backend, "v");
+    assert_eq!(world.asked(backend), "first");
 }
 
 #[test]
