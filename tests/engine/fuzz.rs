@@ -104,6 +104,7 @@ fn run(name: &str, target: fn(&[u8])) {
         target(&input);
         rounds += 1;
     }
+    println!("{name}: {rounds} inputs");
 }
 
 fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {

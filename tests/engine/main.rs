@@ -17,6 +17,8 @@ mod isolation;
 mod lookups;
 /// How much memory the cache takes.
 mod memory;
+/// What the properties are checked against.
+mod model;
 /// Several lookups in flight on one connection.
 mod pipelining;
 /// Random sequences of events against a model.

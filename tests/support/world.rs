@@ -34,7 +34,13 @@ pub struct World {
     pub closed: Vec<Peer>,
     /// What backends were sent last before their connections were closed.
     pub parted: Vec<(Peer, Vec<u8>)>,
+    /// Peers that are read again in the next turn.
+    again: Vec<Peer>,
 }
+
+/// How often the reactor reads from a connection in one turn, and how much at once.
+const READS: usize = 4;
+const CHUNK: usize = 65_536; // bytes
 
 #[derive(Default)]
 struct Wire {
@@ -66,6 +72,7 @@ impl World {
             resolving: VecDeque::new(),
             closed: Vec::new(),
             parted: Vec::new(),
+            again: Vec::new(),
         }
     }
 
@@ -128,13 +135,32 @@ impl World {
         }
     }
 
+    /// Reads from a peer as the reactor does in one turn.
     fn feed(&mut self, peer: Peer) {
-        while self.engine.wants_input(peer) {
-            let Some(wire) = self.wires.get_mut(&peer).filter(|wire| !wire.input.is_empty()) else { return };
-            let count = wire.input.len().min(65_536);
+        for _ in 0..READS {
+            let wire = self.wires.get_mut(&peer).filter(|wire| !wire.input.is_empty());
+            let Some(wire) = wire.filter(|_| self.engine.wants_input(peer)) else { return };
+            let count = wire.input.len().min(CHUNK);
             let chunk: Vec<u8> = wire.input.drain(..count).collect();
             self.engine.received(peer, &chunk, self.now);
         }
+        self.again.push(peer);
+    }
+
+    /// Bytes from a peer, which the engine reads in [`World::turn_of`].
+    pub fn hold(&mut self, peer: Peer, bytes: &[u8]) {
+        self.wires.get_mut(&peer).into_iter().for_each(|wire| wire.input.extend(bytes));
+    }
+
+    /// Number of bytes from a peer that the engine has not read.
+    pub fn held(&self, peer: Peer) -> usize {
+        self.wires.get(&peer).map_or(0, |wire| wire.input.len())
+    }
+
+    /// One turn of the loop, in which bytes of these peers have arrived.
+    pub fn turn_of(&mut self, peers: &[Peer]) {
+        peers.iter().for_each(|peer| self.feed(*peer));
+        self.turn();
     }
 
     /// The peer closes its sending side, or altogether.
@@ -185,7 +211,8 @@ impl World {
     pub fn accept(&mut self) -> Peer {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
         let peer = Peer::Backend(key);
-        let tls = self.tls.clone().map(|config| ServerConnection::new(config).expect("a usable configuration"));
+        let mut tls = self.tls.clone().map(|config| ServerConnection::new(config).expect("a usable configuration"));
+        tls.iter_mut().for_each(|tls| tls.set_buffer_limit(None)); // a response is written at once
         self.wires.insert(peer, Wire { tls, ..Wire::default() });
         self.engine.connected(key, self.now);
         self.process();
@@ -310,7 +337,7 @@ impl World {
         let mut turns = 0;
         loop {
             self.turn();
-            if !self.engine.has_resumable() {
+            if !self.engine.has_resumable() && self.again.is_empty() {
                 return;
             }
             turns += 1;
@@ -320,6 +347,7 @@ impl World {
 
     /// One turn of the loop.
     pub fn turn(&mut self) {
+        std::mem::take(&mut self.again).into_iter().for_each(|peer| self.feed(peer));
         if self.engine.has_resumable() {
             self.engine.resume(self.now);
         }
@@ -329,7 +357,7 @@ impl World {
                 match action {
                     Action::Connect(key, address) => self.connecting.push_back((key, address)),
                     Action::Flush(peer) => self.flush(peer),
-                    Action::Resume(peer) => self.feed(peer),
+                    Action::Resume(peer) => self.again.push(peer), // in the next turn, after all others
                     Action::Resolve { name, host, .. } => self.resolving.push_back((name, host)),
                     Action::CloseNotify(key, last) => self.parted.push((Peer::Backend(key), last)),
                     Action::Close(peer) => {
