@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 /// The tables, all with the same backends, and their timeouts in seconds.
 const TABLES: [(&str, u32); 2] = [("alias", 5), ("slow", 2)];
 
-// Lookups are numbered from 0; other requests from these numbers on.
+// Lookups are numbered from 0, those after the sequence of events from `LATER`; other requests from these numbers on.
+const LATER: u32 = 500_000;
 const WRITES: u32 = 1_000_000;
 const LISTS: u32 = 2_000_000;
 const STORES: u32 = 3_000_000;
@@ -616,6 +617,7 @@ impl Model {
 
     /// All backends work again: soon lookups of both tables are answered.
     fn recover(&mut self) {
+        self.next_key = LATER;
         (0..self.clients.len()).for_each(|at| self.block(at, false));
         let clients = [0, 1].map(|table| self.connect(Protocol::Postfix, table));
         for _ in 0..20 {
@@ -739,7 +741,7 @@ impl Client {
 
 /// Whether the value of a key is longer than Postfix takes, and fills the output of a client.
 fn is_large(key: u32) -> bool {
-    key < WRITES && key % 12 == 9
+    key < LATER && key % 12 == 9
 }
 
 /// The value of a key.

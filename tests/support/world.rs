@@ -141,7 +141,8 @@ impl World {
             let wire = self.wires.get_mut(&peer).filter(|wire| !wire.input.is_empty());
             let Some(wire) = wire.filter(|_| self.engine.wants_input(peer)) else { return };
             let count = wire.input.len().min(CHUNK);
-            let chunk: Vec<u8> = wire.input.drain(..count).collect();
+            let rest = wire.input.split_off(count);
+            let chunk: Vec<u8> = std::mem::replace(&mut wire.input, rest).into();
             self.engine.received(peer, &chunk, self.now);
         }
         self.again.push(peer);
