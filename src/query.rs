@@ -90,6 +90,14 @@ pub struct Write {
     pub expire: u64,
 }
 
+impl Write {
+    /// The size of its key and value in bytes.
+    pub fn size(&self) -> usize {
+        let value = if let Change::Set(value) = &self.change { value.len() } else { 0 };
+        self.key.len() + value
+    }
+}
+
 /// The change that a write makes.
 #[derive(Debug)]
 pub enum Change {

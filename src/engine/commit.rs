@@ -1,5 +1,6 @@
 //! Commits of dict transactions: their writes are sent one after another, also after the client has disconnected.
 
+use super::clients::Clients;
 use super::lookup::{HeldLookup, Lookups};
 use super::shared::Shared;
 use crate::arena::{Arena, Key};
@@ -8,8 +9,13 @@ use crate::client::{Reply, ReplyTo};
 use crate::job::commit::Commitment;
 use crate::query::{Answer, Commit, Failure, FailureKind, Outcome};
 use crate::table::{Plan, Question};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
+
+/// Maximum size in bytes of the writes of clients that have disconnected.
+// Each client has a bound of its own for what it has not been answered, but it may leave and come back: 25 that did held
+// 75 MB while a backend hung.
+const MAX_LEFT: usize = 16 << 20;
 
 /// The commits in progress.
 #[derive(Default)]
@@ -197,6 +203,41 @@ impl Commits {
         let reply = Reply::Committed(commitment.id(), outcome);
         shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
         followers
+    }
+
+    /// The commits of disconnected clients that do not fit into the memory for them, the latest deadlines first to go.
+    pub(super) fn excess(&self, clients: &Clients) -> HashSet<Key> {
+        let left = self.running.iter().filter(|(_, running)| !clients.is_connected(running.to.client));
+        let mut left: Vec<(Instant, Key, usize)> =
+            left.map(|(key, running)| (running.deadline, key, running.commitment.size())).collect();
+        left.sort();
+        let mut held = 0;
+        let is_beyond = |(_, key, size): (Instant, Key, usize)| {
+            held += size;
+            (held > MAX_LEFT).then_some(key)
+        };
+        left.into_iter().filter_map(is_beyond).collect()
+    }
+
+    /// True if a commit waits for an earlier one.
+    pub(super) fn is_blocked(&self, key: Key) -> bool {
+        self.running.get(key).is_some_and(|running| running.blockers > 0)
+    }
+
+    /// Ends commits of disconnected clients, no write of which is in flight.
+    pub(super) fn abandon(&mut self, keys: &[Key], lookups: &mut Lookups, shared: &mut Shared) {
+        // The end of one must not begin another of them that has waited for it.
+        keys.iter().for_each(|key| self.running.get_mut(*key).into_iter().for_each(|running| running.blockers += 1));
+        for key in keys {
+            let Some(RunningCommit { table, commitment, .. }) = self.running.get_mut(*key) else { continue };
+            let (name, now) = (shared.tables.name(*table), shared.turn.now);
+            let cause = "disconnected clients have written too much";
+            shared.faults.warn(&format!("commit-dropped table={name} cause=\"{cause}\""), now);
+            let failure = Failure::temporary(format_args!("the client has disconnected"));
+            if let Some(outcome) = commitment.on_result(Err(failure), true) {
+                self.finish(*key, outcome, lookups, shared);
+            }
+        }
     }
 
     /// True if no commit is in progress.

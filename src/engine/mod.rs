@@ -6,6 +6,7 @@ mod iterate;
 mod lookup;
 mod report;
 mod shared;
+mod sweep;
 mod tables;
 
 use crate::arena::Key;
@@ -181,7 +182,7 @@ impl Engine {
         self.shared.turn.now = now;
         self.pending = false;
         if self.shared.clients.take_abandoned() {
-            self.sweep();
+            sweep::sweep(&mut self.lookups, &mut self.iterations, &mut self.commits, &mut self.shared);
         }
         // A result may lead to another exchange (the next write or row), which may fail at once.
         loop {
@@ -315,24 +316,6 @@ impl Engine {
             self.shared.turn.push(Action::Resume(Peer::Client(key)));
         }
         self.shared.clients.close_if_served(key, &mut self.shared.turn);
-    }
-
-    /// Drops the requests of disconnected clients that were not sent to a backend yet.
-    fn sweep(&mut self) {
-        let Self { lookups, iterations, shared: Shared { clients, backends, .. }, .. } = self;
-        iterations.sweep(clients);
-        let mut abandoned = Vec::new();
-        backends.sweep(|asker| match asker {
-            // A fetch fills the cache. A client may disconnect after its commit, which is carried out all the same.
-            Asker::Fetch(_) | Asker::Commit(_) => true,
-            Asker::Iteration(key, _) => iterations.is_live(key),
-            Asker::Lookup(key) => {
-                let is_live = lookups.is_live(key, clients);
-                abandoned.extend((!is_live).then_some(key));
-                is_live
-            }
-        });
-        abandoned.into_iter().for_each(|key| lookups.remove(key));
     }
 
     // --- operation

@@ -28,6 +28,11 @@ impl Commitment {
         &self.commit.writes
     }
 
+    /// The size of all keys and values in bytes.
+    pub fn size(&self) -> usize {
+        self.commit.writes.iter().map(Write::size).sum()
+    }
+
     /// The write to carry out next; `None` when all are done.
     pub fn next(&self) -> Option<&Write> {
         self.commit.writes.get(self.applied)

@@ -250,3 +250,27 @@ fn replies_behind_an_iteration_do_not_stop_its_rows() {
     world.serve(|_, _, _| Some(response(200, "\"v\"")));
     assert_eq!(world.taken(client), format!("Oshared/it/a\tv\n\nO{large}\n"));
 }
+
+#[test]
+fn the_writes_of_clients_that_left_are_bounded() {
+    let mut world = meta(&["--option", "meta:connections=1"]);
+    let large = "x".repeat(1_000_000);
+    // The first one is in flight at a backend that hangs, the next ones of each client wait for a connection or for it.
+    for number in 0..30 {
+        let client = dovecot(&mut world);
+        for (commit, key) in [(1, "k".to_owned()), (2, "k".to_owned()), (3, format!("k{number}"))] {
+            world.send(client, format!("B{commit}\t\nS{commit}\tshared/{key}\t\"{large}\"\nC{commit}\n").as_bytes());
+        }
+        world.end(client, GONE);
+    }
+    let stays = dovecot(&mut world);
+    world.send(stays, b"B1\t\nS1\tshared/k\t1\nC1\n");
+    let mut written = 0;
+    world.serve(|_, _, body| {
+        written += body.len();
+        Some(response(200, ""))
+    });
+    assert!((15 << 20..17 << 20).contains(&written), "{written}");
+    assert_eq!(world.taken(stays), "O1\n");
+    assert!(world.engine.metrics().contains("podop_commits_total{table=\"meta\",result=\"failed\"} 74"));
+}

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 /// The tables, all with the same backends, and their timeouts in seconds.
 const TABLES: [(&str, u32); 2] = [("alias", 5), ("slow", 2)];
 
-// Lookups are numbered from 0, those after the sequence of events from `LATER`; other requests from these numbers on.
-const LATER: u32 = 500_000;
+// Lookups are numbered from 0, or from `LARGE` if some values are to be large, those after the sequence of events from
+// `LATER`; other requests from these numbers on.
+const LARGE: u32 = 250_002;
+const LATER: u32 = 500_001;
 const WRITES: u32 = 1_000_000;
 const LISTS: u32 = 2_000_000;
 const STORES: u32 = 3_000_000;
@@ -41,6 +43,8 @@ pub struct Setup {
     pub cache: bool,
     pub replicas: usize,
     pub tls: bool,
+    /// Some values are large.
+    pub large: bool,
 }
 
 /// A client, as far as it knows.
@@ -89,6 +93,8 @@ pub struct Model {
     /// Since when each connection is being made.
     connecting: BTreeMap<Peer, Instant>,
     next_key: u32,
+    /// The table of each request that was seen by a backend.
+    tables: BTreeMap<u32, usize>,
     /// How often each key was seen by a backend.
     seen: BTreeMap<u32, u32>,
     /// Keys for which a backend sent a complete response that there is no value.
@@ -104,12 +110,14 @@ pub struct Model {
     hung: BTreeMap<(usize, usize), u32>,
     lists: u32,
     stores: u32,
+    /// Clients whose requests are read in one turn.
+    together: Option<Vec<Peer>>,
     _known: tempfile::TempDir,
 }
 
 impl Model {
     pub fn new(setup: Setup, world: impl FnOnce(&[&str]) -> World) -> Self {
-        let Setup { connections, pipeline, cache, replicas, tls } = setup;
+        let Setup { connections, pipeline, cache, replicas, tls, large } = setup;
         let directory = tempfile::tempdir().expect("a directory");
         let known = directory.path().join("known.json");
         std::fs::write(&known, format!("{{\"k\": \"{}\"}}", "k".repeat(KNOWN_SIZE))).expect("a file");
@@ -133,7 +141,8 @@ impl Model {
             clients: Vec::new(),
             backends: BTreeMap::new(),
             connecting: BTreeMap::new(),
-            next_key: 0,
+            next_key: if large { LARGE } else { 0 },
+            tables: BTreeMap::new(),
             seen: BTreeMap::new(),
             misses: BTreeSet::new(),
             writes: BTreeMap::new(),
@@ -143,6 +152,7 @@ impl Model {
             hung: BTreeMap::new(),
             lists: 0,
             stores: 0,
+            together: None,
             _known: directory,
         }
     }
@@ -160,11 +170,19 @@ impl Model {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Connect(protocol, slow) => _ = self.connect(protocol, usize::from(slow)),
+            Op::AskTogether(at, other) => {
+                self.together = Some(Vec::new());
+                let _ = (self.ask(at, true), self.ask(other, true));
+                let peers = self.together.take().unwrap_or_default();
+                self.world.turn_of(&peers);
+                self.world.process();
+            }
             Op::Ask(at, whole) => _ = self.ask(at, whole),
             Op::Commit(at, key) => self.commit(at, key),
             Op::Iterate(at) => self.iterate(at),
             Op::Store(at) => self.store(at),
-            Op::Flood(at, other) => self.flood(at, other),
+            Op::Flood => self.flood(),
+            Op::Hang(slow) => self.hang(slow),
             Op::Block(at, blocked) => self.block(at, blocked),
             Op::Leave(at, half) => {
                 if let Some(client) = pick(&mut self.clients, at).filter(|client| !client.left) {
@@ -248,6 +266,10 @@ impl Model {
         client.sent += bytes.len();
         client.open.push_back(Request { number, id: None, due, size: bytes.len(), rows: Vec::new() });
         let peer = client.peer;
+        if let Some(peers) = &mut self.together {
+            peers.push(peer);
+            return self.world.hold(peer, bytes);
+        }
         self.world.send(peer, &bytes[..split]);
         if split < bytes.len() {
             self.world.send(peer, &bytes[split..]);
@@ -315,13 +337,8 @@ impl Model {
     }
 
     /// A client asks for thousands of keys that are known, another one for one. It is answered in the same turn.
-    fn flood(&mut self, at: usize, other: usize) {
-        let is_free =
-            |client: &Client| client.protocol == Protocol::Postfix && !client.blocked && client.open.is_empty();
-        let [Some(at), Some(other)] = [self.present(at), self.present(other)] else { return };
-        if at == other || !is_free(&self.clients[at]) || !is_free(&self.clients[other]) {
-            return;
-        }
+    fn flood(&mut self) {
+        let [at, other] = [0, 1].map(|table| self.connect(Protocol::Postfix, table));
         let bytes = b"7:known k,";
         for (at, count) in [(at, FLOOD), (other, 1)] {
             let client = &mut self.clients[at];
@@ -344,6 +361,20 @@ impl Model {
             self.read();
             self.world.turn_of(&[]);
         }
+    }
+
+    /// Keys that hang one after another, as many as take a backend out of use.
+    fn hang(&mut self, slow: bool) {
+        let timeout = TABLES[usize::from(slow)].1 * 1000;
+        for _ in 0..=HUNG {
+            let client = self.connect(Protocol::Postfix, usize::from(slow));
+            self.ask(client, true);
+            while !self.world.connecting.is_empty() {
+                self.accept();
+            }
+            self.check();
+        }
+        self.pass(timeout);
     }
 
     // --- backends
@@ -383,7 +414,7 @@ impl Model {
         }
         self.world.send(peer, &bytes);
         self.read(); // as long as the backend may be down
-        self.hung.retain(|(at, _), _| *at != replica);
+        self.hung.remove(&(replica, self.tables[&number]));
     }
 
     /// Closes the connection of a backend.
@@ -460,18 +491,10 @@ impl Model {
             let connection = self.backends.remove(&peer).expect("it is listed");
             // It waited for the first one in vain.
             if let Some((number, ..)) = connection.line.front() {
-                for table in self.tables_of(*number) {
-                    *self.hung.entry((connection.replica, table)).or_default() += 1;
-                }
+                *self.hung.entry((connection.replica, self.tables[number])).or_default() += 1;
             }
             self.lose(connection);
         }
-    }
-
-    /// The tables that a number may belong to. Of those whose client has left, it is not known.
-    fn tables_of(&self, number: u32) -> Vec<usize> {
-        let of = |client: &&Client| client.open.iter().any(|request| request.number == number);
-        self.clients.iter().find(of).map_or(vec![0, 1], |client| vec![client.table])
     }
 
     fn check_backend(&mut self, peer: Peer) {
@@ -484,7 +507,7 @@ impl Model {
             rest = after;
             let mut path = head.split(' ').nth(1).expect("a target").split('/').skip(1);
             let (table, target) = (path.next().expect("a table"), path.next().expect("a key"));
-            assert!(TABLES.iter().any(|(name, _)| *name == table), "{head}");
+            let table = TABLES.iter().position(|(name, _)| *name == table).expect("a table");
             let number = if head.starts_with("POST ") {
                 let size = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
                 let (value, after) = rest.split_at(size.parse().expect("a length"));
@@ -507,6 +530,7 @@ impl Model {
                 assert!(self.seen[&key] <= most, "key {key} is asked for again and again");
                 key
             };
+            self.tables.insert(number, table);
             connection.line.push_back((number, self.world.now, said(number)));
         }
         assert!(rest.is_empty(), "half a request");
@@ -638,20 +662,22 @@ impl Model {
     /// While more is asked than connections are free, a lookup whose used connection breaks gets its new one.
     fn resend_under_load(&mut self) {
         let Setup { connections, pipeline, tls, .. } = self.setup;
-        if tls || pipeline > 1 {
-            return; // there its place in the line is not known
+        if tls {
+            return;
         }
         let ask = |model: &mut Self| {
             let client = model.connect(Protocol::Postfix, 0);
             model.ask(client, true).expect("a client")
         };
-        for _ in 0..6 * connections {
+        for _ in 0..6 * connections * pipeline {
             ask(self);
         }
         self.check();
-        let used = self.backends.iter().find(|(_, one)| one.used && !one.line.is_empty()).map(|(peer, _)| *peer);
-        let Some(peer) = used else { return };
-        let victim = self.backends[&peer].line[0].0;
+        self.answer(0, b""); // what is sent behind a response may be pipelined
+        self.check();
+        let used = self.backends.iter().filter(|(_, one)| one.used).max_by_key(|(_, one)| one.line.len());
+        let Some(peer) = used.map(|(peer, _)| *peer) else { return };
+        let victims: Vec<u32> = self.backends[&peer].line.iter().map(|(number, ..)| *number).collect();
         self.cut(peer, true);
         self.check();
         for _ in 0..20 {
@@ -668,8 +694,9 @@ impl Model {
             self.check();
             self.pass(20);
         }
-        let waits = self.clients.iter().any(|client| client.open.iter().any(|request| request.number == victim));
-        assert!(!waits, "{victim} was sent once more, and gets no connection");
+        let open = self.clients.iter().flat_map(|client| &client.open).map(|request| request.number);
+        let waiting: Vec<u32> = open.filter(|number| victims.contains(number)).collect();
+        assert!(waiting.is_empty(), "{waiting:?} were sent once more, and get no connection");
         self.serve_all();
     }
 
@@ -741,7 +768,7 @@ impl Client {
 
 /// Whether the value of a key is longer than Postfix takes, and fills the output of a client.
 fn is_large(key: u32) -> bool {
-    key < LATER && key % 12 == 9
+    (LARGE..LATER).contains(&key) && key % 6 == 3
 }
 
 /// The value of a key.

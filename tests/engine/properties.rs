@@ -13,14 +13,18 @@ pub enum Op {
     Connect(Protocol, bool),
     /// A request for a new key, in one piece or in two.
     Ask(usize, bool),
+    /// Requests of two clients for new keys, in one turn.
+    AskTogether(usize, usize),
     /// A transaction that sets one of a few keys.
     Commit(usize, u32),
     /// The names and values below a new path.
     Iterate(usize),
     /// A transaction of 3 MB.
     Store(usize),
-    /// Thousands of lookups at once, while another client has one.
-    Flood(usize, usize),
+    /// Backends answer nothing for as long as it takes to be down for a table.
+    Hang(bool),
+    /// Thousands of lookups of one client at once, and one of another.
+    Flood,
     /// Clients stop reading, or read again.
     Block(usize, bool),
     Leave(usize, bool),
@@ -49,12 +53,11 @@ fn op(heavy: bool) -> impl Strategy<Value = Op> {
         2 => (protocol, any::<bool>()).prop_map(|(protocol, slow)| Op::Connect(protocol, slow)),
         10 => (any::<usize>(), any::<bool>()).prop_map(|(at, whole)| Op::Ask(at, whole)),
         3 => (any::<usize>(), 0u32..3).prop_map(|(at, key)| Op::Commit(at, key)),
-        1 => any::<usize>().prop_map(Op::Iterate),
+        (if heavy { 4 } else { 1 }) => any::<usize>().prop_map(Op::Iterate),
+        1 => any::<bool>().prop_map(Op::Hang),
         2 => any::<usize>().prop_map(move |at| if heavy { Op::Store(at) } else { Op::Ask(at, true) }),
-        1 => (any::<usize>(), any::<usize>()).prop_map(move |(at, other)| match heavy {
-            true => Op::Flood(at, other),
-            false => Op::Ask(other, true),
-        }),
+        1 => any::<usize>().prop_map(move |at| if heavy { Op::Flood } else { Op::Ask(at, true) }),
+        4 => (any::<usize>(), any::<usize>()).prop_map(|(at, other)| Op::AskTogether(at, other)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(at, block)| Op::Block(at, block)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(at, half)| Op::Leave(at, half)),
         6 => Just(Op::Accept),
@@ -64,7 +67,7 @@ fn op(heavy: bool) -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(Op::Surplus),
         1 => any::<usize>().prop_map(Op::Blurt),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(at, reset)| Op::Cut(at, reset)),
-        2 => prop_oneof![Just(1), Just(10), Just(400), Just(1500), Just(6000)].prop_map(Op::Pass),
+        2 => prop_oneof![Just(1), Just(10), Just(400), Just(1500), Just(2500), Just(6000)].prop_map(Op::Pass),
     ]
 }
 
@@ -78,12 +81,15 @@ fn setup() -> impl Strategy<Value = Setup> {
     })
 }
 
+/// `PROPERTY_RUNS` multiplies the number of cases.
 fn config(cases: u32) -> ProptestConfig {
+    let runs = std::env::var("PROPERTY_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(1);
+    let cases = cases * runs;
     ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
-    #![proptest_config(config(1500))]
+    #![proptest_config(config(600))]
 
     #[test]
     fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(false), 1..120), setup in setup()) {
@@ -96,7 +102,7 @@ proptest! {
 
     #[test]
     fn no_client_takes_time_or_memory_of_others(ops in prop::collection::vec(op(true), 1..120), setup in setup()) {
-        Model::new(setup, World::new).run(ops);
+        Model::new(Setup { large: true, ..setup }, World::new).run(ops);
     }
 }
 
@@ -108,7 +114,7 @@ mod over_tls {
     use std::sync::Arc;
 
     proptest! {
-        #![proptest_config(config(200))]
+        #![proptest_config(config(150))]
 
         #[test]
         fn every_request_gets_one_reply_and_its_own(ops in prop::collection::vec(op(false), 1..120), setup in setup(), lateness in prop_oneof![Just(0), 1usize..40]) {
