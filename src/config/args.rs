@@ -256,8 +256,9 @@ fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
 /// Adds a setting to the tables that it names.
 fn add_setting(option: &str, specs: &mut [Spec]) -> Result<(), ConfigError> {
     // Errors do not quote the value, which may be a secret.
+    // The last colon before the value, as the names of tables may have some and those of settings have none.
     let parts =
-        option.split_once(':').and_then(|(name, rest)| rest.split_once('=').map(|(key, value)| (name, key, value)));
+        option.split_once('=').and_then(|(of, value)| of.rsplit_once(':').map(|(name, key)| (name, key, value)));
     let (name, key, value) = parts.ok_or_else(|| usage("--option expects NAME:KEY=VALUE"))?;
     let general = name == "*";
     let mut found = general;
@@ -325,14 +326,15 @@ mod tests {
     #[test]
     fn settings_go_to_their_tables() {
         let mut args = vec!["--socket", "/s"];
-        for name in ["a", "b"] {
+        for name in ["a", "b", "c:d"] {
             args.extend(["--name", name, "--type", "url", "--param", "http://h/§"]);
         }
-        args.extend(["--option", "a:header=X: y=z:1", "--option", "*:timeout=3"]);
+        args.extend(["--option", "a:header=X: y=z:1", "--option", "*:timeout=3", "--option", "c:d:cache=1"]);
         let config = run(&args);
         let setting = |key: &str, value: &str, general| Setting { key: key.into(), value: value.into(), general };
         assert_eq!(config.tables[0].settings, [setting("header", "X: y=z:1", false), setting("timeout", "3", true)]);
         assert_eq!(config.tables[1].settings, [setting("timeout", "3", true)]);
+        assert_eq!(config.tables[2].settings, [setting("timeout", "3", true), setting("cache", "1", false)]);
     }
 
     #[test]

@@ -104,6 +104,9 @@ fn tcp_target(authority: &str, secure: bool) -> Result<(Target, String, String),
         }
         None => host,
     };
+    if !host.is_ascii() {
+        return Err("the host name is not ASCII: write its form that begins with 'xn--'".to_owned());
+    }
     // No host name has an underscore (RFC 952), but names of containers do.
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if host == host_without_brackets && (host.is_empty() || !host.bytes().all(valid)) {
@@ -225,7 +228,8 @@ mod tests {
             ("http://u:secret@admin:0/§", "port is not a number"),
             ("http://u:secret@admin:99999/§", "port is not a number"),
             ("http://u:secret@[::g]/§", "not an IPv6 address"),
-            ("http://u:secret@a§b/", "not a host name"),
+            ("http://u:secret@a§b/", "xn--"),
+            ("http://u:secret@bücher.example/§", "xn--"),
             ("http://u:secret@admin/#§", "no '§'"),
             ("http://u:secret@admin/a/../§", "dot segment"),
             ("http+unix://run%2Fapp.sock/§", "absolute socket path"),
