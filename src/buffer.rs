@@ -8,6 +8,10 @@ const RETAINED: usize = 1024;
 // What remains after a long line may stay as long as its client is not read.
 const MAX_SPARE: usize = 128 * 1024;
 
+/// The number of sent bytes from which on those of a buffer that is never empty are removed.
+// A client that reads steadily, and is always given more, held 200 MB of what it had read.
+const MAX_SENT: usize = 64 * 1024;
+
 /// Bytes to be written to the socket.
 #[derive(Debug)]
 pub struct Output {
@@ -50,12 +54,14 @@ impl Output {
     /// Removes `count` bytes that the socket has accepted.
     pub fn advance(&mut self, count: usize) {
         // A position instead of a removal: moving the rest to the front at each partial write would copy long replies
-        // repeatedly.
+        // repeatedly. Moved once it is no longer than what it replaces, no byte costs more than one copy.
         self.sent += count;
         debug_assert!(self.sent <= self.bytes.len(), "more bytes sent than buffered");
         if self.is_empty() {
             self.sent = 0;
             recycle(&mut self.bytes, self.retained);
+        } else if self.sent >= MAX_SENT.max(self.bytes.len() / 2) {
+            self.bytes.drain(..std::mem::take(&mut self.sent));
         }
     }
 }
@@ -139,6 +145,18 @@ mod tests {
         assert_eq!(output.unsent().len(), 3 * RETAINED - 1);
         output.advance(3 * RETAINED - 1);
         assert!(output.is_empty() && output.writer().capacity() == 0);
+    }
+
+    #[test]
+    fn output_that_is_never_empty_does_not_grow() {
+        let mut output = Output::default();
+        output.writer().extend_from_slice(&[b'-'; 100_000]);
+        for number in 0..10_000 {
+            output.writer().extend_from_slice(format!("{number:1000}").as_bytes());
+            output.advance(1000);
+        }
+        assert!(output.unsent().len() == 100_000 && output.unsent().ends_with(b" 9999"));
+        assert!(output.bytes.capacity() < 1_000_000, "{}", output.bytes.capacity());
     }
 
     #[test]
