@@ -13,8 +13,8 @@ pub enum Op {
     Connect(Protocol, bool),
     /// A request for a new key, in one piece or in two.
     Ask(usize, bool),
-    /// Requests of two clients for new keys, in one turn.
-    AskTogether(usize, usize),
+    /// Requests of two clients for new keys, in one turn, and some time after.
+    AskTogether(usize, usize, u32),
     /// A transaction that sets one of a few keys.
     Commit(usize, u32),
     /// The names and values below a new path.
@@ -57,7 +57,9 @@ fn op(heavy: bool) -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(Op::Hang),
         2 => any::<usize>().prop_map(move |at| if heavy { Op::Store(at) } else { Op::Ask(at, true) }),
         1 => any::<usize>().prop_map(move |at| if heavy { Op::Flood } else { Op::Ask(at, true) }),
-        4 => (any::<usize>(), any::<usize>()).prop_map(|(at, other)| Op::AskTogether(at, other)),
+        // Long enough for one of the tables, or not at all.
+        4 => (any::<usize>(), any::<usize>(), prop_oneof![Just(0), Just(2500)])
+            .prop_map(|(at, other, ms)| Op::AskTogether(at, other, ms)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(at, block)| Op::Block(at, block)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(at, half)| Op::Leave(at, half)),
         6 => Just(Op::Accept),
@@ -98,7 +100,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(60))]
+    #![proptest_config(config(30))]
 
     #[test]
     fn no_client_takes_time_or_memory_of_others(ops in prop::collection::vec(op(true), 1..120), setup in setup()) {
