@@ -22,6 +22,7 @@ mod request;
 mod resolver;
 mod retry;
 mod roster;
+mod schedule;
 pub mod tls;
 
 pub use arrival::Finished;
@@ -44,11 +45,11 @@ use arrival::{AfterResponse, Arrival, CloseReason};
 use connection::Connection;
 use in_flight::Expired;
 use options::CONNECT_TIMEOUT;
-use pool::Pool;
 use pools::Pools;
 use retry::{Next, Outcome};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Instant;
 use tls::TlsConnector;
 
@@ -105,14 +106,6 @@ impl Backends {
             } else {
                 self.fail(exchange, Fault::Overloaded, false)
             }
-        }
-    }
-
-    /// Places exchanges again.
-    // This ends: whenever one comes here, a route or a redirect of it is used up, or its backend has just gone down.
-    fn place_pending(&mut self, turn: &mut Turn) {
-        while let Some(exchange) = self.pending.pop_front() {
-            self.submit(exchange, turn);
         }
     }
 
@@ -276,7 +269,7 @@ impl Backends {
         self.finished.extend(finished);
     }
 
-    /// The bytes to be written to a connection.
+    /// See [`crate::engine::Engine::output`].
     pub fn output(&mut self, key: Key) -> &[u8] {
         self.pools.output(key)
     }
@@ -291,12 +284,17 @@ impl Backends {
         self.pools.needs_check(key)
     }
 
+    /// A name was resolved, or could not be.
+    pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
+        self.pools.resolved(name, answer, now);
+    }
+
     /// The names of the backends.
     pub fn resolver(&mut self) -> &mut Resolver {
         self.pools.resolver()
     }
 
-    /// Has names resolved again before the next connection, and allows pipelining again.
+    /// Resolves names again before the next connection, and allows pipelining again.
     pub fn reload(&mut self) {
         self.pools.reload();
     }
@@ -309,10 +307,14 @@ impl Backends {
         if self.soonest.is_some_and(|soonest| soonest <= turn.now) {
             self.expire(turn);
         }
+        self.pools.begin_tick(turn.now);
         loop {
-            self.place_pending(turn);
-            (0..self.pools.len()).for_each(|at| self.tick_pool(at, turn));
-            if self.pending.is_empty() {
+            // This ends: what comes here has used up a route or a redirect, or its backend has just gone down.
+            if let Some(exchange) = self.pending.pop_front() {
+                self.submit(exchange, turn);
+            } else if let Some(at) = self.pools.next_tick() {
+                self.tick_pool(at, turn);
+            } else {
                 break;
             }
         }
@@ -329,11 +331,12 @@ impl Backends {
         if let Err(fault) = self.pools.grow(at, turn) {
             self.on_unreachable(at, &fault, false, turn);
         }
+        self.pools.end_tick(at, turn.now);
     }
 
     /// When [`Backends::tick`] has something to do.
-    pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        [self.pools.deadline(now), self.soonest].into_iter().flatten().min()
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.pools.deadline(), self.soonest].into_iter().flatten().min()
     }
 
     /// Ends every exchange whose deadline has passed, and closes connections whose next response would be for one.
@@ -383,11 +386,6 @@ impl Backends {
         self.pools.label(exchange.pool())
     }
 
-    /// The labels of all backends.
-    pub fn labels(&self) -> impl Iterator<Item = &str> {
-        self.pools.iter().map(Pool::label)
-    }
-
     /// The metrics of each backend with its label, which several have if their options differ.
     pub fn metrics(&self, now: Instant) -> impl Iterator<Item = (&str, BackendMetrics)> {
         self.pools.metrics(now)
@@ -395,6 +393,6 @@ impl Backends {
 
     /// The number of backends, and of those that cannot be reached at the moment.
     pub fn availability(&self, now: Instant) -> (usize, usize) {
-        (self.pools.len(), self.pools.iter().filter(|pool| pool.is_unavailable(now)).count())
+        self.pools.availability(now)
     }
 }

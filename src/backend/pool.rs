@@ -338,18 +338,18 @@ impl Pool {
         Some((exchange, self.roster.phase(self.addresses.is_empty())))
     }
 
-    /// Opens as many connections as are missing, if waiting for a used one would take too long. Fails if the backend
-    /// has no address.
-    pub(super) fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<(), Fault> {
+    /// Opens as many connections as are missing, if waiting for a used one would take too long. True if there is no
+    /// descriptor for one. Fails if the backend has no address.
+    pub(super) fn grow(&mut self, at: usize, resolver: &mut Resolver, lent: &mut Lent<'_>) -> Result<bool, Fault> {
         let now = lent.turn.now;
         while growth::is_due(&self.roster, &self.queue, &self.addresses, &self.reach, &self.spec.options, now) {
             if self.roster.open() == self.spec.options.connections || !lent.has_room(self.roster.open()) {
                 // Only an exchange that needs a new connection gets here; an idle one makes room for it.
-                let Some((key, _)) = self.roster.oldest_idle() else { return Ok(()) };
+                let Some((key, _)) = self.roster.oldest_idle() else { return Ok(!lent.has_room(self.roster.open())) };
                 self.close(key, &CloseReason::Unused, lent);
                 continue;
             }
-            let Some(address) = self.addresses.next(resolver, lent.turn)? else { return Ok(()) };
+            let Some(address) = self.addresses.next(resolver, lent.turn)? else { return Ok(false) };
             let pipeline = if self.addresses.may_pipeline(&address) { self.spec.options.pipeline } else { 1 };
             let key = lent.connections.insert(Connection::new(at, address.clone(), pipeline, lent.turn.now));
             self.metrics.connections_opened += 1;
@@ -357,7 +357,7 @@ impl Pool {
             self.roster.add(key, lent.turn.now + CONNECT_TIMEOUT);
             lent.turn.push(Action::Connect(key, address));
         }
-        Ok(())
+        Ok(false)
     }
 
     /// When there is something to do for its connections.

@@ -13,12 +13,14 @@ use super::pool::Pool;
 use super::reach::{CheckResult, Reach};
 use super::resolver::Resolver;
 use super::retry::Facts;
+use super::schedule::Schedule;
 use super::tls::{Handshake, TlsConnector};
 use crate::arena::{Arena, Key};
 use crate::io::{Action, Address, Peer, Turn};
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 /// Bytes that have arrived on a connection, and are still to be read.
@@ -48,16 +50,16 @@ pub(super) struct Pools {
     /// Maximum number of connections of all pools together, besides one that each may have.
     limit: Option<usize>,
     resolver: Resolver,
+    schedule: Schedule,
 }
 
-/// The pool with a number, and what it borrows.
+/// The pool with a number, in which something happens, and what it borrows.
 macro_rules! lend {
-    ($self:ident, $at:expr, $turn:expr) => {
-        (
-            &mut $self.pools[$at],
-            &mut Lent { connections: &mut $self.connections, limit: $self.limit.unwrap_or(usize::MAX), turn: $turn },
-        )
-    };
+    ($self:ident, $at:expr, $turn:expr) => {{
+        let (at, limit) = ($at, $self.limit.unwrap_or(usize::MAX));
+        $self.schedule.mark(at);
+        (&mut $self.pools[at], &mut Lent { connections: &mut $self.connections, limit, turn: $turn })
+    }};
 }
 
 impl Pools {
@@ -66,6 +68,7 @@ impl Pools {
         let known = self.pools.iter().position(|pool| *pool.spec() == spec);
         let at = known.unwrap_or_else(|| {
             self.pools.push(Pool::new(spec, &mut self.resolver));
+            self.schedule.add();
             self.pools.len() - 1
         });
         if replica {
@@ -80,17 +83,14 @@ impl Pools {
         self.limit = Some(count.saturating_sub(self.pools.len()));
     }
 
-    /// The pool with a number.
+    /// The pool with a number, in which something happens.
     pub(super) fn pool(&mut self, at: usize) -> &mut Pool {
+        self.schedule.mark(at);
         &mut self.pools[at]
     }
 
     pub(super) fn label(&self, at: usize) -> &str {
         self.pools[at].label()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Pool> {
-        self.pools.iter()
     }
 
     pub(super) fn set_connector(&mut self, at: usize, connector: TlsConnector, turn: &mut Turn) {
@@ -275,14 +275,40 @@ impl Pools {
     }
 
     pub(super) fn reload(&mut self) {
+        self.schedule.mark_all();
         self.resolver.expire_all();
         self.pools.iter_mut().for_each(|pool| pool.addresses().allow_pipelining());
     }
 
     // --- time
 
-    pub(super) fn len(&self) -> usize {
-        self.pools.len()
+    /// A name was resolved, or could not be.
+    pub(super) fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
+        self.resolver.answer(name, answer, now);
+        for (at, pool) in self.pools.iter_mut().enumerate() {
+            if pool.addresses().name() == Some(name) {
+                self.schedule.mark(at);
+            }
+        }
+    }
+
+    /// Marks the pools that have something to do now.
+    pub(super) fn begin_tick(&mut self, now: Instant) {
+        self.schedule.mark_due(now);
+        if self.limit.is_none_or(|limit| self.connections.len() < limit) {
+            self.schedule.on_room();
+        }
+    }
+
+    /// The next pool that has something to do. [`Pools::end_tick`] follows.
+    pub(super) fn next_tick(&mut self) -> Option<usize> {
+        self.schedule.next()
+    }
+
+    /// Notes when a pool that has done what there was has something to do again.
+    pub(super) fn end_tick(&mut self, at: usize, now: Instant) {
+        let pool = &self.pools[at];
+        self.schedule.set(at, pool.load(), pool.deadline(&self.resolver, now));
     }
 
     /// Closes connections that have been idle for long enough, and has the name resolved again when that is due.
@@ -301,7 +327,10 @@ impl Pools {
     /// Opens the connections that a pool lacks. Fails if its backend has no address.
     pub(super) fn grow(&mut self, at: usize, turn: &mut Turn) -> Result<(), Fault> {
         let (pool, lent) = lend!(self, at, turn);
-        pool.grow(at, &mut self.resolver, lent)
+        if pool.grow(at, &mut self.resolver, lent)? {
+            self.schedule.wait_for_room(at);
+        }
+        Ok(())
     }
 
     /// Takes out a waiting exchange whose deadline has passed, with what it was waiting for.
@@ -325,7 +354,7 @@ impl Pools {
 
     /// True if no exchange is in flight or waiting.
     pub(super) fn is_quiet(&self) -> bool {
-        self.pools.iter().all(|pool| pool.load() == 0)
+        self.schedule.is_quiet()
     }
 
     /// The earliest deadline of an exchange.
@@ -335,12 +364,13 @@ impl Pools {
     }
 
     /// When there is something to do for the connections of any pool.
-    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.pools.iter().filter_map(|pool| pool.deadline(&self.resolver, now)).min()
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.schedule.deadline()
     }
 
     /// Opens a connection to each backend, to see whether it can be reached.
     pub(super) fn check(&mut self) {
+        self.schedule.mark_all();
         self.pools.iter_mut().for_each(|pool| *pool.reach() = Reach::Pending);
     }
 
@@ -351,6 +381,11 @@ impl Pools {
             Some(CheckResult { label: pool.label().to_owned(), result })
         };
         self.pools.iter_mut().map(result).collect()
+    }
+
+    /// The number of pools, and of those that cannot be reached or are down.
+    pub(super) fn availability(&self, now: Instant) -> (usize, usize) {
+        (self.pools.len(), self.pools.iter().filter(|pool| pool.is_unavailable(now)).count())
     }
 
     pub(super) fn metrics(&self, now: Instant) -> impl Iterator<Item = (&str, BackendMetrics)> {

@@ -9,6 +9,7 @@ use crate::reactor::Reactor;
 use crate::system::{self, Signals};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 /// Serves until a signal requests a shutdown. Returns the exit code.
 pub fn serve(config: &Config) -> Result<u8, ConfigError> {
@@ -31,7 +32,7 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
     }
-    for label in backends.labels() {
+    for (label, _) in backends.metrics(Instant::now()) {
         log::info(format_args!("backend backend={label}"));
     }
     let (timeout, slow) = (config.timeout.as_secs_f64(), config.slow.as_secs_f64());

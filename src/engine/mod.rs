@@ -103,7 +103,7 @@ impl Engine {
     /// The result of [`Action::Resolve`] has arrived.
     pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
         self.begin(now);
-        self.shared.backends.resolver().answer(name, answer, now);
+        self.shared.backends.resolved(name, answer, now);
     }
 
     /// True if bytes of this peer may be read.
@@ -217,9 +217,9 @@ impl Engine {
     }
 
     /// When [`Engine::process`] must be called even without events.
-    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+    pub fn deadline(&mut self) -> Option<Instant> {
         let Shared { clients, backends, faults, .. } = &mut self.shared;
-        let backends = backends.deadline(now);
+        let backends = backends.deadline();
         let requests = [self.lookups.deadline(), self.iterations.deadline()];
         requests.into_iter().chain([backends, clients.deadline(), faults.deadline()]).flatten().min()
     }

@@ -147,12 +147,8 @@ impl Reactor {
         if !self.again.is_empty() || self.engine.has_resumable() {
             return Some(Duration::ZERO);
         }
-        let next = [
-            self.engine.deadline(self.now),
-            self.shutdown.deadline(),
-            self.acceptor.deadline(),
-            self.notifier.deadline(),
-        ];
+        let next =
+            [self.engine.deadline(), self.shutdown.deadline(), self.acceptor.deadline(), self.notifier.deadline()];
         let next = next.into_iter().flatten().min();
         // mio rounds up to the whole milliseconds of the kernel, which avoids a turn in which nothing is due yet.
         next.map(|at| at.saturating_duration_since(self.now))

@@ -498,7 +498,7 @@ fn a_client_that_leaves_ends_its_iteration() {
     world.end(client, GONE);
     world.wait(20 * SECOND);
     assert!(!world.is_open(backend));
-    assert_eq!(world.engine.deadline(world.now), None);
+    assert_eq!(world.engine.deadline(), None);
 }
 
 #[test]

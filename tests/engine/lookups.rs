@@ -51,7 +51,7 @@ fn an_idle_connection_is_closed_before_the_backend_would() {
     assert!(world.is_open(backend));
     world.wait(MS);
     assert!(!world.is_open(backend));
-    assert_eq!(world.engine.deadline(world.now), None, "nothing is left to wake up for");
+    assert_eq!(world.engine.deadline(), None, "nothing is left to wake up for");
 
     let mut world = World::with_alias(&["--option", "alias:keepalive=10"]);
     world.lookup("1");

@@ -571,7 +571,7 @@ impl Model {
         let most = now + SECOND * TABLES[0].1;
         for connection in self.backends.values() {
             let Some((number, since, _)) = connection.line.front() else { continue };
-            let next = self.world.engine.deadline(now);
+            let next = self.world.engine.deadline();
             assert!(next.is_some_and(|next| next <= most), "nothing watches the connection of {number}");
             let is_late = *since + SECOND * TABLES[0].1 + MS <= now;
             assert!(!is_late, "a connection stays open that owes {number}");
@@ -724,7 +724,7 @@ impl Model {
         }
         self.world.wait(Duration::from_secs(200));
         assert!(self.world.engine.is_drained());
-        assert_eq!(self.world.engine.deadline(self.world.now), None, "something is left over");
+        assert_eq!(self.world.engine.deadline(), None, "something is left over");
         self.check();
         assert!(self.backends.is_empty(), "connections stay open for ever");
     }

@@ -190,7 +190,7 @@ pub fn engine(data: &[u8]) {
     }
     world.wait(1000 * 1000 * MS);
     assert!(world.engine.is_drained(), "something is left over");
-    assert_eq!(world.engine.deadline(world.now), None, "something is left over");
+    assert_eq!(world.engine.deadline(), None, "something is left over");
 }
 
 fn at(peers: &[Peer], chosen: usize) -> Option<Peer> {

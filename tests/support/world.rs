@@ -323,7 +323,7 @@ impl World {
     pub fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         let mut turns = 0;
-        while let Some(next) = self.engine.deadline(self.now).filter(|next| *next <= end) {
+        while let Some(next) = self.engine.deadline().filter(|next| *next <= end) {
             turns = if next > self.now { 0 } else { turns + 1 };
             assert!(turns < 100, "the engine wakes up again and again for nothing");
             self.now = self.now.max(next);
