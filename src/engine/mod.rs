@@ -181,6 +181,7 @@ impl Engine {
     pub fn process(&mut self, now: Instant) {
         self.shared.turn.now = now;
         self.pending = false;
+        self.shared.tables.tick(now);
         if self.shared.clients.take_abandoned() {
             sweep::sweep(&mut self.lookups, &mut self.iterations, &mut self.commits, &mut self.shared);
         }
@@ -218,10 +219,10 @@ impl Engine {
 
     /// When [`Engine::process`] must be called even without events.
     pub fn deadline(&mut self) -> Option<Instant> {
-        let Shared { clients, backends, faults, .. } = &mut self.shared;
-        let backends = backends.deadline();
+        let Shared { tables, clients, backends, faults, .. } = &mut self.shared;
         let requests = [self.lookups.deadline(), self.iterations.deadline()];
-        requests.into_iter().chain([backends, clients.deadline(), faults.deadline()]).flatten().min()
+        let others = [tables.deadline(), backends.deadline(), clients.deadline(), faults.deadline()];
+        requests.into_iter().chain(others).flatten().min()
     }
 
     // --- requests

@@ -26,13 +26,14 @@ pub(super) struct Shared {
 impl Shared {
     /// `timeout` is the time limit of requests to tables without a limit of their own.
     pub(super) fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
+        let now = Instant::now();
         Self {
             clients: Clients::default(),
-            tables: Tables::new(tables, timeout),
+            tables: Tables::new(tables, timeout, now),
             backends,
             faults: Repeats::default(),
             spare: SpareExchanges::default(),
-            turn: Turn::new(Instant::now()),
+            turn: Turn::new(now),
             slow: Duration::from_secs(1),
         }
     }

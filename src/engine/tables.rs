@@ -15,6 +15,8 @@ pub(super) struct Tables {
     metrics: Vec<TableMetrics>,
     /// The time limit of requests to tables without a limit of their own.
     timeout: Duration,
+    /// When the first of them has something to do by time alone.
+    next_tick: Option<Instant>,
 }
 
 /// The plan of a table for a question, with its name and metrics to record an immediate answer.
@@ -26,10 +28,11 @@ pub(super) struct Planned<'a> {
 }
 
 impl Tables {
-    pub(super) fn new(mut entries: Vec<TableEntry>, timeout: Duration) -> Self {
+    pub(super) fn new(mut entries: Vec<TableEntry>, timeout: Duration, now: Instant) -> Self {
         // Binary search in a few names is faster than hashing one.
         entries.sort_by(|one, other| one.name.cmp(&other.name));
-        Self { metrics: vec![TableMetrics::default(); entries.len()], entries, timeout }
+        let metrics = vec![TableMetrics::default(); entries.len()];
+        Self { metrics, entries, timeout, next_tick: Some(now) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -91,6 +94,20 @@ impl Tables {
     pub(super) fn reload(&mut self, backends: &mut Backends, turn: &mut Turn) {
         let mut setup = Setup::new(backends, turn);
         self.entries.iter_mut().for_each(|entry| entry.table.reload(&mut setup));
+        self.next_tick = Some(setup.turn.now);
+    }
+
+    /// Lets tables do what is due by time alone.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.next_tick.is_some_and(|at| at <= now) {
+            // All of them, as this is seldom; one that is early has little to do.
+            self.next_tick = self.entries.iter_mut().filter_map(|entry| entry.table.tick(now)).min();
+        }
+    }
+
+    /// When [`Tables::tick`] must be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.next_tick
     }
 
     /// The names and metrics of all tables.

@@ -30,7 +30,13 @@ pub trait Table {
         Err(ResponseError::Status(response.status))
     }
 
-    /// Reads files again, after SIGHUP.
+    /// Does what is due by time alone. Returns when there is something to do again; `None` is never.
+    fn tick(&mut self, now: Instant) -> Option<Instant> {
+        let _ = now;
+        None
+    }
+
+    /// Reads files again, after SIGHUP. [`Table::tick`] follows.
     fn reload(&mut self, setup: &mut Setup<'_>) {
         let _ = setup;
     }

@@ -280,6 +280,8 @@ pub type Member<'a> = (Cow<'a, [u8]>, &'a str);
 #[derive(Clone, Copy, Debug)]
 pub struct Members {
     at: usize,
+    /// Where the last name began.
+    name: usize,
 }
 
 impl Default for Members {
@@ -291,12 +293,17 @@ impl Default for Members {
 impl Members {
     /// A cursor before the first member.
     pub fn new() -> Self {
-        Self { at: 1 }
+        Self { at: 1, name: 1 }
     }
 
-    /// The position in the text after the last item returned.
-    pub fn position(&self) -> usize {
-        self.at
+    /// A cursor before the member whose name begins at a position.
+    pub fn from_position(at: usize) -> Self {
+        Self { at, name: at }
+    }
+
+    /// The position in the text at which the last name returned begins, with its quote.
+    pub fn name_position(&self) -> usize {
+        self.name
     }
 
     /// The next name and raw value of the object `raw`.
@@ -306,6 +313,7 @@ impl Members {
     /// assumed there: members behind it would be reported as missing.
     pub fn next<'a>(&mut self, raw: &'a str) -> Result<Option<Member<'a>>, JsonError> {
         let Some(name) = self.next_item(raw) else { return Ok(None) };
+        self.name = self.at - name.len();
         match (text(name.as_bytes())?, self.next_item(raw)) {
             (Value::Text(name), Some(value)) => Ok(Some((name, value))),
             _ => Err(JsonError),

@@ -50,14 +50,14 @@ pub(super) fn value_end(raw: &str, start: usize) -> usize {
 
 /// The end of the string whose opening quote is at `start` of a validated text.
 fn string_end(raw: &str, start: usize) -> usize {
-    let mut escaped = false;
-    for (at, byte) in raw.bytes().enumerate().skip(start + 1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return at + 1,
-            _ => {}
+    let mut at = start + 1;
+    while let Some(rest) = raw.as_bytes().get(at..)
+        && let Some(next) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))
+    {
+        if rest[next] == b'"' {
+            return at + next + 1;
         }
+        at += next + 2; // what is escaped does not end the string
     }
     raw.len()
 }

@@ -43,7 +43,7 @@ pub struct Setup {
     pub cache: bool,
     pub replicas: usize,
     pub tls: bool,
-    /// Some values are large.
+    /// Some values are large, and there is a table in memory.
     pub large: bool,
 }
 
@@ -124,8 +124,11 @@ impl Model {
         let known = directory.path().join("known.json");
         std::fs::write(&known, format!("{{\"k\": \"{}\"}}", "k".repeat(KNOWN_SIZE))).expect("a file");
         let scheme = if tls { "https" } else { "http" };
-        let mut args = ["--name", "known", "--type", "file", "--param"].map(String::from).to_vec();
-        args.push(known.display().to_string());
+        let mut args = Vec::new();
+        if large {
+            args.extend(["--name", "known", "--type", "file", "--param"].map(String::from));
+            args.push(known.display().to_string());
+        }
         for (name, timeout) in TABLES {
             let url = |host| format!("{scheme}://192.0.2.{host}/{name}/§");
             let urls: Vec<String> = (1..=replicas).map(url).collect();
@@ -724,7 +727,9 @@ impl Model {
         }
         self.world.wait(Duration::from_secs(200));
         assert!(self.world.engine.is_drained());
-        assert_eq!(self.world.engine.deadline(), None, "something is left over");
+        // A file is looked at each second.
+        let left = self.world.engine.deadline().is_some() && !self.setup.large;
+        assert!(!left, "something is left over");
         self.check();
         assert!(self.backends.is_empty(), "connections stay open for ever");
     }

@@ -1,22 +1,28 @@
 //! The file table: a JSON object of keys and values, held in memory.
 
+mod content;
+
 use super::interface::{Plan, Question, Table, TableEntry};
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
 use crate::log;
-use crate::query::{Answer, Failure, Path};
-use crate::value::{self, Members, Value};
+use crate::query::{Answer, Failure};
+use crate::value::Value;
+use content::Content;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-/// The minimum interval between two checks of the file for changes, which are made only when there is a question.
-// A stat for each lookup would cost more than the lookup.
+/// The interval between two checks of the file for changes.
+// By the clock and not with lookups: the first one after an hour would be answered from the old content, while the new
+// one is read.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The interval between two looks at a thread that reads the file.
+const READ_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Opens a file table; `--param` is the path.
 pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
@@ -25,18 +31,23 @@ pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry,
     settings.finish().map_err(SettingError::option)?;
     let path = PathBuf::from(spec.param);
     // A file that cannot be read is an error at the start, but only a warning later.
-    let (stamp, content) = read(&path).map_err(|error| SettingError::param(format!("{}: {error}", path.display())))?;
+    let (stamp, content) = read(&path);
+    let content = content.map_err(|error| SettingError::param(format!("{}: {error}", path.display())))?;
+    let name = spec.name.to_owned();
     let table =
-        File { name: spec.name.to_owned(), path, stamp: Some(stamp), checked: None, content, list: String::new() };
-    Ok(TableEntry { name: spec.name.to_owned(), timeout, caching: None, table: Box::new(table) })
+        File { name: name.clone(), path, stamp, reading: None, is_outdated: false, content, list: String::new() };
+    Ok(TableEntry { name, timeout, caching: None, table: Box::new(table) })
 }
 
 struct File {
     name: String,
     path: PathBuf,
-    /// That of the content; `None` if the file is to be read in any case.
+    /// That of the version that was read last, also if it could not be used; `None` if there was none.
     stamp: Option<Stamp>,
-    checked: Option<Instant>,
+    /// The result of the thread that reads the file.
+    reading: Option<Receiver<Version>>,
+    /// The file is to be read in any case.
+    is_outdated: bool,
     content: Content,
     /// The last list, which the answer borrows.
     list: String,
@@ -53,20 +64,11 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-struct Content {
-    // The serialised text with an index of positions: parsed values of a million keys would take several times its
-    // memory, and most of them are never used.
-    text: String,
-    /// The range of the raw value of each key in the text.
-    values: BTreeMap<Vec<u8>, Range<usize>>,
-}
+/// A version of the file, as far as it could be read.
+type Version = (Option<Stamp>, Result<Content, String>);
 
 impl Table for File {
-    fn plan(&mut self, question: Question<'_>, now: Instant) -> Plan<'_> {
-        if self.checked.is_none_or(|at| at + CHECK_INTERVAL <= now) {
-            self.checked = Some(now);
-            self.check();
-        }
+    fn plan(&mut self, question: Question<'_>, _: Instant) -> Plan<'_> {
         Plan::Answer(match question {
             Question::Get(key) => self.get(key),
             Question::List(path) => {
@@ -78,42 +80,79 @@ impl Table for File {
     }
 
     fn reload(&mut self, _: &mut Setup<'_>) {
-        self.stamp = None;
-        self.check();
+        self.is_outdated = true;
+    }
+
+    fn tick(&mut self, now: Instant) -> Option<Instant> {
+        self.receive();
+        if self.reading.is_none() && self.has_changed() {
+            self.begin_to_read();
+        }
+        Some(now + if self.reading.is_some() { READ_INTERVAL } else { CHECK_INTERVAL })
     }
 }
 
 impl File {
     fn get(&self, key: &[u8]) -> Answer<'_> {
-        match self.content.values.get(key).map(|range| value::member(&self.content.text[range.clone()])) {
-            None | Some(Ok(Value::Null)) => Answer::Miss,
-            Some(Ok(value)) => Answer::Found(value),
-            Some(Err(_)) => {
-                Answer::Failed(Failure::temporary(format_args!("{}: the value is not valid JSON", self.name)))
+        match self.content.get(key) {
+            Ok(None | Some(Value::Null)) => Answer::Miss,
+            Ok(Some(value)) => Answer::Found(value),
+            Err(_) => Answer::Failed(Failure::temporary(format_args!("{}: the value is not valid JSON", self.name))),
+        }
+    }
+
+    /// True if the file is another one than the one that was read.
+    fn has_changed(&mut self) -> bool {
+        std::mem::take(&mut self.is_outdated)
+            || std::fs::metadata(&self.path).is_ok_and(|of| self.stamp != Some(Stamp::new(&of)))
+    }
+
+    /// Has the file read by a thread: a million keys take half a second, in which no lookup may wait.
+    fn begin_to_read(&mut self) {
+        let (sender, receiver) = channel();
+        let path = self.path.clone();
+        // Without a receiver the program ends.
+        let thread = std::thread::Builder::new().name("file".to_owned()).spawn(move || drop(sender.send(read(&path))));
+        match thread {
+            Ok(_) => self.reading = Some(receiver),
+            Err(error) => {
+                self.is_outdated = true; // tried again at the next check
+                self.warn(&error.to_string());
             }
         }
     }
 
-    /// Reads the file again if it has changed. The old content stays in use while it cannot be read.
-    fn check(&mut self) {
-        if std::fs::metadata(&self.path).is_ok_and(|of| self.stamp == Some(Stamp::new(&of))) {
-            return;
-        }
-        match read(&self.path) {
-            Ok((stamp, content)) => {
-                log::info(format_args!("file-read table={} keys={}", self.name, content.values.len()));
-                (self.stamp, self.content) = (Some(stamp), content);
+    /// Uses the new content, if it is there. The old one stays in use while the file cannot be read.
+    fn receive(&mut self) {
+        let Some(result) = self.reading.as_ref().map(Receiver::try_recv) else { return };
+        let (stamp, content) = match result {
+            Ok(version) => version,
+            Err(TryRecvError::Empty) => return,
+            Err(TryRecvError::Disconnected) => (None, Err("the thread that reads it has ended".to_owned())),
+        };
+        // One that cannot be used is not read again before it changes.
+        (self.reading, self.stamp) = (None, stamp);
+        match content {
+            Err(error) => self.warn(&error),
+            Ok(content) => {
+                log::info(format_args!("file-read table={} keys={}", self.name, content.len()));
+                let old = std::mem::replace(&mut self.content, content);
+                // Giving back its memory takes milliseconds, too.
+                let _ = std::thread::Builder::new().name("file".to_owned()).spawn(move || drop(old));
             }
-            Err(error) => log::warn(format_args!("file-unreadable table={} cause=\"{error}\"", self.name)),
         }
+    }
+
+    fn warn(&self, cause: &str) {
+        log::warn(format_args!("file-unreadable table={} cause=\"{cause}\"", self.name));
     }
 }
 
-fn read(path: &std::path::Path) -> Result<(Stamp, Content), String> {
+fn read(path: &Path) -> Version {
     // Before the content: if the file changes in between, the stamp is the older one and the file is read again.
-    let stamp = Stamp::new(&std::fs::metadata(path).map_err(|error| error.to_string())?);
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    Ok((stamp, Content::new(&text)?))
+    let stamp = std::fs::metadata(path).ok().map(|of| Stamp::new(&of));
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+    (stamp, text.and_then(Content::new))
 }
 
 impl Stamp {
@@ -128,42 +167,6 @@ impl Stamp {
     }
 }
 
-impl Content {
-    fn new(text: &str) -> Result<Self, String> {
-        let Ok(Value::Object(raw)) = Value::parse(text.as_bytes()) else {
-            return Err("not a JSON object of key to value".to_owned());
-        };
-        let (mut members, mut values) = (Members::new(), BTreeMap::new());
-        let not_unicode = |_| "a key or value is not valid Unicode".to_owned();
-        while let Some((name, value)) = members.next(&raw).map_err(not_unicode)? {
-            // Checked now, so that a broken value is reported at the start and not at its first lookup.
-            value::member(value).map_err(not_unicode)?;
-            let end = members.position();
-            values.insert(name.into_owned(), end - value.len()..end);
-        }
-        Ok(Self { text: raw.into_owned(), values })
-    }
-
-    /// The entries below a path, as a JSON object of relative name to value. A key of a user ends with the user.
-    fn list(&self, path: &Path) -> String {
-        // With a slash, as `it` must not list `item`.
-        let mut prefix = path.path.clone();
-        if !prefix.is_empty() && !prefix.ends_with(b"/") {
-            prefix.push(b'/');
-        }
-        let suffix = path.user.as_ref().map(|user| [b"/", &user[..]].concat()).unwrap_or_default();
-        let mut rows = Vec::new();
-        for (key, range) in self.values.range(prefix.clone()..) {
-            let Some(rest) = key.strip_prefix(&prefix[..]) else { break };
-            if let Some(name) = rest.strip_suffix(&suffix[..]).filter(|name| !name.is_empty()) {
-                let name = String::from_utf8_lossy(&value::quote(name)).into_owned();
-                rows.push(format!("{name}:{}", &self.text[range.clone()]));
-            }
-        }
-        format!("{{{}}}", rows.join(","))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::settings::Settings;
@@ -175,7 +178,7 @@ mod tests {
         act(&mut Setup::new(&mut Backends::default(), &mut Turn::new(Instant::now())))
     }
 
-    fn table(path: &std::path::Path) -> Result<TableEntry, SettingError> {
+    fn table(path: &Path) -> Result<TableEntry, SettingError> {
         let param = path.to_str().unwrap();
         with_setup(|setup| open(TableSpec { name: "test", param, settings: Settings::default() }, setup))
     }
@@ -191,8 +194,15 @@ mod tests {
         }
     }
 
+    /// Lets the table do what is due at a time, until it has read the file.
+    fn tick(table: &mut TableEntry, now: Instant) {
+        while table.table.tick(now) == Some(now + READ_INTERVAL) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     #[test]
-    fn keys_are_found_and_changes_are_seen_at_the_latest_after_a_second() {
+    fn keys_are_found_and_changes_are_seen_at_the_next_check() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.json");
         std::fs::write(&path, r#"{"a@x": "b@x", "n": null, "q\"": [1, 2]}"#).unwrap();
@@ -203,20 +213,25 @@ mod tests {
         assert_eq!(get(&mut entry, "none", now), None);
         std::fs::write(&path, r#"{"a@x": "changed@x"}"#).unwrap();
         assert_eq!(get(&mut entry, "a@x", now).as_deref(), Some("b@x"));
-        assert_eq!(get(&mut entry, "a@x", now + CHECK_INTERVAL).as_deref(), Some("changed@x"));
+        assert_eq!(entry.table.tick(now), Some(now + READ_INTERVAL));
+        tick(&mut entry, now);
+        assert_eq!(get(&mut entry, "a@x", now).as_deref(), Some("changed@x"));
+        assert_eq!(entry.table.tick(now), Some(now + CHECK_INTERVAL));
         std::fs::write(&path, r#"{"a@x": half"#).unwrap();
-        assert_eq!(get(&mut entry, "a@x", now + 2 * CHECK_INTERVAL).as_deref(), Some("changed@x"));
+        tick(&mut entry, now);
+        assert_eq!(get(&mut entry, "a@x", now).as_deref(), Some("changed@x"));
         std::fs::write(&path, r#"{"a@x": "again"}"#).unwrap();
         with_setup(|setup| entry.table.reload(setup));
-        assert_eq!(get(&mut entry, "a@x", now + 2 * CHECK_INTERVAL).as_deref(), Some("again"));
+        tick(&mut entry, now);
+        assert_eq!(get(&mut entry, "a@x", now).as_deref(), Some("again"));
     }
 
     #[test]
     fn a_file_of_the_same_size_and_age_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let [path, new] = ["t.json", "new"].map(|name| dir.path().join(name));
-        let (age, mut now) = (std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1), Instant::now());
-        let write = |path: &std::path::Path, value: &str| {
+        let (age, now) = (std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1), Instant::now());
+        let write = |path: &Path, value: &str| {
             std::fs::write(path, format!(r#"{{"k": "{value}"}}"#)).unwrap();
             std::fs::File::options().write(true).open(path).unwrap().set_modified(age).unwrap();
         };
@@ -224,13 +239,14 @@ mod tests {
         let mut entry = table(&path).unwrap();
         write(&new, "b");
         std::fs::rename(&new, &path).unwrap();
+        tick(&mut entry, now);
         assert_eq!(get(&mut entry, "k", now).as_deref(), Some("b"), "another file");
         let changed = || std::fs::metadata(&path).map(|of| (of.ctime(), of.ctime_nsec())).unwrap();
         let before = changed();
         while changed() == before {
             write(&path, "c"); // again if the clock of the file system has not moved yet
         }
-        now += CHECK_INTERVAL;
+        tick(&mut entry, now);
         assert_eq!(get(&mut entry, "k", now).as_deref(), Some("c"), "the same file, written to");
     }
 
@@ -245,19 +261,5 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert!(table(&path).is_err_and(|error| error.why.contains("not a JSON object")), "{text}");
         }
-    }
-
-    #[test]
-    fn a_path_lists_what_is_below_it() {
-        let content = Content::new(r#"{"it/a": 1, "it/b/u": 2, "it/c\"/v": 3, "item": 4}"#).unwrap();
-        let list = |path: &str, user: Option<&str>| {
-            let user = user.map(|user| user.as_bytes().to_vec());
-            content.list(&Path { namespace: "shared/", path: path.into(), user })
-        };
-        assert_eq!(list("it/", None), r#"{"a":1,"b/u":2,"c\"/v":3}"#);
-        assert_eq!(list("it", None), list("it/", None));
-        assert_eq!(list("it/", Some("u")), r#"{"b":2}"#);
-        assert_eq!(list("none/", None), "{}");
-        assert_eq!(list("", None), r#"{"it/a":1,"it/b/u":2,"it/c\"/v":3,"item":4}"#);
     }
 }
