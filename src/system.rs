@@ -7,6 +7,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::Mutex;
 
 /// A signal that is handled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -117,6 +118,9 @@ pub fn has_no_such_address(error: &io::Error) -> bool {
 
 /// Calls a function while the umask is 0 (umask(2)), which applies to files created by other threads too.
 pub fn without_umask<T>(create: impl FnOnce() -> T) -> T {
+    // Two threads at once would leave each other's mask behind.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock();
     // SAFETY: the call cannot fail, and takes no memory.
     let mask = unsafe { libc::umask(0) };
     let result = create();
