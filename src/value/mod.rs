@@ -2,6 +2,7 @@
 //! nested values are passed on as they were written.
 
 mod scan;
+pub mod stream;
 
 use crate::wire;
 use scan::{compact, is_empty, is_space, value_end};

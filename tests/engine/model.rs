@@ -462,8 +462,8 @@ impl Model {
 
     fn step(&mut self, ms: u32) {
         let until = self.world.now + ms * MS;
-        // A connection may be made within three seconds.
-        let late = self.connecting.values().filter(|since| **since + 3 * SECOND <= until).count();
+        // A connection may be made within three seconds, and may have begun up to a step before it was seen.
+        let late = self.connecting.values().filter(|since| **since + 3 * SECOND <= until + 500 * MS).count();
         (0..late).for_each(|_| self.strike_all());
         if late > 0 {
             for key in [(0, 0), (0, 1), (1, 0), (1, 1)] {
