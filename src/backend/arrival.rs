@@ -1,8 +1,9 @@
 //! What happens on a connection, and what follows from it.
 
-use super::exchange::Exchange;
+use super::exchange::{Asker, Exchange};
 use super::fault::Fault;
 use super::tls::Handshake;
+use crate::arena::Key;
 use crate::wire::http::Response;
 
 /// An event on a connection.
@@ -17,10 +18,26 @@ pub(super) enum Arrival<'a> {
         response: Response<'a>,
         surplus: bool,
     },
+    /// A part of the response to the exchange at the front.
+    Piece(Asker, Vec<u8>),
     /// The connection could not be made.
     ConnectFailed(Fault),
     /// The connection cannot be used any more.
     Closed(CloseReason),
+}
+
+impl Arrival<'_> {
+    /// Copies what it borrows.
+    pub(super) fn into_owned(self) -> Arrival<'static> {
+        match self {
+            Arrival::Response { response, surplus } => Arrival::Response { response: response.into_owned(), surplus },
+            Arrival::Nothing => Arrival::Nothing,
+            Arrival::Open(handshake) => Arrival::Open(handshake),
+            Arrival::Piece(asker, bytes) => Arrival::Piece(asker, bytes),
+            Arrival::ConnectFailed(fault) => Arrival::ConnectFailed(fault),
+            Arrival::Closed(reason) => Arrival::Closed(reason),
+        }
+    }
 }
 
 /// Why a connection is closed.
@@ -55,6 +72,18 @@ pub(super) enum AfterResponse {
     CloseAnnounced,
     /// It is to be closed; nothing is in flight.
     Close,
+}
+
+/// What an asker learns of its exchange.
+#[derive(Debug)]
+pub enum ExchangeEvent<'a> {
+    Finished(Finished<'a>),
+    /// The next part of a response that is streamed. While its asker has enough, it pauses the connection.
+    Piece {
+        asker: Asker,
+        connection: Key,
+        bytes: Vec<u8>,
+    },
 }
 
 /// The end of an exchange.

@@ -5,6 +5,7 @@ use super::exchange::Exchange;
 use super::fault::{Fault, Phase};
 use super::in_flight::{Expired, InFlight};
 use super::retry::Progress;
+use super::state::{History, State};
 use super::tls::{SessionEnd, TlsConnector, Transport};
 use crate::io::Address;
 use crate::wire::http::{self, Decoder, Response};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// A connection, with the exchanges in flight on it.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub struct Connection {
     pool: usize,
     address: Address,
     opened: Instant,
@@ -23,6 +24,8 @@ pub(super) struct Connection {
     retired: bool,
     /// A response began before all of a write had left. The connection is closed after it.
     refused_early: bool,
+    /// The asker of the response that is streamed has enough for now.
+    paused: bool,
     /// GETs that may be in flight at once.
     pipeline: usize,
     in_flight: InFlight,
@@ -31,28 +34,6 @@ pub(super) struct Connection {
     head: Option<Instant>,
     /// The idle timeout of the backend, if a response had one (`Keep-Alive: timeout=`).
     keep_alive_timeout: Option<Duration>,
-}
-
-/// Connecting ── accepted, no TLS ──▶ Open ── keep-alive ends, fault ──▶ removed
-///      └── accepted ──▶ Handshaking ── complete ──▶ Open
-#[derive(Debug)]
-enum State {
-    Connecting,
-    Handshaking { accepted: Instant },
-    Open { accepted: Instant, since: Instant, history: History },
-}
-
-/// What an open connection has carried so far.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum History {
-    /// No response, and it has not been idle.
-    New,
-    /// No response, but it has been idle, so that the backend may have closed it since: a GET may be sent once more.
-    Idled,
-    /// At least one response.
-    Answered,
-    /// The response to a request that was sent before the response to another one had arrived.
-    Pipelined,
 }
 
 impl Connection {
@@ -65,6 +46,7 @@ impl Connection {
             transport: Transport::default(),
             retired: false,
             refused_early: false,
+            paused: false,
             pipeline,
             in_flight: InFlight::default(),
             decoder: Decoder::default(),
@@ -80,6 +62,15 @@ impl Connection {
 
     pub(super) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether bytes of the backend are read.
+    pub(super) fn wants_input(&self) -> bool {
+        !self.paused
+    }
+
+    pub(super) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
     }
 
     pub(super) fn is_tls(&self) -> bool {
@@ -239,15 +230,7 @@ impl Connection {
             // be measured.
             let plain = self.transport.plaintext().to_vec();
             let mut rest = &plain[..];
-            let arrival = match self.decode(&mut rest, now) {
-                Arrival::Response { response, surplus } => {
-                    Arrival::Response { response: response.into_owned(), surplus }
-                }
-                Arrival::Nothing => Arrival::Nothing,
-                Arrival::Open(handshake) => Arrival::Open(handshake),
-                Arrival::ConnectFailed(fault) => Arrival::ConnectFailed(fault),
-                Arrival::Closed(reason) => Arrival::Closed(reason),
-            };
+            let arrival = self.decode(&mut rest, now).into_owned();
             self.transport.advance(plain.len() - rest.len());
             if !matches!(arrival, Arrival::Nothing) {
                 return arrival;
@@ -273,12 +256,16 @@ impl Connection {
             let any = !std::mem::take(input).is_empty();
             return if any { Arrival::Closed(CloseReason::Fault(Fault::Unsolicited)) } else { Arrival::Nothing };
         }
+        let front = self.in_flight.front_mut().filter(|exchange| exchange.may_stream());
+        self.decoder.set_streams(front.is_some());
         match self.decoder.push(input) {
             Ok(None) => {
                 if self.head.is_none() && !self.decoder.in_head() {
                     self.head = Some(now);
                 }
-                Arrival::Nothing
+                let (Some(exchange), Some(piece)) = (front, self.decoder.take_piece()) else { return Arrival::Nothing };
+                exchange.begin_stream();
+                Arrival::Piece(exchange.asker, piece)
             }
             Ok(Some(response)) => Arrival::Response { response, surplus: !input.is_empty() },
             Err(error) => Arrival::Closed(CloseReason::Fault(Fault::Malformed(error))),
@@ -332,7 +319,7 @@ impl Connection {
 
     /// Takes out the exchange that a response belongs to; `None` if its deadline has passed.
     pub(super) fn complete(&mut self, response: &Response<'_>, now: Instant) -> Option<Box<Exchange>> {
-        self.keep_alive_timeout = response.keep_alive_timeout;
+        (self.keep_alive_timeout, self.paused) = (response.keep_alive_timeout, false);
         let (mut exchange, ahead) = self.in_flight.pop()?;
         if let State::Open { history, .. } = &mut self.state {
             *history = (*history).max(if ahead { History::Pipelined } else { History::Answered });

@@ -53,7 +53,18 @@ pub struct Exchange {
     route: u8,
     /// Sent again because a used connection broke.
     resent: bool,
+    stream: Stream,
     rare: Option<Box<Rare>>,
+}
+
+/// Whether the asker is given the response in pieces.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stream {
+    Never,
+    /// It may be, unless all of the response arrives at once.
+    Allowed,
+    /// It was given some.
+    Begun,
 }
 
 /// What few exchanges need.
@@ -83,7 +94,19 @@ struct Phases {
 impl Exchange {
     fn new(asker: Asker, table: usize, limit: TimeLimit, request: Request, key: Vec<u8>, now: Instant) -> Self {
         let TimeLimit { deadline, timeout } = limit;
-        Self { asker, table, deadline, timeout, request, key, since: now, route: 0, resent: false, rare: None }
+        Self {
+            asker,
+            table,
+            deadline,
+            timeout,
+            request,
+            key,
+            since: now,
+            route: 0,
+            resent: false,
+            stream: Stream::Never,
+            rare: None,
+        }
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -113,6 +136,24 @@ impl Exchange {
 
     pub(super) fn set_resent(&mut self) {
         self.resent = true;
+    }
+
+    /// Has the asker given the body of a response in pieces, as [`super::ExchangeEvent::Piece`], unless it arrives at once.
+    pub fn allow_stream(&mut self) {
+        self.stream = Stream::Allowed;
+    }
+
+    pub(super) fn may_stream(&self) -> bool {
+        self.stream != Stream::Never
+    }
+
+    pub(super) fn begin_stream(&mut self) {
+        self.stream = Stream::Begun;
+    }
+
+    /// True if a part of the body was given to the asker: the response has the rest.
+    pub fn is_streamed(&self) -> bool {
+        self.stream == Stream::Begun
     }
 
     /// True if a redirect was followed.
@@ -237,11 +278,22 @@ impl SpareExchanges {
         let Some(mut exchange) = self.0.pop() else {
             return Box::new(Exchange::new(asker, table, limit, request, key.to_vec(), now));
         };
-        let Exchange { asker: by, table: of, deadline, timeout, request: old, key: memory, since, route, resent, rare } =
-            &mut *exchange;
+        let Exchange {
+            asker: by,
+            table: of,
+            deadline,
+            timeout,
+            request: old,
+            key: memory,
+            since,
+            route,
+            resent,
+            stream,
+            rare,
+        } = &mut *exchange;
         (*by, *of, *old) = (asker, table, request);
         (*deadline, *timeout) = (limit.deadline, limit.timeout);
-        (*since, *route, *resent, *rare) = (now, 0, false, None);
+        (*since, *route, *resent, *stream, *rare) = (now, 0, false, Stream::Never, None);
         memory.clear();
         memory.extend_from_slice(key);
         exchange

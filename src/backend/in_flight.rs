@@ -68,6 +68,11 @@ impl InFlight {
         self.slots.back_mut()?.exchange.as_deref_mut()
     }
 
+    /// The exchange whose response is the next one, unless it has expired.
+    pub(super) fn front_mut(&mut self) -> Option<&mut Exchange> {
+        self.slots.front_mut()?.exchange.as_deref_mut()
+    }
+
     /// Notes that `count` bytes of requests have left.
     pub(super) fn advance(&mut self, count: usize) {
         self.left += count as u64;
@@ -117,7 +122,8 @@ impl InFlight {
     /// Takes out all exchanges, in order. `begun` is whether a part of the first response has arrived.
     pub(super) fn take(&mut self, begun: bool) -> Vec<(Box<Exchange>, Progress)> {
         let left = self.left;
-        let progress = |at: usize, begins: u64| match at {
+        let progress = |at: usize, begins: u64, exchange: &Exchange| match at {
+            _ if exchange.is_streamed() => Progress::Streamed,
             // With TLS, only whole records count as having left: no part of a record can be read.
             _ if left <= begins => Progress::Unsent,
             // Responses arrive in order, so that only the first can have begun.
@@ -125,7 +131,14 @@ impl InFlight {
             _ => Progress::Sent,
         };
         let slots = std::mem::take(&mut self.slots).into_iter().enumerate();
-        slots.filter_map(|(at, slot)| slot.exchange.map(|exchange| (exchange, progress(at, slot.begins)))).collect()
+        slots
+            .filter_map(|(at, slot)| {
+                slot.exchange.map(|exchange| {
+                    let progress = progress(at, slot.begins, &exchange);
+                    (exchange, progress)
+                })
+            })
+            .collect()
     }
 
     /// Takes out an exchange whose deadline has passed. Its slot stays, because the response still has to be read and
@@ -135,7 +148,8 @@ impl InFlight {
         let owed = self.slots.front().map_or(Duration::ZERO, |slot| now.saturating_duration_since(slot.since));
         self.slots.iter_mut().enumerate().find_map(|(at, slot)| {
             let exchange = slot.exchange.take_if(|exchange| exchange.deadline <= now)?;
-            let (sent, had_time) = (left > slot.begins, at == 0 && exchange.had_time(slot.since, now));
+            let (sent, had_time) =
+                (left > slot.begins, at == 0 && !exchange.is_streamed() && exchange.had_time(slot.since, now));
             Some(Expired { exchange, sent, had_time, owed })
         })
     }

@@ -2,15 +2,16 @@
 
 use super::addresses::Addresses;
 use super::connection::Connection;
+use super::connections::Connections;
 use super::exchange::Exchange;
 use super::retry::Progress;
-use crate::arena::{Arena, Key};
+use crate::arena::Key;
 use crate::io::{Address, Turn};
 use crate::log;
 
 /// What a pool borrows for a call.
 pub(super) struct Lent<'a> {
-    pub connections: &'a mut Arena<Connection>,
+    pub connections: &'a mut Connections,
     /// Maximum number of connections of all pools together.
     pub limit: usize,
     pub turn: &'a mut Turn,

@@ -5,6 +5,7 @@ mod arrival;
 mod balance;
 mod breaker;
 mod connection;
+mod connections;
 mod exchange;
 mod fault;
 mod growth;
@@ -23,9 +24,11 @@ mod resolver;
 mod retry;
 mod roster;
 mod schedule;
+mod state;
 pub mod tls;
 
-pub use arrival::Finished;
+pub use arrival::{ExchangeEvent, Finished};
+pub use connections::Connections;
 pub use exchange::{Asker, Exchange, SpareExchanges, TimeLimit};
 pub use fault::{Fault, Phase};
 pub use options::{BackendSpec, PoolOptions, Target};
@@ -83,7 +86,7 @@ impl Backends {
 
     // --- exchanges
 
-    /// Sends a request, at once or as soon as there is a connection. [`Backends::next_finished`] returns it in the end.
+    /// Sends a request, at once or as soon as there is a connection. [`Backends::next_event`] returns it in the end.
     pub fn submit(&mut self, mut exchange: Box<Exchange>, turn: &mut Turn) {
         let deadline = exchange.deadline;
         self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
@@ -123,16 +126,20 @@ impl Backends {
         self.finished.push_back(Finished { exchange, result: Err(fault), sent });
     }
 
-    /// The next exchange that has ended. Reads from `arrived` as far as that needs.
-    pub fn next_finished<'a>(&mut self, arrived: &mut Arrived<'a>, turn: &mut Turn) -> Option<Finished<'a>> {
+    /// The next thing that has happened to an exchange. Reads from `arrived` as far as that needs.
+    pub fn next_event<'a>(&mut self, arrived: &mut Arrived<'a>, turn: &mut Turn) -> Option<ExchangeEvent<'a>> {
         loop {
             if let Some(finished) = self.finished.pop_front() {
-                return Some(finished);
+                return Some(ExchangeEvent::Finished(finished));
             }
             let key = arrived.key()?;
             let arrival = self.pools.next_arrival(key, arrived, turn);
-            if let Some(finished) = self.on_arrival(key, arrival, turn) {
-                return Some(finished);
+            match arrival {
+                Arrival::Piece(asker, bytes) => return Some(ExchangeEvent::Piece { asker, connection: key, bytes }),
+                arrival => match self.on_arrival(key, arrival, turn) {
+                    Some(finished) => return Some(ExchangeEvent::Finished(finished)),
+                    None => {}
+                },
             }
         }
     }
@@ -140,7 +147,7 @@ impl Backends {
     fn on_arrival<'a>(&mut self, key: Key, arrival: Arrival<'a>, turn: &mut Turn) -> Option<Finished<'a>> {
         match arrival {
             Arrival::Response { response, surplus } => return self.on_response(key, response, surplus, turn),
-            Arrival::Nothing => {}
+            Arrival::Nothing | Arrival::Piece(..) => {}
             Arrival::Open(handshake) => self.pools.on_handshake(key, handshake, turn),
             Arrival::ConnectFailed(fault) => self.on_connect_failed(key, &fault, turn),
             Arrival::Closed(reason) => self.on_closed(key, reason, turn),
@@ -269,19 +276,9 @@ impl Backends {
         self.finished.extend(finished);
     }
 
-    /// See [`crate::engine::Engine::output`].
-    pub fn output(&mut self, key: Key) -> &[u8] {
-        self.pools.output(key)
-    }
-
-    /// Notes that `count` bytes were written.
-    pub fn sent(&mut self, key: Key, count: usize) {
-        self.pools.sent(key, count);
-    }
-
-    /// True if the connection must be read from before it is written to.
-    pub fn needs_check(&self, key: Key) -> bool {
-        self.pools.needs_check(key)
+    /// All connections, to be read and written.
+    pub fn connections(&mut self) -> &mut Connections {
+        self.pools.connections()
     }
 
     /// A name was resolved, or could not be.

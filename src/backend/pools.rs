@@ -4,6 +4,7 @@ use super::arrival::{AfterResponse, Arrival, CloseReason};
 use super::balance;
 use super::breaker::Permit;
 use super::connection::Connection;
+use super::connections::Connections;
 use super::exchange::{Asker, Exchange};
 use super::fault::{Fault, Phase};
 use super::in_flight::Expired;
@@ -15,7 +16,7 @@ use super::resolver::Resolver;
 use super::retry::Facts;
 use super::schedule::Schedule;
 use super::tls::{Handshake, TlsConnector};
-use crate::arena::{Arena, Key};
+use crate::arena::Key;
 use crate::io::{Action, Address, Peer, Turn};
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
@@ -46,7 +47,7 @@ impl<'a> Arrived<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Pools {
     pools: Vec<Pool>,
-    connections: Arena<Connection>,
+    connections: Connections,
     /// Maximum number of connections of all pools together, besides one that each may have.
     limit: Option<usize>,
     resolver: Resolver,
@@ -256,16 +257,8 @@ impl Pools {
         Some(at)
     }
 
-    pub(super) fn output(&mut self, key: Key) -> &[u8] {
-        self.connections.get_mut(key).map_or(&[], Connection::output)
-    }
-
-    pub(super) fn sent(&mut self, key: Key, count: usize) {
-        self.connections.get_mut(key).into_iter().for_each(|connection| connection.sent(count));
-    }
-
-    pub(super) fn needs_check(&self, key: Key) -> bool {
-        self.connections.get(key).is_some_and(Connection::needs_check)
+    pub(super) fn connections(&mut self) -> &mut Connections {
+        &mut self.connections
     }
 
     // --- names

@@ -45,6 +45,8 @@ pub(super) enum Progress {
     Sent,
     /// A part of the response has arrived.
     Begun,
+    /// A part of it was used.
+    Streamed,
 }
 
 /// What to do next.
@@ -92,6 +94,8 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
             // The close may have crossed with the request: a server may close an idle connection at any time.
             Progress::Sent if safe && reused && !resent => Next::Resend,
             Progress::Sent | Progress::Begun if safe && other_route => Next::FailOver,
+            // What was used would come again.
+            Progress::Streamed => Next::Fail { sent: true },
             // A new connection would be no better the next time.
             Progress::Unsent => Next::Fail { sent: false },
             Progress::Sent | Progress::Begun => Next::Fail { sent: true },

@@ -13,6 +13,9 @@ use crate::timers::Timers;
 use std::collections::HashMap;
 use std::time::Instant;
 
+/// Maximum number of rows that are written in one turn, after which others get theirs.
+const MAX_ROWS: usize = 1_000;
+
 /// The iterations in progress.
 #[derive(Default)]
 pub(super) struct Iterations {
@@ -27,12 +30,15 @@ struct RunningIteration {
     table: usize,
     deadline: Instant,
     iteration: Iteration,
+    /// The connection to a backend on which the list arrives.
+    source: Option<Key>,
 }
 
 impl Iterations {
     pub(super) fn start(&mut self, to: ReplyTo, table: usize, iterate: Iterate, shared: &mut Shared) {
         let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
-        let running = RunningIteration { to, table, deadline: now + timeout, iteration: Iteration::new(iterate) };
+        let running =
+            RunningIteration { to, table, deadline: now + timeout, iteration: Iteration::new(iterate), source: None };
         let key = self.running.insert(running);
         self.of_client.entry(to.client).or_default().push(key);
         // Its exchanges expire by themselves, but it may also wait for a client that does not read its rows.
@@ -50,15 +56,26 @@ impl Iterations {
         keys.into_iter().for_each(|key| self.advance(key, shared));
     }
 
-    /// Advances an iteration until it waits or ends.
+    /// Advances an iteration until it waits or ends, and reads its list as far as there is room.
     fn advance(&mut self, key: Key, shared: &mut Shared) {
-        while let Some(RunningIteration { to, table, deadline, iteration }) = self.running.get_mut(key) {
+        self.step(key, shared);
+        if let Some(RunningIteration { iteration, source: Some(source), .. }) = self.running.get(key) {
+            shared.backends.connections().set_paused(*source, iteration.is_full(), &mut shared.turn);
+        }
+    }
+
+    fn step(&mut self, key: Key, shared: &mut Shared) {
+        let mut rows = 0;
+        while let Some(RunningIteration { to, table, deadline, iteration, .. }) = self.running.get_mut(key) {
             let (to, table, deadline, now) = (*to, *table, *deadline, shared.turn.now);
             // An iteration ends with its client, as nothing would read the values that it requests.
             let Some(room) = shared.clients.may_stream(to) else {
-                self.remove(key);
+                self.remove(key, shared);
                 return;
             };
+            if rows == MAX_ROWS {
+                return; // each row has listed the client for the next turn
+            }
             let (number, lookup_key, plan) = match iteration.next(room) {
                 Step::Wait => return,
                 Step::End => return self.finish(key, Reply::End, shared),
@@ -69,6 +86,7 @@ impl Iterations {
                 Step::Row { name, value } => {
                     let row = Reply::Row { name: &name, value: &value };
                     shared.clients.reply(to, shared.tables.name(table), row, &mut shared.turn);
+                    rows += 1;
                     continue;
                 }
                 Step::List(path) => (0, path.key(b""), shared.tables.plan(table, Question::List(&path), now).plan),
@@ -81,7 +99,10 @@ impl Iterations {
                 Plan::Request(request) => {
                     let asker = Asker::Iteration(key, number);
                     let limit = TimeLimit { deadline, timeout: shared.tables.timeout(table) };
-                    let exchange = shared.spare.take(asker, table, limit, request, &lookup_key, now);
+                    let mut exchange = shared.spare.take(asker, table, limit, request, &lookup_key, now);
+                    if number == 0 && iteration.may_stream() {
+                        exchange.allow_stream();
+                    }
                     shared.backends.submit(exchange, &mut shared.turn);
                 }
                 // Tables without a backend answer at once, and the loop continues.
@@ -94,8 +115,40 @@ impl Iterations {
         }
     }
 
+    /// Handles a part of a list. What comes after the end of its iteration is dropped.
+    pub(super) fn on_piece(&mut self, asker: Asker, connection: Key, bytes: &[u8], shared: &mut Shared) {
+        let Asker::Iteration(key, 0) = asker else { return };
+        let Some(running) = self.running.get_mut(key) else { return };
+        running.source = Some(connection);
+        running.iteration.on_piece(bytes);
+        self.advance(key, shared);
+    }
+
+    /// Handles the end of a list that came in pieces.
+    fn complete_stream(&mut self, key: Key, finished: Finished<'_>, shared: &mut Shared) {
+        let Finished { exchange, result, .. } = finished;
+        let Some(RunningIteration { table, iteration, source, .. }) = self.running.get_mut(key) else { return };
+        *source = None;
+        match result {
+            Ok(response) => {
+                shared.check_slow(*table, &exchange, shared.took(&exchange));
+                iteration.on_piece(&response.body);
+                iteration.on_end();
+                self.advance(key, shared);
+            }
+            Err(fault) => {
+                let failure = shared.fault(*table, &exchange, &fault);
+                self.finish(key, Reply::Failed(failure), shared);
+            }
+        }
+        shared.spare.put(exchange);
+    }
+
     /// Handles the result of an exchange of an iteration.
     pub(super) fn complete(&mut self, key: Key, number: u32, finished: Finished<'_>, shared: &mut Shared) {
+        if finished.exchange.is_streamed() {
+            return self.complete_stream(key, finished, shared);
+        }
         let Finished { exchange, result, .. } = finished;
         let Some(RunningIteration { table, iteration, .. }) = self.running.get_mut(key) else { return };
         let answer = shared.parse_value(*table, iteration.is_listing(), &exchange, shared.took(&exchange), result);
@@ -110,15 +163,18 @@ impl Iterations {
     }
 
     fn finish(&mut self, key: Key, reply: Reply<'_>, shared: &mut Shared) {
-        let Some(RunningIteration { to, table, .. }) = self.remove(key) else { return };
+        let Some(RunningIteration { to, table, .. }) = self.remove(key, shared) else { return };
         let metrics = shared.tables.metrics(table);
         *(if matches!(reply, Reply::End) { &mut metrics.iterated } else { &mut metrics.iterations_failed }) += 1;
         shared.clients.count_iteration(to.client, false);
         shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
     }
 
-    fn remove(&mut self, key: Key) -> Option<RunningIteration> {
+    fn remove(&mut self, key: Key, shared: &mut Shared) -> Option<RunningIteration> {
         let running = self.running.remove(key)?;
+        // The rest of the list is read and dropped.
+        let source = running.source;
+        source.into_iter().for_each(|source| shared.backends.connections().set_paused(source, false, &mut shared.turn));
         let client = running.to.client;
         if let Some(keys) = self.of_client.get_mut(&client) {
             keys.retain(|other| *other != key);
@@ -145,11 +201,11 @@ impl Iterations {
     }
 
     /// Removes the iterations of disconnected clients.
-    pub(super) fn sweep(&mut self, clients: &Clients) {
-        let abandoned =
-            |(key, running): (Key, &RunningIteration)| (!clients.is_connected(running.to.client)).then_some(key);
+    pub(super) fn sweep(&mut self, shared: &mut Shared) {
+        let is_connected = |client| shared.clients.is_connected(client);
+        let abandoned = |(key, running): (Key, &RunningIteration)| (!is_connected(running.to.client)).then_some(key);
         let keys: Vec<Key> = self.running.iter().filter_map(abandoned).collect();
-        keys.into_iter().for_each(|key| drop(self.remove(key)));
+        keys.into_iter().for_each(|key| drop(self.remove(key, shared)));
     }
 
     pub(super) fn is_live(&self, key: Key) -> bool {

@@ -10,7 +10,7 @@ mod sweep;
 mod tables;
 
 use crate::arena::Key;
-use crate::backend::{Arrived, Asker, Backends, CheckResult};
+use crate::backend::{Arrived, Asker, Backends, CheckResult, ExchangeEvent};
 use crate::client::{AdminRequest, Event, Reply, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
@@ -107,11 +107,11 @@ impl Engine {
     }
 
     /// True if bytes of this peer may be read.
-    pub fn wants_input(&self, peer: Peer) -> bool {
+    pub fn wants_input(&mut self, peer: Peer) -> bool {
         match peer {
             Peer::Client(key) => self.shared.clients.wants_input(key),
-            // Bounded by the limits of the response decoder.
-            Peer::Backend(_) => true,
+            // Otherwise bounded by the limits of the response decoder.
+            Peer::Backend(key) => self.shared.backends.connections().wants_input(key),
         }
     }
 
@@ -142,15 +142,15 @@ impl Engine {
     }
 
     /// True if a connection must be read before it is written to.
-    pub fn needs_check(&self, peer: Peer) -> bool {
-        matches!(peer, Peer::Backend(key) if self.shared.backends.needs_check(key))
+    pub fn needs_check(&mut self, peer: Peer) -> bool {
+        matches!(peer, Peer::Backend(key) if self.shared.backends.connections().needs_check(key))
     }
 
     /// The bytes to write to a peer.
     pub fn output(&mut self, peer: Peer) -> &[u8] {
         match peer {
             Peer::Client(key) => self.shared.clients.output(key),
-            Peer::Backend(key) => self.shared.backends.output(key),
+            Peer::Backend(key) => self.shared.backends.connections().output(key),
         }
     }
 
@@ -160,7 +160,7 @@ impl Engine {
         // Not pending: a client that has room again is resumed in the next turn.
         self.shared.turn.now = now;
         match peer {
-            Peer::Backend(key) => self.shared.backends.sent(key, count),
+            Peer::Backend(key) => self.shared.backends.connections().sent(key, count),
             Peer::Client(key) => self.shared.clients.sent(key, count, &mut self.shared.turn),
         }
     }
@@ -293,8 +293,15 @@ impl Engine {
     fn complete(&mut self, mut arrived: Arrived<'_>) -> bool {
         let Self { lookups, iterations, commits, shared, .. } = self;
         let mut any = false;
-        while let Some(finished) = shared.backends.next_finished(&mut arrived, &mut shared.turn) {
+        while let Some(event) = shared.backends.next_event(&mut arrived, &mut shared.turn) {
             any = true;
+            let finished = match event {
+                ExchangeEvent::Finished(finished) => finished,
+                ExchangeEvent::Piece { asker, connection, bytes } => {
+                    iterations.on_piece(asker, connection, &bytes, shared);
+                    continue;
+                }
+            };
             match finished.exchange.asker {
                 Asker::Lookup(key) => lookups.complete(key, finished, shared),
                 Asker::Fetch(key) => lookups.complete_fetch(key, finished, shared),

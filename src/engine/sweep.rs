@@ -8,7 +8,7 @@ use crate::backend::Asker;
 
 /// Drops the requests of disconnected clients that were not sent to a backend yet.
 pub(super) fn sweep(lookups: &mut Lookups, iterations: &mut Iterations, commits: &mut Commits, shared: &mut Shared) {
-    iterations.sweep(&shared.clients);
+    iterations.sweep(shared);
     // A client may disconnect after its commit, which is carried out all the same.
     let mut excess = commits.excess(&shared.clients);
     let mut abandoned = Vec::new();

@@ -1,6 +1,7 @@
 //! Iterations of dict clients: first the list of names, then one lookup for each value, unless the list has the values.
 
 use crate::query::{Answer, Failure, Iterate, Path};
+use crate::value::stream::{Item, MemberReader};
 use crate::value::{self, JsonError, Members, Value};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -8,11 +9,19 @@ use std::collections::VecDeque;
 /// Maximum number of values of one iteration that are being looked up or wait for an earlier row.
 const AHEAD: usize = 16;
 
-/// The reason for a list with half a surrogate pair, which is valid JSON.
-const UNREADABLE: &str = "the list is not valid Unicode";
+/// The reason for a list that is not one, or has half a surrogate pair.
+const UNREADABLE: &str = "the list is not JSON, or not valid Unicode";
 
 /// The reason for a value that Dovecot would cut.
 const NUL: &str = "a value has a NUL, where mail servers cut it";
+
+/// Number of bytes of a list above which no more are read while the client has no room.
+// Below it a client that does not read its rows keeps no connection of the backend.
+const MAX_BUFFERED: usize = 1 << 20;
+
+/// Maximum number of bytes of a list whose values have to be looked up one by one.
+// It is read as fast as it comes: its connection may be the only one, and the lookups need one.
+const MAX_NAMES: usize = 64 << 20;
 
 /// An iteration: first the list of names, then one lookup for each value, unless the list has the values.
 #[derive(Debug)]
@@ -24,7 +33,7 @@ pub struct Iteration {
     stage: Stage,
 }
 
-/// Start ── List ──▶ Listing ── list received ──▶ Rows ── all rows sent ──▶ Start of the next path
+/// Start ── List ──▶ Listing ── first part of the list ──▶ Rows ── all rows sent ──▶ Start of the next path
 #[derive(Debug)]
 enum Stage {
     Start,
@@ -34,22 +43,17 @@ enum Stage {
     Failed(&'static str),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Rows {
-    /// The list as the backend sent it.
-    // The raw text with a cursor: parsed into strings, a list would take several times its size.
-    list: List,
-    members: Members,
+    /// The list as far as it has arrived.
+    // Raw text: parsed into strings, a list would take several times its size.
+    list: MemberReader,
+    /// All of it has arrived.
+    is_whole: bool,
     /// Rows whose values were requested, in the order of the names.
     window: VecDeque<Slot>,
     /// The number of the first lookup in the window.
     first: u32,
-}
-
-#[derive(Debug)]
-enum List {
-    Names(String),
-    NamesAndValues(String),
 }
 
 #[derive(Debug)]
@@ -116,6 +120,37 @@ impl Iteration {
         matches!(self.stage, Stage::Listing) && !self.query.exact
     }
 
+    /// Whether the list may be given in pieces, before it is known to be JSON as a whole.
+    pub fn may_stream(&self) -> bool {
+        !self.query.sorted && !self.query.exact
+    }
+
+    /// Whether it has enough of the list for now.
+    pub fn is_full(&self) -> bool {
+        let Stage::Rows(rows) = &self.stage else { return false };
+        !rows.is_whole && !rows.needs_lookups(&self.query) && rows.list.buffered() >= MAX_BUFFERED
+    }
+
+    /// Handles a part of a list.
+    pub fn on_piece(&mut self, bytes: &[u8]) {
+        if matches!(self.stage, Stage::Listing) {
+            self.stage = Stage::Rows(Rows::new());
+        }
+        if let Stage::Rows(rows) = &mut self.stage {
+            rows.list.push(bytes);
+            if rows.needs_lookups(&self.query) && rows.list.buffered() > MAX_NAMES {
+                self.stage = Stage::Failed("the list of names is longer than 64 MiB");
+            }
+        }
+    }
+
+    /// The list that came in pieces is at its end.
+    pub fn on_end(&mut self) {
+        if let Stage::Rows(rows) = &mut self.stage {
+            rows.is_whole = true;
+        }
+    }
+
     /// Handles the answer to [`Step::List`], or to the [`Step::Get`] with this number.
     pub fn on_answer(&mut self, number: u32, answer: Answer<'_>) -> Result<(), Failure> {
         let value = match answer {
@@ -126,7 +161,7 @@ impl Iteration {
         match &mut self.stage {
             Stage::Start => {}
             Stage::Listing => {
-                self.stage = Rows::new(&self.query, value).map_or_else(Stage::Failed, Stage::Rows);
+                self.stage = Rows::of_answer(&self.query, value).map_or_else(Stage::Failed, Stage::Rows);
             }
             Stage::Rows(rows) => {
                 if let Err(why) = rows.set_value(number, value) {
@@ -140,29 +175,31 @@ impl Iteration {
 }
 
 impl Rows {
-    fn new(query: &Iterate, value: Option<Value<'_>>) -> Result<Self, &'static str> {
-        let mut rows = Self {
-            list: List::Names("[]".to_owned()),
-            members: Members::new(),
-            window: VecDeque::new(),
-            first: 1, // the list was 0
-        };
+    fn new() -> Self {
+        Self { first: 1, ..Self::default() } // the list was 0
+    }
+
+    fn of_answer(query: &Iterate, value: Option<Value<'_>>) -> Result<Self, &'static str> {
+        let mut rows = Self { is_whole: true, ..Self::new() };
         if query.exact {
             let value = value.map_or(Ok(None), |value| owned(&value))?;
             rows.window.push_back(Slot { name: Vec::new(), value: Some(value) });
+            rows.list.push(b"[]");
             return Ok(rows);
         }
-        rows.list = match value {
+        match value {
             // A miss: there is nothing below the path.
-            None => return Ok(rows),
-            Some(Value::Array(raw)) => List::Names(raw.into_owned()),
-            Some(Value::Object(raw)) => List::NamesAndValues(raw.into_owned()),
+            None => rows.list.push(b"[]"),
+            Some(Value::Array(raw) | Value::Object(raw)) if query.sorted => rows.list.push(sorted(&raw).as_bytes()),
+            Some(Value::Array(raw) | Value::Object(raw)) => rows.list.push(raw.as_bytes()),
             Some(_) => return Err("the list is neither an array nor an object"),
-        };
-        if query.sorted {
-            rows.list.sort();
         }
         Ok(rows)
+    }
+
+    /// Whether the value of each name has to be looked up.
+    fn needs_lookups(&self, query: &Iterate) -> bool {
+        !query.no_values && !self.list.is_object()
     }
 
     fn next(&mut self, path: &Path, query: &Iterate, room: bool) -> Step {
@@ -173,7 +210,7 @@ impl Rows {
                 }
                 self.first += 1;
                 if let Some(Slot { name, value: Some(Some(value)) }) = self.window.pop_front() {
-                    return row(path, &name, value, query.no_values);
+                    return row(path, &name, if query.no_values { Vec::new() } else { value });
                 }
                 // Deleted since the list was made.
                 continue;
@@ -192,46 +229,47 @@ impl Rows {
 
     /// The step for the next name of the list; `None` after the last.
     fn take(&mut self, path: &Path, query: &Iterate, room: bool) -> Option<Step> {
-        let no_values = query.no_values;
-        // What is below another name is not a row of this path (dict-file.c).
-        let is_row = |name: &[u8]| query.recurse || !name.contains(&b'/');
-        let needs_lookup = matches!(self.list, List::Names(_)) && !no_values;
-        if !needs_lookup && !room {
-            // The end of the list needs no space, and must not wait for it.
-            let mut peek = self.members;
-            return peek.next_item(self.list.raw()).map(|_| Step::Wait);
-        }
-        match &self.list {
-            List::Names(raw) => loop {
-                let Some(name) = name(self.members.next_item(raw)?) else {
-                    return Some(Step::Fail("the list contains an element that is not a name"));
-                };
-                if !is_row(&name) {
-                    continue;
+        loop {
+            match self.list.is_next() {
+                Err(JsonError) => return Some(Step::Fail(UNREADABLE)),
+                // The end of the list needs no space, and must not wait for it.
+                Ok(None) if self.is_whole => return None,
+                Ok(None | Some(false)) if self.is_whole => return Some(Step::Fail(UNREADABLE)),
+                Ok(None | Some(false)) => return Some(Step::Wait),
+                Ok(Some(true)) if !room && !self.needs_lookups(query) => return Some(Step::Wait),
+                Ok(Some(true)) => {}
+            }
+            match self.list.next() {
+                Ok(Item::Element(raw)) => {
+                    let Some(name) = name(raw) else {
+                        return Some(Step::Fail("the list contains an element that is not a name"));
+                    };
+                    if !is_row(&name, query) {
+                        continue;
+                    }
+                    if query.no_values {
+                        return Some(row(path, &name, Vec::new()));
+                    }
+                    let key = path.key(&name);
+                    self.window.push_back(Slot { name, value: None });
+                    return Some(Step::Get(self.first + self.window.len() as u32 - 1, key));
                 }
-                if no_values {
-                    return Some(row(path, &name, Vec::new(), true));
+                Ok(Item::Member(name, value)) => {
+                    if !is_row(&name, query) {
+                        continue;
+                    }
+                    if query.no_values {
+                        return Some(row(path, &name, Vec::new()));
+                    }
+                    match text(value) {
+                        Ok(Some(value)) => return Some(row(path, &name, value)),
+                        // `null` is a miss.
+                        Ok(None) => {}
+                        Err(reason) => return Some(Step::Fail(reason)),
+                    }
                 }
-                let key = path.key(&name);
-                self.window.push_back(Slot { name, value: None });
-                return Some(Step::Get(self.first + self.window.len() as u32 - 1, key));
-            },
-            List::NamesAndValues(raw) => loop {
-                let Ok(next) = self.members.next(raw) else { return Some(Step::Fail(UNREADABLE)) };
-                let (name, value) = next?;
-                if !is_row(&name) {
-                    continue;
-                }
-                if no_values {
-                    return Some(row(path, &name, Vec::new(), true));
-                }
-                match text(value) {
-                    Ok(Some(value)) => return Some(row(path, &name, value, false)),
-                    // `null` is a miss.
-                    Ok(None) => {}
-                    Err(reason) => return Some(Step::Fail(reason)),
-                }
-            },
+                Ok(Item::Incomplete | Item::End) | Err(JsonError) => return Some(Step::Fail(UNREADABLE)),
+            }
         }
     }
 
@@ -245,37 +283,28 @@ impl Rows {
     }
 }
 
-impl List {
-    fn raw(&self) -> &str {
-        match self {
-            List::Names(raw) | List::NamesAndValues(raw) => raw,
-        }
+/// The same array or object, sorted by its names.
+fn sorted(raw: &str) -> String {
+    let is_object = raw.starts_with('{');
+    let (mut members, mut items) = (Members::new(), Vec::new());
+    while let Some(name) = members.next_item(raw) {
+        let value = if is_object { members.next_item(raw).unwrap_or_default() } else { "" };
+        items.push((text(name).ok().flatten().unwrap_or_default(), name, value));
     }
-
-    /// Sorts the list by name.
-    fn sort(&mut self) {
-        let (pairs, open, close) = match self {
-            List::Names(_) => (false, '[', ']'),
-            List::NamesAndValues(_) => (true, '{', '}'),
-        };
-        let (mut members, mut items, raw) = (Members::new(), Vec::new(), self.raw());
-        while let Some(name) = members.next_item(raw) {
-            let value = if pairs { members.next_item(raw).unwrap_or_default() } else { "" };
-            items.push((text(name).ok().flatten().unwrap_or_default(), name, value));
-        }
-        // By the decoded names: escapes would sort wrongly.
-        items.sort_by(|one, other| one.0.cmp(&other.0));
-        let colon = if pairs { ":" } else { "" };
-        let texts: Vec<String> = items.iter().map(|(_, name, value)| format!("{name}{colon}{value}")).collect();
-        let sorted = format!("{open}{}{close}", texts.join(","));
-        match self {
-            List::Names(raw) | List::NamesAndValues(raw) => *raw = sorted,
-        }
-    }
+    // By the decoded names: escapes would sort wrongly.
+    items.sort_by(|one, other| one.0.cmp(&other.0));
+    let (open, colon, close) = if is_object { ("{", ":", "}") } else { ("[", "", "]") };
+    let texts: Vec<String> = items.iter().map(|(_, name, value)| format!("{name}{colon}{value}")).collect();
+    format!("{open}{}{close}", texts.join(","))
 }
 
-fn row(path: &Path, name: &[u8], value: Vec<u8>, no_values: bool) -> Step {
-    Step::Row { name: path.row(name), value: if no_values { Vec::new() } else { value } }
+/// What is below another name is not a row of this path (dict-file.c).
+fn is_row(name: &[u8], query: &Iterate) -> bool {
+    query.recurse || !name.contains(&b'/')
+}
+
+fn row(path: &Path, name: &[u8], value: Vec<u8>) -> Step {
+    Step::Row { name: path.row(name), value }
 }
 
 /// A path means the same with and without a final slash, but a key does not.

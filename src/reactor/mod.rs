@@ -205,7 +205,10 @@ impl Reactor {
         for _ in 0..MAX_READS {
             // Checked before each read, as the requests of the last one may have filled the output of a client.
             if !self.engine.wants_input(peer) {
-                self.check_closed(peer);
+                // What a backend has sent before it closed is read once it is wanted.
+                if matches!(peer, Peer::Client(_)) {
+                    self.check_closed(peer);
+                }
                 return any;
             }
             let socket = find(&mut self.clients, &mut self.backends, peer);

@@ -95,8 +95,7 @@ impl<'a> Value<'a> {
         if bytes.iter().find(|byte| !is_space(byte)) == Some(&b'"') {
             return text(bytes);
         }
-        let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| JsonError)?;
-        Value::checked(raw.get())
+        Value::checked(raw(bytes)?)
     }
 
     /// The value of a raw text that is known to be valid JSON. It fails on strings with half a surrogate pair only.
@@ -242,6 +241,11 @@ fn text(bytes: &[u8]) -> Result<Value<'_>, JsonError> {
             Ok(Value::Text(Cow::Owned(text.into_bytes())))
         }
     }
+}
+
+/// A whole JSON document, validated, without what surrounds it.
+fn raw(bytes: &[u8]) -> Result<&str, JsonError> {
+    serde_json::from_slice::<&RawValue>(bytes).map(RawValue::get).map_err(|_| JsonError)
 }
 
 /// An array index (RFC 6901, section 4): no sign, no leading zero.

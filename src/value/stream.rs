@@ -1,6 +1,6 @@
 //! The members of a JSON array or object, while its text arrives.
 
-use super::{BOM, JsonError, Value, is_space, text};
+use super::{BOM, JsonError, Value, is_space, raw, text};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -85,7 +85,7 @@ impl MemberReader {
                 self.state = State::CommaOrEnd;
                 // Valid in itself: together with what was checked between the values, all of the text is.
                 let name = self.name.take();
-                let raw = self.raw(value)?;
+                let raw = raw(&self.text[value])?;
                 match name {
                     None => Ok(Item::Element(raw)),
                     Some(name) => match text(&self.text[name])? {
@@ -109,14 +109,14 @@ impl MemberReader {
         })
     }
 
-    /// True if the members have names.
-    pub fn is_object(&self) -> bool {
-        self.is_object
+    /// Number of bytes that have arrived and were not used.
+    pub fn buffered(&self) -> usize {
+        self.text.len() - self.at
     }
 
-    fn raw(&self, range: Range<usize>) -> Result<&str, JsonError> {
-        let raw: &serde_json::value::RawValue = serde_json::from_slice(&self.text[range]).map_err(|_| JsonError)?;
-        Ok(raw.get())
+    /// True if the members have names, as far as anything has arrived.
+    pub fn is_object(&self) -> bool {
+        self.is_object
     }
 
     /// Goes on until a value is whole, the text ends or more is needed.

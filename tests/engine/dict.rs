@@ -362,8 +362,8 @@ fn rows_stream_in_order_and_what_has_gone_is_left_out() {
         (0, 500, "", "Fmeta: 192.0.2.1 answered 500\n"),
         (0, 200, "<html>", "Fmeta: 192.0.2.1 answered 200 without JSON\n"),
         (0, 200, "\"text\"", "Fmeta: the list is neither an array nor an object\n"),
-        (0, 200, r#"{"\ud800": 1, "b": 2}"#, "Fmeta: the list is not valid Unicode\n"),
-        (0, 200, r#"{"b": "\ud800"}"#, "Fmeta: the list is not valid Unicode\n"),
+        (0, 200, r#"{"\ud800": 1, "b": 2}"#, "Fmeta: the list is not JSON, or not valid Unicode\n"),
+        (0, 200, r#"{"b": "\ud800"}"#, "Fmeta: the list is not JSON, or not valid Unicode\n"),
         (0, 200, r#"{"b": "a\u0000b"}"#, "Fmeta: a value has a NUL, where mail servers cut it\n"),
         (16, 200, r#""a\u0000b""#, "Fmeta: a value has a NUL, where mail servers cut it\n"),
     ] {

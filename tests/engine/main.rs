@@ -13,6 +13,8 @@ mod dict;
 mod fuzz;
 /// One key, table, client or backend never harms the others.
 mod isolation;
+/// Lists that arrive in pieces.
+mod lists;
 /// Lookups over HTTP: deadlines, connections, retries and redirects.
 mod lookups;
 /// How much memory the cache takes.

@@ -48,6 +48,10 @@ impl Head {
         self.extra_headers.get_or_insert_default()
     }
 
+    pub(super) fn is_ok(&self) -> bool {
+        self.status == 200
+    }
+
     pub(super) fn response(self, body: Cow<'_, [u8]>) -> Response<'_> {
         Response {
             status: self.status,
@@ -114,8 +118,7 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(State, usize)>, Error> 
         // An HTTP/1.0 server does not know chunks; the framing is faulty then (RFC 9112, section 6.1).
         (None, true) if old => return Err(Error::Coding),
         _ if bodiless => State::Length(head, 0),
-        (Some(length), false) if length > MAX_BODY as u64 => return Err(Error::BodyTooLong),
-        (Some(length), false) => State::Length(head, length as usize),
+        (Some(length), false) => State::Length(head, usize::try_from(length).map_err(|_| Error::BodyTooLong)?),
         (None, true) => State::ChunkSize(head),
         // No length at all: the body ends with the connection, which cannot be used again.
         (None, false) => State::UntilEnd(Head { keep_alive: false, ..head }),

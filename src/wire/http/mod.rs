@@ -33,6 +33,8 @@ pub struct Decoder {
     body: Vec<u8>,
     /// Interim responses since the last final one.
     interim: u32,
+    /// The body of the next response may be taken in pieces.
+    streams: bool,
 }
 
 impl Decoder {
@@ -59,7 +61,10 @@ impl Decoder {
                         self.state = State::ChunkSize(head);
                         return Ok(None);
                     }
-                    Some(line) => self.state = chunk(&line, head, self.body.len())?,
+                    Some(line) => {
+                        let room = self.limit(&head) - self.body.len();
+                        self.state = chunk(&line, head, room)?;
+                    }
                 },
                 State::ChunkData(head, missing) => {
                     let missing = missing - self.take_body(input, missing);
@@ -106,8 +111,9 @@ impl Decoder {
     /// Consumes `input` as a body that lasts until the end of the stream.
     fn until_end(&mut self, head: Head, input: &mut &[u8]) -> Result<(), Error> {
         // One byte more than allowed is enough to see that the body is too long.
-        self.take_body(input, MAX_BODY + 1);
-        if self.body.len() > MAX_BODY {
+        let limit = self.limit(&head);
+        self.take_body(input, limit.saturating_add(1));
+        if self.body.len() > limit {
             return Err(Error::BodyTooLong);
         }
         self.state = State::UntilEnd(head);
@@ -184,7 +190,36 @@ impl Decoder {
     /// Enters the state after a head, and limits the number of interim responses.
     fn begin(&mut self, next: State) -> Result<State, Error> {
         self.interim = if matches!(next, State::Head) { self.interim + 1 } else { 0 };
-        if self.interim > MAX_INTERIM { Err(Error::Interim) } else { Ok(next) }
+        match next {
+            _ if self.interim > MAX_INTERIM => Err(Error::Interim),
+            State::Length(head, length) if length > self.limit(&head) => Err(Error::BodyTooLong),
+            next => Ok(next),
+        }
+    }
+
+    /// Whether the body of the response that comes next may be taken in pieces, of any total length.
+    pub fn set_streams(&mut self, streams: bool) {
+        self.streams = streams;
+    }
+
+    /// Takes out what has arrived of the body of an incomplete response with status 200, if that may be streamed.
+    pub fn take_piece(&mut self) -> Option<Vec<u8>> {
+        let (State::Length(head, _)
+        | State::ChunkSize(head)
+        | State::ChunkData(head, _)
+        | State::ChunkEnd(head)
+        | State::Trailers(head)
+        | State::UntilEnd(head)) = &self.state
+        else {
+            return None;
+        };
+        let has_piece = self.streams && head.is_ok() && !self.body.is_empty();
+        has_piece.then(|| std::mem::take(&mut self.body))
+    }
+
+    /// Maximum length of the part of a body that is held.
+    fn limit(&self, head: &Head) -> usize {
+        if self.streams && head.is_ok() { usize::MAX } else { MAX_BODY }
     }
 
     /// Moves up to `most` bytes of the body from `input` into the buffer and returns their number.
@@ -255,8 +290,8 @@ impl Decoder {
     }
 }
 
-/// The state after the size line of a chunk. `so_far` is the number of body bytes before this chunk.
-fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
+/// The state after the size line of a chunk, for which there is `room`.
+fn chunk(line: &[u8], head: Head, room: usize) -> Result<State, Error> {
     // Digits are taken by hand because `from_str_radix` accepts a leading plus.
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (size, extension) = line.split_at(digits);
@@ -268,7 +303,7 @@ fn chunk(line: &[u8], head: Head, so_far: usize) -> Result<State, Error> {
     let size = std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
     match size.ok_or(Error::Chunk)? {
         0 => Ok(State::Trailers(head)),
-        size if size > (MAX_BODY - so_far) as u64 => Err(Error::BodyTooLong),
+        size if size > room as u64 => Err(Error::BodyTooLong),
         size => Ok(State::ChunkData(head, size as usize)),
     }
 }
@@ -369,6 +404,48 @@ mod tests {
             for step in 1..=input.len().max(1) {
                 assert_eq!(read(input, step), *expected, "step {step} of {}", input.escape_ascii());
             }
+        }
+    }
+
+    #[test]
+    fn a_body_may_be_taken_in_pieces() {
+        let head = "HTTP/1.1 200 OK\r\n";
+        for (framed, body) in [
+            (format!("{head}Content-Length: 5\r\n\r\nabcde"), "abcde"),
+            (format!("{head}Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3;x\r\ncde\r\n0\r\nA: b\r\n\r\n"), "abcde"),
+            (format!("{head}\r\nabcde"), "abcde"),
+            ("HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\nabcde".to_owned(), "-abcde"),
+        ] {
+            for step in 1..framed.len() {
+                let (mut decoder, mut got, mut response) = (Decoder::default(), Vec::new(), None);
+                decoder.set_streams(true);
+                for mut piece in framed.as_bytes().chunks(step) {
+                    response = decoder.push(&mut piece).unwrap();
+                    got.extend(decoder.take_piece().unwrap_or_default());
+                }
+                let end = decoder.end().unwrap();
+                let response = response.or(end).expect("a response");
+                // A response with another status is whole.
+                got.extend(if response.status == 200 { &b""[..] } else { b"-" });
+                got.extend_from_slice(&response.body);
+                assert_eq!(String::from_utf8(got).unwrap(), body, "step {step} of {framed}");
+            }
+        }
+        let long = "x".repeat(MAX_BODY + 1);
+        for framed in [
+            format!("{head}Content-Length: {}\r\n\r\n{long}", MAX_BODY + 1),
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{long}\r\n0\r\n\r\n", MAX_BODY + 1),
+            format!("{head}\r\n{long}"),
+        ] {
+            let (mut decoder, mut size) = (Decoder::default(), 0);
+            decoder.set_streams(true);
+            for mut piece in framed.as_bytes().chunks(65_536) {
+                let response = decoder.push(&mut piece).unwrap();
+                let piece = decoder.take_piece().unwrap_or_default();
+                assert!(piece.len() <= 65_536);
+                size += piece.len() + response.map_or(0, |response| response.body.len());
+            }
+            assert_eq!(size, MAX_BODY + 1);
         }
     }
 

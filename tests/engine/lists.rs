@@ -1,0 +1,154 @@
+//! Lists that arrive in pieces: rows leave as they come, and nothing is held that is not needed.
+
+use crate::support;
+
+use podop::config::Mode;
+use podop::io::{End, Peer};
+use std::io::ErrorKind;
+use support::world::{MS, SECOND, World, response};
+
+const NAMES: usize = 100_000;
+
+fn meta(args: &[&str]) -> World {
+    let table = ["--name", "meta", "--type", "url", "--param", "http://192.0.2.1/m/§"];
+    World::new(&[&table[..], args].concat())
+}
+
+fn dovecot(world: &mut World) -> Peer {
+    let client = world.client(Mode::Dovecot);
+    world.send(client, b"H4\t0\t0\t\tmeta\n");
+    client
+}
+
+fn names() -> String {
+    let names: Vec<String> = (0..NAMES).map(|number| format!("\"name{number:07}\"")).collect();
+    format!("[{}]", names.join(","))
+}
+
+fn object() -> String {
+    let members: Vec<String> = (0..NAMES).map(|number| format!("\"name{number:07}\":\"v{number}\"")).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+fn rows(reply: &str) -> usize {
+    reply.matches('O').count()
+}
+
+#[test]
+fn the_backend_is_read_as_fast_as_the_client_reads() {
+    for (flags, list) in [(8, names()), (8, object()), (0, object())] {
+        let mut world = meta(&[]);
+        let (client, other) = (dovecot(&mut world), dovecot(&mut world));
+        world.block(client, true);
+        world.send(client, format!("I{flags}\t0\tshared/all/\t\n").as_bytes());
+        let backend = world.accept();
+        world.taken(backend);
+        world.send(backend, &response(200, &list));
+        let (held, sent) = (world.held(backend), list.len());
+        assert!(sent - held < (1 << 20) + 256 * 1024 + 200_000, "{} of {sent} bytes were read", sent - held);
+        // Another client is not kept from anything.
+        world.send(other, b"Lshared/k\t\n");
+        let second = world.accept();
+        assert_eq!(world.asked(second), "k");
+        world.respond(second, "v");
+        assert_eq!(world.taken(other), "Ov\n");
+        world.block(client, false);
+        let reply = world.taken(client);
+        assert_eq!((rows(&reply), reply.ends_with("\n\n"), world.held(backend)), (NAMES, true, 0));
+        // The connection carries the next request.
+        world.send(client, b"Lshared/k\t\n");
+        assert!([backend, second].into_iter().any(|peer| world.asked(peer) == "k"));
+    }
+}
+
+#[test]
+fn a_list_that_breaks_is_a_failure_and_comes_only_once() {
+    let whole = response(200, &object());
+    let mut garbage = whole.clone();
+    let comma = whole.iter().rposition(|byte| *byte == b',').expect("several members");
+    garbage[comma] = b';';
+    for (bytes, end, reason) in [
+        (&whole[..whole.len() / 2], Some(End::HalfClosed), "closed the connection within its answer"),
+        (&whole[..whole.len() / 2], Some(End::Closed(Some(ErrorKind::ConnectionReset))), "broke the connection"),
+        (&whole[..whole.len() / 2], None, "did not complete its answer in time"),
+        (&garbage[..], None, "the list is not JSON, or not valid Unicode"),
+    ] {
+        let urls = "http://192.0.2.1/m/§ http://192.0.2.2/m/§";
+        let mut world = World::new(&["--name", "meta", "--type", "url", "--param", urls]);
+        let client = dovecot(&mut world);
+        world.send(client, b"I8\t0\tshared/all/\t\n");
+        let backend = world.accept();
+        world.taken(backend);
+        world.send(backend, bytes);
+        if let Some(end) = end {
+            world.end(backend, end);
+        }
+        world.wait(20 * SECOND);
+        let reply = world.taken(client);
+        let last = reply.lines().last().unwrap_or_default();
+        assert!(rows(&reply) > 10_000 && last.starts_with("Fmeta: "), "{last}");
+        assert!(last.contains(reason), "{reason}: {last}");
+        assert!(world.connecting.is_empty(), "its rows would come twice");
+    }
+}
+
+#[test]
+fn values_of_a_long_list_are_looked_up_on_one_connection() {
+    let mut world = meta(&["--option", "meta:connections=1"]);
+    let client = dovecot(&mut world);
+    world.send(client, b"I0\t3\tshared/all/\t\n");
+    let list = names();
+    let mut values = 0;
+    world.serve(|_, target, _| {
+        if target == "/m/all/" {
+            return Some(response(200, &list));
+        }
+        values += 1;
+        Some(response(200, &format!("\"{}\"", target.trim_start_matches("/m/all/"))))
+    });
+    assert_eq!(world.taken(client).lines().next(), Some("Oshared/all/name0000000\tname0000000"));
+    assert!((3..=20).contains(&values), "{values}");
+}
+
+#[test]
+fn the_rest_of_a_list_that_nobody_wants_is_dropped() {
+    for leaves in [false, true] {
+        let mut world = meta(&["--option", "meta:connections=1"]);
+        let client = dovecot(&mut world);
+        world.block(client, leaves);
+        let max_rows = if leaves { 0 } else { 5 };
+        world.send(client, format!("I8\t{max_rows}\tshared/all/\t\n").as_bytes());
+        let backend = world.accept();
+        world.taken(backend);
+        world.send(backend, &response(200, &names()));
+        if leaves {
+            assert!(world.held(backend) > 0);
+            world.end(client, End::Closed(None));
+        } else {
+            assert_eq!(rows(&world.taken(client)), 5);
+        }
+        world.wait(MS);
+        assert_eq!(world.held(backend), 0);
+        let next = dovecot(&mut world);
+        world.send(next, b"Lshared/k\t\n");
+        assert_eq!(world.asked(backend), "k", "the connection is free again");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_no_fault_of_the_backend() {
+    let mut world = meta(&["--timeout", "5", "--option", "meta:connections=1"]);
+    for number in 0..6 {
+        let client = dovecot(&mut world);
+        world.block(client, true);
+        world.send(client, format!("I8\t0\tshared/all{number}/\t\n").as_bytes());
+        let backend = world.accept();
+        world.taken(backend);
+        world.send(backend, &response(200, &names()));
+        world.wait(5 * SECOND);
+        assert!(!world.is_open(backend), "it would be read for nobody");
+    }
+    let client = dovecot(&mut world);
+    world.send(client, b"Lshared/k\t\n");
+    assert_eq!(world.connecting.len(), 1, "it is not down");
+}
