@@ -72,6 +72,11 @@ fn value() {
 }
 
 #[test]
+fn list() {
+    run("list", targets::list);
+}
+
+#[test]
 fn percent() {
     run("percent", targets::percent);
 }

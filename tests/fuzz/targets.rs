@@ -4,6 +4,7 @@
 use crate::support::world::{MS, World};
 use podop::config::Mode;
 use podop::io::{End, Peer};
+use podop::value::stream::{Item, MemberReader};
 use podop::value::{self, Members, Value};
 use podop::wire::{date as dates, dict as lines, http as responses, netstring as frames, percent as percents};
 use std::io::ErrorKind;
@@ -119,6 +120,54 @@ pub fn value(data: &[u8]) {
         assert_eq!(again.for_dovecot().unwrap().as_deref(), Some(&text[..]));
     }
     let _ = parsed.select("/0/a/b~1c");
+}
+
+/// The first byte says how the rest is cut: the members of a list must not depend on it, and are those of the whole.
+pub fn list(data: &[u8]) {
+    let Some((step, bytes)) = data.split_first() else { return };
+    let read = |step: usize| {
+        let (mut reader, mut members, mut ended) = (MemberReader::default(), Vec::new(), false);
+        for piece in bytes.chunks(step) {
+            reader.push(piece);
+            loop {
+                match reader.next() {
+                    Ok(Item::Element(raw)) => members.push((Vec::new(), raw.to_owned())),
+                    Ok(Item::Member(name, raw)) => members.push((name.into_owned(), raw.to_owned())),
+                    Ok(Item::Incomplete) => break,
+                    Ok(Item::End) => {
+                        ended = true;
+                        break;
+                    }
+                    Err(error) => return (members, Err(error)),
+                }
+            }
+        }
+        (members, Ok(ended))
+    };
+    let (members, ended) = read(bytes.len().max(1));
+    assert_eq!(read(usize::from(*step).max(1)), (members.clone(), ended));
+    let mut expected = Vec::new();
+    match Value::parse(bytes) {
+        Ok(Value::Array(raw)) => {
+            let mut items = Members::new();
+            while let Some(item) = items.next_item(&raw) {
+                expected.push((Vec::new(), item.to_owned()));
+            }
+        }
+        Ok(Value::Object(raw)) => {
+            let mut items = Members::new();
+            while let Ok(Some((name, value))) = items.next(&raw) {
+                expected.push((name.into_owned(), value.to_owned()));
+            }
+            // A name that cannot be decoded ends both.
+            if ended.is_err() {
+                assert_eq!(members, expected);
+                return;
+            }
+        }
+        _ => return assert!(ended != Ok(true), "what is no list was read as one"),
+    }
+    assert_eq!((members, ended), (expected, Ok(true)));
 }
 
 /// What is encoded is safe in a URL, and is the key.
