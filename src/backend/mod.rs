@@ -134,12 +134,11 @@ impl Backends {
             }
             let key = arrived.key()?;
             let arrival = self.pools.next_arrival(key, arrived, turn);
-            match arrival {
-                Arrival::Piece(asker, bytes) => return Some(ExchangeEvent::Piece { asker, connection: key, bytes }),
-                arrival => match self.on_arrival(key, arrival, turn) {
-                    Some(finished) => return Some(ExchangeEvent::Finished(finished)),
-                    None => {}
-                },
+            if let Arrival::Piece(asker, bytes) = arrival {
+                return Some(ExchangeEvent::Piece { asker, connection: key, bytes });
+            }
+            if let Some(finished) = self.on_arrival(key, arrival, turn) {
+                return Some(ExchangeEvent::Finished(finished));
             }
         }
     }

@@ -239,7 +239,7 @@ impl Rows {
                 Ok(Some(true)) if !room && !self.needs_lookups(query) => return Some(Step::Wait),
                 Ok(Some(true)) => {}
             }
-            match self.list.next() {
+            match self.list.next_item() {
                 Ok(Item::Element(raw)) => {
                     let Some(name) = name(raw) else {
                         return Some(Step::Fail("the list contains an element that is not a name"));

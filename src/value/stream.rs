@@ -48,7 +48,7 @@ struct Scan {
     escaped: bool,
 }
 
-/// What [`MemberReader::next`] has found.
+/// What [`MemberReader::next_item`] has found.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Item<'a> {
     /// A raw item of an array.
@@ -76,7 +76,7 @@ impl MemberReader {
     ///
     /// # Errors
     /// The text is not an array or object, or has a name or value that is not valid JSON or cannot be decoded.
-    pub fn next(&mut self) -> Result<Item<'_>, JsonError> {
+    pub fn next_item(&mut self) -> Result<Item<'_>, JsonError> {
         match self.find()? {
             Found::Incomplete => Ok(Item::Incomplete),
             Found::End => Ok(Item::End),
@@ -90,7 +90,7 @@ impl MemberReader {
                     None => Ok(Item::Element(raw)),
                     Some(name) => match text(&self.text[name])? {
                         Value::Text(name) => Ok(Item::Member(name, raw)),
-                        _ => Err(JsonError),
+                        Value::Null | Value::Scalar(_) | Value::Array(_) | Value::Object(_) => Err(JsonError),
                     },
                 }
             }
@@ -100,7 +100,7 @@ impl MemberReader {
     /// Whether a member can be had now; `None` at the end.
     ///
     /// # Errors
-    /// As [`MemberReader::next`].
+    /// As [`MemberReader::next_item`].
     pub fn is_next(&mut self) -> Result<Option<bool>, JsonError> {
         Ok(match self.find()? {
             Found::Incomplete => Some(false),
@@ -221,7 +221,7 @@ mod tests {
             at = end;
             loop {
                 let is_next = reader.is_next()?;
-                let item = match reader.next()? {
+                let item = match reader.next_item()? {
                     Item::Element(raw) => raw.to_owned(),
                     Item::Member(name, raw) => format!("{}={raw}", String::from_utf8_lossy(&name)),
                     Item::Incomplete => {
@@ -312,9 +312,9 @@ mod tests {
         reader.push(b"[");
         for number in 0..100_000 {
             reader.push(format!("\"name {number}\",").as_bytes());
-            assert_eq!(reader.next(), Ok(Item::Element(&*format!("\"name {number}\""))));
+            assert_eq!(reader.next_item(), Ok(Item::Element(&format!("\"name {number}\""))));
         }
         assert!(reader.text.capacity() < 4 * MAX_USED, "{}", reader.text.capacity());
-        assert_eq!(reader.next(), Ok(Item::Incomplete));
+        assert_eq!(reader.next_item(), Ok(Item::Incomplete));
     }
 }

@@ -130,7 +130,7 @@ pub fn list(data: &[u8]) {
         for piece in bytes.chunks(step) {
             reader.push(piece);
             loop {
-                match reader.next() {
+                match reader.next_item() {
                     Ok(Item::Element(raw)) => members.push((Vec::new(), raw.to_owned())),
                     Ok(Item::Member(name, raw)) => members.push((name.into_owned(), raw.to_owned())),
                     Ok(Item::Incomplete) => break,

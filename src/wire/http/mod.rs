@@ -190,11 +190,15 @@ impl Decoder {
     /// Enters the state after a head, and limits the number of interim responses.
     fn begin(&mut self, next: State) -> Result<State, Error> {
         self.interim = if matches!(next, State::Head) { self.interim + 1 } else { 0 };
-        match next {
-            _ if self.interim > MAX_INTERIM => Err(Error::Interim),
-            State::Length(head, length) if length > self.limit(&head) => Err(Error::BodyTooLong),
-            next => Ok(next),
+        if self.interim > MAX_INTERIM {
+            return Err(Error::Interim);
         }
+        if let State::Length(head, length) = &next
+            && *length > self.limit(head)
+        {
+            return Err(Error::BodyTooLong);
+        }
+        Ok(next)
     }
 
     /// Whether the body of the response that comes next may be taken in pieces, of any total length.
