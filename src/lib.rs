@@ -19,7 +19,7 @@
 //!
 //! The path of a lookup: `SocketState::read` → [`engine::Engine::received`] → `Client::next` → `Lookups::start` →
 //! [`backend::Backends::submit`] → `Pool::submit` → `Connection::push` → `Request::write_to`. The path of its response:
-//! `SocketState::read` → [`engine::Engine::received`] → [`backend::Backends::next_event`] → `Connection::receive` →
+//! `SocketState::read` → [`engine::Engine::received`] → [`backend::Backends::next_finished`] → `Connection::receive` →
 //! `Lookups::complete` → [`table::Table::parse_value`] → `Clients::reply` → `netstring::encode`.
 
 #![cfg_attr(test, allow(clippy::wildcard_enum_match_arm))] // in tests a panic names the other variants

@@ -74,16 +74,12 @@ pub(super) enum AfterResponse {
     Close,
 }
 
-/// What an asker learns of its exchange.
+/// The next part of a response that is streamed. While its asker has enough, it pauses the connection.
 #[derive(Debug)]
-pub enum ExchangeEvent<'a> {
-    Finished(Finished<'a>),
-    /// The next part of a response that is streamed. While its asker has enough, it pauses the connection.
-    Piece {
-        asker: Asker,
-        connection: Key,
-        bytes: Vec<u8>,
-    },
+pub struct BodyPart {
+    pub asker: Asker,
+    pub connection: Key,
+    pub bytes: Vec<u8>,
 }
 
 /// The end of an exchange.

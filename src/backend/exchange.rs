@@ -138,7 +138,7 @@ impl Exchange {
         self.resent = true;
     }
 
-    /// Has the asker given the body of a response in pieces, as [`super::ExchangeEvent::Piece`], unless it arrives at once.
+    /// Has the asker given the body of a response in pieces, see [`super::BodyPart`], unless it arrives at once.
     pub fn allow_stream(&mut self) {
         self.stream = Stream::Allowed;
     }

@@ -4,7 +4,7 @@ use super::clients::Clients;
 use super::shared::Shared;
 use super::tables::log_answer;
 use crate::arena::{Arena, Key};
-use crate::backend::{Asker, Finished, TimeLimit};
+use crate::backend::{Asker, BodyPart, Finished, TimeLimit};
 use crate::client::{Reply, ReplyTo};
 use crate::job::iteration::{Iteration, Step};
 use crate::query::{Failure, FailureKind, Iterate};
@@ -115,17 +115,22 @@ impl Iterations {
         }
     }
 
-    /// Handles a part of a list. What comes after the end of its iteration is dropped.
-    pub(super) fn on_piece(&mut self, asker: Asker, connection: Key, bytes: &[u8], shared: &mut Shared) {
-        let Asker::Iteration(key, 0) = asker else { return };
+    /// Handles a part of a list that has arrived. That of an iteration that has ended is dropped.
+    pub(super) fn on_part(&mut self, part: BodyPart, shared: &mut Shared) {
+        let BodyPart { asker, connection, bytes } = part;
+        let Asker::Iteration(key, _) = asker else { return };
         let Some(running) = self.running.get_mut(key) else { return };
         running.source = Some(connection);
-        running.iteration.on_piece(bytes);
+        running.iteration.on_piece(&bytes);
         self.advance(key, shared);
     }
 
     /// Handles the end of a list that came in pieces.
     fn complete_stream(&mut self, key: Key, finished: Finished<'_>, shared: &mut Shared) {
+        // Some of its own may have arrived with its end.
+        while let Some(part) = shared.backends.next_part() {
+            self.on_part(part, shared);
+        }
         let Finished { exchange, result, .. } = finished;
         let Some(RunningIteration { table, iteration, source, .. }) = self.running.get_mut(key) else { return };
         *source = None;

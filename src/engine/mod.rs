@@ -10,7 +10,7 @@ mod sweep;
 mod tables;
 
 use crate::arena::Key;
-use crate::backend::{Arrived, Asker, Backends, CheckResult, ExchangeEvent};
+use crate::backend::{Arrived, Asker, Backends, CheckResult};
 use crate::client::{AdminRequest, Event, Reply, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
@@ -293,21 +293,18 @@ impl Engine {
     fn complete(&mut self, mut arrived: Arrived<'_>) -> bool {
         let Self { lookups, iterations, commits, shared, .. } = self;
         let mut any = false;
-        while let Some(event) = shared.backends.next_event(&mut arrived, &mut shared.turn) {
+        while let Some(finished) = shared.backends.next_finished(&mut arrived, &mut shared.turn) {
             any = true;
-            let finished = match event {
-                ExchangeEvent::Finished(finished) => finished,
-                ExchangeEvent::Piece { asker, connection, bytes } => {
-                    iterations.on_piece(asker, connection, &bytes, shared);
-                    continue;
-                }
-            };
             match finished.exchange.asker {
                 Asker::Lookup(key) => lookups.complete(key, finished, shared),
                 Asker::Fetch(key) => lookups.complete_fetch(key, finished, shared),
                 Asker::Iteration(key, number) => iterations.complete(key, number, finished, shared),
                 Asker::Commit(key) => commits.complete(key, finished, lookups, shared),
             }
+        }
+        while let Some(part) = shared.backends.next_part() {
+            any = true;
+            iterations.on_part(part, shared);
         }
         any
     }
