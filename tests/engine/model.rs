@@ -420,7 +420,14 @@ impl Model {
         if number % 3 == 1 {
             self.misses.insert(number);
         }
-        self.answered.insert(number);
+        // The rows of a list may have to wait until it is their turn.
+        let waits = |client: &Client| {
+            let is_behind = client.open.iter().skip(1).any(|request| request.number == number);
+            client.protocol == Protocol::DictInOrder && is_behind && (LISTS..STORES).contains(&number)
+        };
+        if !self.clients.iter().any(waits) {
+            self.answered.insert(number);
+        }
         self.world.send(peer, &bytes);
         self.read(); // as long as the backend may be down
         self.hung.remove(&(replica, self.tables[&number]));
