@@ -17,7 +17,7 @@ const NUL: &str = "a value has a NUL, where mail servers cut it";
 
 /// Number of bytes of a list above which no more are read while the client has no room.
 // Below it a client that does not read its rows keeps no connection of the backend.
-const MAX_BUFFERED: usize = 1 << 20;
+const MAX_BUFFERED: usize = 512 << 10;
 
 /// Maximum number of bytes of a list whose values have to be looked up one by one.
 // It is read as fast as it comes: its connection may be the only one, and the lookups need one.
