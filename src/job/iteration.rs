@@ -21,7 +21,7 @@ const MAX_BUFFERED: usize = 512 << 10;
 
 /// Maximum number of bytes of a list whose values have to be looked up one by one.
 // It is read as fast as it comes: its connection may be the only one, and the lookups need one.
-const MAX_NAMES: usize = 64 << 20;
+const MAX_NAMES: usize = 16 << 20;
 
 /// An iteration: first the list of names, then one lookup for each value, unless the list has the values.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Iteration {
         if let Stage::Rows(rows) = &mut self.stage {
             rows.list.push(bytes);
             if rows.needs_lookups(&self.query) && rows.list.buffered() > MAX_NAMES {
-                self.stage = Stage::Failed("the list of names is longer than 64 MiB");
+                self.stage = Stage::Failed("the list of names is longer than 16 MiB");
             }
         }
     }

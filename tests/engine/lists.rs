@@ -152,3 +152,18 @@ fn a_client_that_does_not_read_is_no_fault_of_the_backend() {
     world.send(client, b"Lshared/k\t\n");
     assert_eq!(world.connecting.len(), 1, "it is not down");
 }
+
+#[test]
+fn names_whose_values_are_looked_up_are_bounded() {
+    let mut world = meta(&["--option", "meta:connections=1"]);
+    let client = dovecot(&mut world);
+    world.send(client, b"I0\t0\tshared/all/\t\n");
+    let backend = world.accept();
+    world.taken(backend);
+    world.send(backend, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n[\"a\"", 20 << 20).as_bytes());
+    let names = ",\"name\"".repeat(150_000);
+    for _ in 0..20 {
+        world.send(backend, names.as_bytes());
+    }
+    assert!(world.taken(client).ends_with("Fmeta: the list of names is longer than 16 MiB\n"));
+}
