@@ -187,6 +187,8 @@ impl Connection {
             && self.history() >= Some(History::Answered)
             && !self.is_retired()
             && exchange.is_safe()
+            && !exchange.may_stream()
+            && !self.in_flight.may_stream()
     }
 
     fn is_retired(&self) -> bool {
@@ -275,6 +277,7 @@ impl Connection {
     /// Reads the response to a write of which a part has not left. A backend may refuse a large body before it has all of
     /// it (RFC 9112, section 9.5); any other status cannot be about the write. The connection is closed after it.
     fn decode_refusal<'a>(&mut self, input: &mut &'a [u8]) -> Arrival<'a> {
+        self.decoder.set_streams(false);
         match self.decoder.push(input) {
             Ok(None) => Arrival::Nothing,
             Ok(Some(response)) if response.status >= 400 => Arrival::Response { response, surplus: true },

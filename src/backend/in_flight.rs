@@ -73,6 +73,11 @@ impl InFlight {
         self.slots.front_mut()?.exchange.as_deref_mut()
     }
 
+    /// True if the response to one of them may be streamed, and others would wait for its asker.
+    pub(super) fn may_stream(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.exchange.as_ref()).any(|exchange| exchange.may_stream())
+    }
+
     /// Notes that `count` bytes of requests have left.
     pub(super) fn advance(&mut self, count: usize) {
         self.left += count as u64;

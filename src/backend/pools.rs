@@ -288,14 +288,16 @@ impl Pools {
     /// Marks the pools that have something to do now.
     pub(super) fn begin_tick(&mut self, now: Instant) {
         self.schedule.mark_due(now);
-        if self.limit.is_none_or(|limit| self.connections.len() < limit) {
-            self.schedule.on_room();
-        }
     }
 
     /// The next pool that has something to do. [`Pools::end_tick`] follows.
     pub(super) fn next_tick(&mut self) -> Option<usize> {
-        self.schedule.next()
+        let next = self.schedule.next();
+        if next.is_none() && self.limit.is_none_or(|limit| self.connections.len() < limit) {
+            self.schedule.on_room(); // a tick of another pool may have closed a connection
+            return self.schedule.next();
+        }
+        next
     }
 
     /// Notes when a pool that has done what there was has something to do again.

@@ -59,7 +59,7 @@ impl Iterations {
     /// Advances an iteration until it waits or ends, and reads its list as far as there is room.
     fn advance(&mut self, key: Key, shared: &mut Shared) {
         self.step(key, shared);
-        if let Some(RunningIteration { iteration, source: Some(source), .. }) = self.running.get(key) {
+        if let Some(RunningIteration { iteration, source: Some(source), .. }) = self.running.get_mut(key) {
             shared.backends.connections().set_paused(*source, iteration.is_full(), &mut shared.turn);
         }
     }
@@ -133,7 +133,9 @@ impl Iterations {
         }
         let Finished { exchange, result, .. } = finished;
         let Some(RunningIteration { table, iteration, source, .. }) = self.running.get_mut(key) else { return };
-        *source = None;
+        // Its connection carries others again.
+        let source = source.take();
+        source.into_iter().for_each(|source| shared.backends.connections().set_paused(source, false, &mut shared.turn));
         match result {
             Ok(response) => {
                 shared.check_slow(*table, &exchange, shared.took(&exchange));

@@ -126,9 +126,11 @@ impl Iteration {
     }
 
     /// Whether it has enough of the list for now.
-    pub fn is_full(&self) -> bool {
-        let Stage::Rows(rows) = &self.stage else { return false };
-        !rows.is_whole && !rows.needs_lookups(&self.query) && rows.list.buffered() >= MAX_BUFFERED
+    pub fn is_full(&mut self) -> bool {
+        let Stage::Rows(rows) = &mut self.stage else { return false };
+        let may_be = !rows.is_whole && !rows.needs_lookups(&self.query) && rows.list.buffered() >= MAX_BUFFERED;
+        // A member of which a part is missing is no row to wait with.
+        may_be && rows.list.is_next() != Ok(Some(false))
     }
 
     /// Handles a part of a list.

@@ -167,3 +167,33 @@ fn names_whose_values_are_looked_up_are_bounded() {
     }
     assert!(world.taken(client).ends_with("Fmeta: the list of names is longer than 16 MiB\n"));
 }
+
+#[test]
+fn one_large_value_is_read_to_its_end() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"I0\t0\tshared/all/\t\n");
+    let backend = world.accept();
+    world.taken(backend);
+    let list = format!("{{\"a\":\"{}\",\"b\":\"2\"}}", "x".repeat(1_000_000));
+    for piece in response(200, &list).chunks(10_000) {
+        world.send(backend, piece);
+    }
+    let reply = world.taken(client);
+    assert!(reply.len() > 1_000_000 && reply.ends_with("\nOshared/all/b\t2\n\n"), "{}", &reply[reply.len() - 50..]);
+}
+
+#[test]
+fn nothing_is_pipelined_behind_a_list() {
+    let mut world = meta(&["--option", "meta:pipeline=4"]);
+    let (client, other) = (dovecot(&mut world), dovecot(&mut world));
+    world.send(client, b"Lshared/k\t\n");
+    let backend = world.accept();
+    world.taken(backend);
+    world.respond(backend, "v"); // now it may be pipelined
+    world.hold(client, b"I8\t0\tshared/all/\t\n");
+    world.hold(other, b"Lshared/k\t\n");
+    world.turn_of(&[client, other]);
+    assert_eq!(world.asked_all(backend).len(), 1);
+    assert_eq!(world.connecting.len(), 1, "the lookup gets a connection of its own");
+}

@@ -124,7 +124,7 @@ fn hash(name: &[u8]) -> u32 {
 
 /// The slots in which a name may be, the most likely one first.
 fn probe(slots: usize, hash: u32) -> impl Iterator<Item = usize> {
-    (0..slots).map(move |step| (hash as usize + step) & (slots - 1))
+    (0..slots).map(move |step| (hash as usize).wrapping_add(step) & (slots - 1))
 }
 
 /// Compares the decoded name that begins at a position with a key.

@@ -152,7 +152,8 @@ fn read(path: &Path) -> Version {
     // Before the content: if the file changes in between, the stamp is the older one and the file is read again.
     let stamp = std::fs::metadata(path).ok().map(|of| Stamp::new(&of));
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
-    (stamp, text.and_then(Content::new))
+    // What could not be read at all (no descriptor, say) is tried again; what cannot be used, once it changes.
+    (stamp.filter(|_| text.is_ok()), text.and_then(Content::new))
 }
 
 impl Stamp {
