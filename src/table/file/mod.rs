@@ -84,8 +84,10 @@ impl Table for File {
     }
 
     fn tick(&mut self, now: Instant) -> Option<Instant> {
+        // Not at once after a version was read: one that cannot be is tried once per interval.
+        let was_reading = self.reading.is_some();
         self.receive();
-        if self.reading.is_none() && self.has_changed() {
+        if !was_reading && self.has_changed() {
             self.begin_to_read();
         }
         Some(now + if self.reading.is_some() { READ_INTERVAL } else { CHECK_INTERVAL })
@@ -249,6 +251,21 @@ mod tests {
         }
         tick(&mut entry, now);
         assert_eq!(get(&mut entry, "k", now).as_deref(), Some("c"), "the same file, written to");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_tried_again_at_each_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.json");
+        std::fs::write(&path, r#"{"k": "old"}"#).unwrap();
+        let (mut entry, now) = (table(&path).unwrap(), Instant::now());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap(); // which can be looked at, and not be read
+        for _ in 0..2 {
+            assert_eq!(entry.table.tick(now), Some(now + READ_INTERVAL));
+            tick(&mut entry, now);
+            assert_eq!(get(&mut entry, "k", now).as_deref(), Some("old"));
+        }
     }
 
     #[test]
