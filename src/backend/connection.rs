@@ -188,7 +188,6 @@ impl Connection {
             && !self.is_retired()
             && exchange.is_safe()
             && !exchange.may_stream()
-            && !self.in_flight.may_stream()
     }
 
     fn is_retired(&self) -> bool {

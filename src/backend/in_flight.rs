@@ -73,11 +73,6 @@ impl InFlight {
         self.slots.front_mut()?.exchange.as_deref_mut()
     }
 
-    /// True if the response to one of them may be streamed, and others would wait for its asker.
-    pub(super) fn may_stream(&self) -> bool {
-        self.slots.iter().filter_map(|slot| slot.exchange.as_ref()).any(|exchange| exchange.may_stream())
-    }
-
     /// Notes that `count` bytes of requests have left.
     pub(super) fn advance(&mut self, count: usize) {
         self.left += count as u64;
@@ -101,11 +96,12 @@ impl InFlight {
     }
 
     /// True if nothing of the requests has left for the kernel, of which `unsent` bytes were not taken, and the first
-    /// is safe to send again.
+    /// is safe to send again and is answered at once: others would wait for the asker of a response that is streamed.
     pub(super) fn begins_with_unsent_get(&self, unsent: usize) -> bool {
         let taken = self.written - unsent as u64;
-        let is_safe = |first: &Slot| first.exchange.as_deref().is_some_and(Exchange::is_safe);
-        self.slots.front().is_some_and(|first| taken == first.begins && is_safe(first))
+        let fits = |exchange: &Exchange| exchange.is_safe() && !exchange.may_stream();
+        let is_fit = |first: &Slot| first.exchange.as_deref().is_some_and(fits);
+        self.slots.front().is_some_and(|first| taken == first.begins && is_fit(first))
     }
 
     /// The table of the exchange whose response is the next one, and when it was added.
