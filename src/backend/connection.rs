@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// A connection, with the exchanges in flight on it.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     pool: usize,
     address: Address,
     opened: Instant,

@@ -3,53 +3,40 @@
 use super::connection::Connection;
 use crate::arena::{Arena, Key};
 use crate::io::{Action, Peer, Turn};
-use std::ops::{Deref, DerefMut};
 
 /// The connections of all pools.
 #[derive(Debug, Default)]
-pub struct Connections(Arena<Connection>);
+pub struct Connections {
+    pub(super) arena: Arena<Connection>,
+}
 
 impl Connections {
     /// The bytes to be written to a connection.
     pub fn output(&mut self, key: Key) -> &[u8] {
-        self.0.get_mut(key).map_or(&[], Connection::output)
+        self.arena.get_mut(key).map_or(&[], Connection::output)
     }
 
     /// Notes that `count` bytes were written.
     pub fn sent(&mut self, key: Key, count: usize) {
-        self.0.get_mut(key).into_iter().for_each(|connection| connection.sent(count));
+        self.arena.get_mut(key).into_iter().for_each(|connection| connection.sent(count));
     }
 
     /// True if a connection must be read from before it is written to.
     pub fn needs_check(&self, key: Key) -> bool {
-        self.0.get(key).is_some_and(Connection::needs_check)
+        self.arena.get(key).is_some_and(Connection::needs_check)
     }
 
     /// True if bytes of a connection may be read.
     pub fn wants_input(&self, key: Key) -> bool {
-        self.0.get(key).is_none_or(Connection::wants_input)
+        self.arena.get(key).is_none_or(Connection::wants_input)
     }
 
     /// Stops to read a connection whose response is streamed, or continues.
     pub fn set_paused(&mut self, key: Key, paused: bool, turn: &mut Turn) {
-        let Some(connection) = self.0.get_mut(key) else { return };
+        let Some(connection) = self.arena.get_mut(key) else { return };
         if !paused && !connection.wants_input() {
             turn.push(Action::Resume(Peer::Backend(key)));
         }
         connection.set_paused(paused);
-    }
-}
-
-impl Deref for Connections {
-    type Target = Arena<Connection>;
-
-    fn deref(&self) -> &Arena<Connection> {
-        &self.0
-    }
-}
-
-impl DerefMut for Connections {
-    fn deref_mut(&mut self) -> &mut Arena<Connection> {
-        &mut self.0
     }
 }

@@ -2,16 +2,15 @@
 
 use super::addresses::Addresses;
 use super::connection::Connection;
-use super::connections::Connections;
 use super::exchange::Exchange;
 use super::retry::Progress;
-use crate::arena::Key;
+use crate::arena::{Arena, Key};
 use crate::io::{Address, Turn};
 use crate::log;
 
 /// What a pool borrows for a call.
 pub(super) struct Lent<'a> {
-    pub connections: &'a mut Connections,
+    pub connections: &'a mut Arena<Connection>,
     /// Maximum number of connections of all pools together.
     pub limit: usize,
     pub turn: &'a mut Turn,

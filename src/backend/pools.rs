@@ -59,7 +59,7 @@ macro_rules! lend {
     ($self:ident, $at:expr, $turn:expr) => {{
         let (at, limit) = ($at, $self.limit.unwrap_or(usize::MAX));
         $self.schedule.mark(at);
-        (&mut $self.pools[at], &mut Lent { connections: &mut $self.connections, limit, turn: $turn })
+        (&mut $self.pools[at], &mut Lent { connections: &mut $self.connections.arena, limit, turn: $turn })
     }};
 }
 
@@ -138,7 +138,7 @@ impl Pools {
         match (response.status, response.retry_after()) {
             (status @ (429 | 503), Some(seconds)) => health.on_retry_after(seconds, status, turn.now),
             (status @ 502..=504, _) => {
-                let address = self.connections.get(key).map(|connection| connection.address().clone());
+                let address = self.connections.arena.get(key).map(|connection| connection.address().clone());
                 self.on_fault(at, address.as_ref(), &format_args!("answered {status}"), turn);
             }
             // These are about one key, or about the rate.
@@ -177,7 +177,7 @@ impl Pools {
 
     /// The next thing that has happened on a connection, as far as it has arrived.
     pub(super) fn next_arrival<'a>(&mut self, key: Key, arrived: &mut Arrived<'a>, turn: &mut Turn) -> Arrival<'a> {
-        let Some(connection) = self.connections.get_mut(key) else {
+        let Some(connection) = self.connections.arena.get_mut(key) else {
             arrived.key = None;
             return Arrival::Nothing;
         };
@@ -195,18 +195,18 @@ impl Pools {
 
     /// The stream of a connection has ended.
     pub(super) fn ended(&mut self, key: Key, error: Option<ErrorKind>) -> Arrival<'static> {
-        self.connections.get_mut(key).map_or(Arrival::Nothing, |connection| connection.end(error))
+        self.connections.arena.get_mut(key).map_or(Arrival::Nothing, |connection| connection.end(error))
     }
 
     /// A backend has accepted a connection.
     pub(super) fn accepted(&mut self, key: Key, turn: &mut Turn) -> Result<(), Fault> {
-        let Some(at) = self.connections.get(key).map(Connection::pool) else { return Ok(()) };
+        let Some(at) = self.connections.arena.get(key).map(Connection::pool) else { return Ok(()) };
         let (pool, lent) = lend!(self, at, turn);
         pool.on_accepted(key, lent)
     }
 
     pub(super) fn on_handshake(&mut self, key: Key, handshake: Handshake, turn: &mut Turn) {
-        let Some(at) = self.connections.get(key).map(Connection::pool) else { return };
+        let Some(at) = self.connections.arena.get(key).map(Connection::pool) else { return };
         let (pool, lent) = lend!(self, at, turn);
         pool.on_handshake(key, handshake, lent);
     }
@@ -219,7 +219,7 @@ impl Pools {
         surplus: bool,
         now: Instant,
     ) -> Option<(usize, Option<Box<Exchange>>, AfterResponse)> {
-        let connection = self.connections.get_mut(key)?;
+        let connection = self.connections.arena.get_mut(key)?;
         let at = connection.pool();
         let (exchange, after) = self.pools[at].on_response(connection, response, surplus, now);
         Some((at, exchange, after))
@@ -227,11 +227,11 @@ impl Pools {
 
     /// True if the next response of a connection is for an exchange that has expired.
     pub(super) fn is_stuck(&self, key: Key) -> bool {
-        self.connections.get(key).is_some_and(Connection::is_stuck)
+        self.connections.arena.get(key).is_some_and(Connection::is_stuck)
     }
 
     pub(super) fn connection(&self, key: Key) -> Option<&Connection> {
-        self.connections.get(key)
+        self.connections.arena.get(key)
     }
 
     pub(super) fn serve_next(&mut self, at: usize, key: Key, turn: &mut Turn) {
@@ -241,14 +241,14 @@ impl Pools {
 
     /// Closes a connection; returns the number of its pool, and the exchanges that were in flight.
     pub(super) fn close(&mut self, key: Key, reason: &CloseReason, turn: &mut Turn) -> Option<(usize, Orphans)> {
-        let at = self.connections.get(key)?.pool();
+        let at = self.connections.arena.get(key)?.pool();
         let (pool, lent) = lend!(self, at, turn);
         pool.close(key, reason, lent).map(|orphans| (at, orphans))
     }
 
     /// A connection could not be made. The number of its pool, if no address of the backend is left.
     pub(super) fn on_connect_failed(&mut self, key: Key, fault: &Fault, turn: &mut Turn) -> Option<usize> {
-        let at = self.connections.get(key)?.pool();
+        let at = self.connections.arena.get(key)?.pool();
         let (pool, lent) = lend!(self, at, turn);
         if !pool.on_connect_failed(key, fault, lent) {
             return None;
@@ -293,7 +293,7 @@ impl Pools {
     /// The next pool that has something to do. [`Pools::end_tick`] follows.
     pub(super) fn next_tick(&mut self) -> Option<usize> {
         let next = self.schedule.next();
-        if next.is_none() && self.limit.is_none_or(|limit| self.connections.len() < limit) {
+        if next.is_none() && self.limit.is_none_or(|limit| self.connections.arena.len() < limit) {
             self.schedule.on_room(); // a tick of another pool may have closed a connection
             return self.schedule.next();
         }
@@ -316,7 +316,7 @@ impl Pools {
     /// A connection of a pool that was not established in time.
     pub(super) fn overdue(&mut self, at: usize, now: Instant) -> Option<(Key, Fault)> {
         let key = self.pools[at].overdue(now)?;
-        self.connections.get(key).map(|connection| (key, connection.connect_timeout()))
+        self.connections.arena.get(key).map(|connection| (key, connection.connect_timeout()))
     }
 
     /// Opens the connections that a pool lacks. Fails if its backend has no address.
@@ -336,12 +336,12 @@ impl Pools {
     /// The connections that have exchanges in flight whose deadlines have passed.
     pub(super) fn expired_connections(&self, now: Instant) -> Vec<Key> {
         let late = |connection: &Connection| connection.deadline().is_some_and(|deadline| deadline <= now);
-        self.connections.iter().filter(|(_, one)| late(one)).map(|(key, _)| key).collect()
+        self.connections.arena.iter().filter(|(_, one)| late(one)).map(|(key, _)| key).collect()
     }
 
     /// Takes out an exchange in flight on a connection whose deadline has passed.
     pub(super) fn take_expired(&mut self, key: Key, now: Instant) -> Option<Expired> {
-        let connection = self.connections.get_mut(key)?;
+        let connection = self.connections.arena.get_mut(key)?;
         let expired = connection.take_expired(now)?;
         self.pools[connection.pool()].on_expired(expired.owed);
         Some(expired)
@@ -354,7 +354,7 @@ impl Pools {
 
     /// The earliest deadline of an exchange.
     pub(super) fn exchange_deadline(&mut self) -> Option<Instant> {
-        let in_flight = self.connections.iter().filter_map(|(_, connection)| connection.deadline());
+        let in_flight = self.connections.arena.iter().filter_map(|(_, connection)| connection.deadline());
         in_flight.chain(self.pools.iter_mut().filter_map(|pool| pool.queue().deadline())).min()
     }
 
