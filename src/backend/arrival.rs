@@ -19,7 +19,7 @@ pub(super) enum Arrival<'a> {
         surplus: bool,
     },
     /// A part of the response to the exchange at the front.
-    Piece(Asker, Vec<u8>),
+    Part(Asker, Vec<u8>),
     /// The connection could not be made.
     ConnectFailed(Fault),
     /// The connection cannot be used any more.
@@ -33,7 +33,7 @@ impl Arrival<'_> {
             Arrival::Response { response, surplus } => Arrival::Response { response: response.into_owned(), surplus },
             Arrival::Nothing => Arrival::Nothing,
             Arrival::Open(handshake) => Arrival::Open(handshake),
-            Arrival::Piece(asker, bytes) => Arrival::Piece(asker, bytes),
+            Arrival::Part(asker, bytes) => Arrival::Part(asker, bytes),
             Arrival::ConnectFailed(fault) => Arrival::ConnectFailed(fault),
             Arrival::Closed(reason) => Arrival::Closed(reason),
         }

@@ -264,9 +264,9 @@ impl Connection {
                 if self.head.is_none() && !self.decoder.in_head() {
                     self.head = Some(now);
                 }
-                let (Some(exchange), Some(piece)) = (front, self.decoder.take_piece()) else { return Arrival::Nothing };
+                let (Some(exchange), Some(part)) = (front, self.decoder.take_part()) else { return Arrival::Nothing };
                 exchange.begin_stream();
-                Arrival::Piece(exchange.asker, piece)
+                Arrival::Part(exchange.asker, part)
             }
             Ok(Some(response)) => Arrival::Response { response, surplus: !input.is_empty() },
             Err(error) => Arrival::Closed(CloseReason::Fault(Fault::Malformed(error))),

@@ -57,7 +57,7 @@ pub struct Exchange {
     rare: Option<Box<Rare>>,
 }
 
-/// Whether the asker is given the response in pieces.
+/// Whether the asker is given the response in parts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stream {
     Never,
@@ -138,7 +138,7 @@ impl Exchange {
         self.resent = true;
     }
 
-    /// Has the asker given the body of a response in pieces, see [`super::BodyPart`], unless it arrives at once.
+    /// Has the asker given the body of a response in parts, see [`super::BodyPart`], unless it arrives at once.
     pub fn allow_stream(&mut self) {
         self.stream = Stream::Allowed;
     }

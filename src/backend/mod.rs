@@ -153,7 +153,7 @@ impl Backends {
         match arrival {
             Arrival::Response { response, surplus } => return self.on_response(key, response, surplus, turn),
             Arrival::Nothing => {}
-            Arrival::Piece(asker, bytes) => self.parts.push_back(BodyPart { asker, connection: key, bytes }),
+            Arrival::Part(asker, bytes) => self.parts.push_back(BodyPart { asker, connection: key, bytes }),
             Arrival::Open(handshake) => self.pools.on_handshake(key, handshake, turn),
             Arrival::ConnectFailed(fault) => self.on_connect_failed(key, &fault, turn),
             Arrival::Closed(reason) => self.on_closed(key, reason, turn),

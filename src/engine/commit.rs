@@ -225,7 +225,7 @@ impl Commits {
     }
 
     /// Ends commits of disconnected clients, no write of which is in flight.
-    pub(super) fn abandon(&mut self, keys: &[Key], lookups: &mut Lookups, shared: &mut Shared) {
+    pub(super) fn abandon(&mut self, keys: &HashSet<Key>, lookups: &mut Lookups, shared: &mut Shared) {
         // The end of one must not begin another of them that has waited for it.
         keys.iter().for_each(|key| self.running.get_mut(*key).into_iter().for_each(|running| running.blockers += 1));
         for key in keys {

@@ -121,11 +121,11 @@ impl Iterations {
         let Asker::Iteration(key, _) = asker else { return };
         let Some(running) = self.running.get_mut(key) else { return };
         running.source = Some(connection);
-        running.iteration.on_piece(&bytes);
+        running.iteration.on_part(&bytes);
         self.advance(key, shared);
     }
 
-    /// Handles the end of a list that came in pieces.
+    /// Handles the end of a list that came in parts.
     fn complete_stream(&mut self, key: Key, finished: Finished<'_>, shared: &mut Shared) {
         // Some of its own may have arrived with its end.
         while let Some(part) = shared.backends.next_part() {
@@ -133,13 +133,11 @@ impl Iterations {
         }
         let Finished { exchange, result, .. } = finished;
         let Some(RunningIteration { table, iteration, source, .. }) = self.running.get_mut(key) else { return };
-        // Its connection carries others again.
-        let source = source.take();
-        source.into_iter().for_each(|source| shared.backends.connections().set_paused(source, false, &mut shared.turn));
+        release(source.take(), shared);
         match result {
             Ok(response) => {
                 shared.check_slow(*table, &exchange, shared.took(&exchange));
-                iteration.on_piece(&response.body);
+                iteration.on_part(&response.body);
                 iteration.on_end();
                 self.advance(key, shared);
             }
@@ -179,9 +177,7 @@ impl Iterations {
 
     fn remove(&mut self, key: Key, shared: &mut Shared) -> Option<RunningIteration> {
         let running = self.running.remove(key)?;
-        // The rest of the list is read and dropped.
-        let source = running.source;
-        source.into_iter().for_each(|source| shared.backends.connections().set_paused(source, false, &mut shared.turn));
+        release(running.source, shared); // the rest of the list is read and dropped
         let client = running.to.client;
         if let Some(keys) = self.of_client.get_mut(&client) {
             keys.retain(|other| *other != key);
@@ -222,5 +218,12 @@ impl Iterations {
     /// True if no connected client waits for rows.
     pub(super) fn is_drained(&self, clients: &Clients) -> bool {
         !self.running.iter().any(|(_, running)| clients.is_connected(running.to.client))
+    }
+}
+
+/// Lets the connection of a list be read, which may have been paused.
+fn release(source: Option<Key>, shared: &mut Shared) {
+    if let Some(source) = source {
+        shared.backends.connections().set_paused(source, false, &mut shared.turn);
     }
 }

@@ -5,6 +5,7 @@ use super::iterate::Iterations;
 use super::lookup::Lookups;
 use super::shared::Shared;
 use crate::backend::Asker;
+use std::collections::HashSet;
 
 /// Drops the requests of disconnected clients that were not sent to a backend yet.
 pub(super) fn sweep(lookups: &mut Lookups, iterations: &mut Iterations, commits: &mut Commits, shared: &mut Shared) {
@@ -13,7 +14,7 @@ pub(super) fn sweep(lookups: &mut Lookups, iterations: &mut Iterations, commits:
     let mut excess = commits.excess(&shared.clients);
     let mut abandoned = Vec::new();
     let Shared { clients, backends, .. } = shared;
-    let mut unsent = Vec::new();
+    let mut unsent = HashSet::new();
     backends.sweep(|asker| match asker {
         Asker::Fetch(_) => true, // it fills the cache
         Asker::Commit(key) => {
@@ -31,5 +32,5 @@ pub(super) fn sweep(lookups: &mut Lookups, iterations: &mut Iterations, commits:
     abandoned.into_iter().for_each(|key| lookups.remove(key));
     // One whose write is in flight stays until that has ended.
     excess.retain(|key| unsent.contains(key) || commits.is_blocked(*key));
-    commits.abandon(&excess.into_iter().collect::<Vec<_>>(), lookups, shared);
+    commits.abandon(&excess, lookups, shared);
 }

@@ -120,7 +120,7 @@ impl Iteration {
         matches!(self.stage, Stage::Listing) && !self.query.exact
     }
 
-    /// Whether the list may be given in pieces, before it is known to be JSON as a whole.
+    /// Whether the list may be given in parts, before it is known to be JSON as a whole.
     pub fn may_stream(&self) -> bool {
         !self.query.sorted && !self.query.exact
     }
@@ -134,7 +134,7 @@ impl Iteration {
     }
 
     /// Handles a part of a list.
-    pub fn on_piece(&mut self, bytes: &[u8]) {
+    pub fn on_part(&mut self, bytes: &[u8]) {
         if matches!(self.stage, Stage::Listing) {
             self.stage = Stage::Rows(Rows::new());
         }
@@ -146,7 +146,7 @@ impl Iteration {
         }
     }
 
-    /// The list that came in pieces is at its end.
+    /// The list that came in parts is at its end.
     pub fn on_end(&mut self) {
         if let Stage::Rows(rows) = &mut self.stage {
             rows.is_whole = true;

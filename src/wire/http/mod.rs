@@ -33,7 +33,7 @@ pub struct Decoder {
     body: Vec<u8>,
     /// Interim responses since the last final one.
     interim: u32,
-    /// The body of the next response may be taken in pieces.
+    /// The body of the next response may be taken in parts.
     streams: bool,
 }
 
@@ -201,13 +201,13 @@ impl Decoder {
         Ok(next)
     }
 
-    /// Whether the body of the response that comes next may be taken in pieces, of any total length.
+    /// Whether the body of the response that comes next may be taken in parts, of any total length.
     pub fn set_streams(&mut self, streams: bool) {
         self.streams = streams;
     }
 
     /// Takes out what has arrived of the body of an incomplete response with status 200, if that may be streamed.
-    pub fn take_piece(&mut self) -> Option<Vec<u8>> {
+    pub fn take_part(&mut self) -> Option<Vec<u8>> {
         let (State::Length(head, _)
         | State::ChunkSize(head)
         | State::ChunkData(head, _)
@@ -217,8 +217,8 @@ impl Decoder {
         else {
             return None;
         };
-        let has_piece = self.streams && head.is_ok() && !self.body.is_empty();
-        has_piece.then(|| std::mem::take(&mut self.body))
+        let has_part = self.streams && head.is_ok() && !self.body.is_empty();
+        has_part.then(|| std::mem::take(&mut self.body))
     }
 
     /// Maximum length of the part of a body that is held.
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_may_be_taken_in_pieces() {
+    fn a_body_may_be_taken_in_parts() {
         let head = "HTTP/1.1 200 OK\r\n";
         for (framed, body) in [
             (format!("{head}Content-Length: 5\r\n\r\nabcde"), "abcde"),
@@ -425,7 +425,7 @@ mod tests {
                 decoder.set_streams(true);
                 for mut piece in framed.as_bytes().chunks(step) {
                     response = decoder.push(&mut piece).unwrap();
-                    got.extend(decoder.take_piece().unwrap_or_default());
+                    got.extend(decoder.take_part().unwrap_or_default());
                 }
                 let end = decoder.end().unwrap();
                 let response = response.or(end).expect("a response");
@@ -445,7 +445,7 @@ mod tests {
             decoder.set_streams(true);
             for mut piece in framed.as_bytes().chunks(65_536) {
                 let response = decoder.push(&mut piece).unwrap();
-                let piece = decoder.take_piece().unwrap_or_default();
+                let piece = decoder.take_part().unwrap_or_default();
                 assert!(piece.len() <= 65_536);
                 size += piece.len() + response.map_or(0, |response| response.body.len());
             }
