@@ -46,6 +46,9 @@ struct Scan {
     depth: usize,
     in_string: bool,
     escaped: bool,
+    /// Its size, once its end was seen.
+    // A member that waits for room is asked for again and again, and may have megabytes.
+    size: Option<usize>,
 }
 
 /// What [`MemberReader::next_item`] has found.
@@ -81,8 +84,7 @@ impl MemberReader {
             Found::Incomplete => Ok(Item::Incomplete),
             Found::End => Ok(Item::End),
             Found::Value(value) => {
-                self.at = value.end;
-                self.state = State::CommaOrEnd;
+                (self.at, self.state, self.scan) = (value.end, State::CommaOrEnd, Scan::default());
                 // Valid in itself: together with what was checked between the values, all of the text is.
                 let name = self.name.take();
                 let raw = raw(&self.text[value])?;
@@ -147,8 +149,8 @@ impl MemberReader {
                 (State::First | State::Next, b'"') if self.is_object => match self.value()? {
                     None => return Ok(Found::Incomplete),
                     Some(name) => {
-                        self.at = name.end;
-                        (self.name, self.state) = (Some(name), State::Colon);
+                        (self.at, self.state, self.scan) = (name.end, State::Colon, Scan::default());
+                        self.name = Some(name);
                         continue;
                     }
                 },
@@ -166,40 +168,41 @@ impl MemberReader {
     /// The range of the value that begins here, if its end has arrived.
     fn value(&mut self) -> Result<Option<Range<usize>>, JsonError> {
         let bytes = &self.text[self.at..];
-        let Scan { mut seen, mut depth, mut in_string, mut escaped } = self.scan;
-        let end = loop {
-            let Some(byte) = bytes.get(seen) else { break None };
-            seen += 1;
-            if in_string {
-                match byte {
-                    _ if escaped => escaped = false,
-                    b'\\' => escaped = true,
-                    b'"' => {
-                        in_string = false;
-                        if depth == 0 {
-                            break Some(seen);
+        let Scan { mut seen, mut depth, mut in_string, mut escaped, size } = self.scan;
+        let size = size.or_else(|| {
+            loop {
+                let Some(byte) = bytes.get(seen) else { break None };
+                seen += 1;
+                if in_string {
+                    match byte {
+                        _ if escaped => escaped = false,
+                        b'\\' => escaped = true,
+                        b'"' => {
+                            in_string = false;
+                            if depth == 0 {
+                                break Some(seen);
+                            }
                         }
+                        _ => {}
                     }
+                    continue;
+                }
+                match byte {
+                    b'"' => in_string = true,
+                    b'[' | b'{' => depth += 1,
+                    b']' | b'}' if depth > 1 => depth -= 1,
+                    b']' | b'}' if depth == 1 => break Some(seen),
+                    // Behind a number or a word. Its first byte may be one, too: then there is no value.
+                    b']' | b'}' | b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' if depth == 0 => break Some(seen - 1),
                     _ => {}
                 }
-                continue;
             }
-            match byte {
-                b'"' => in_string = true,
-                b'[' | b'{' => depth += 1,
-                b']' | b'}' if depth > 1 => depth -= 1,
-                b']' | b'}' if depth == 1 => break Some(seen),
-                // Behind a number or a word. Its first byte may be one, too: then there is no value.
-                b']' | b'}' | b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' if depth == 0 => break Some(seen - 1),
-                _ => {}
-            }
-        };
-        if end.unwrap_or(seen) > MAX_MEMBER {
+        });
+        if size.unwrap_or(seen) > MAX_MEMBER {
             return Err(JsonError);
         }
-        // A whole value is scanned once more if it was only asked whether it is there.
-        self.scan = if end.is_some() { Scan::default() } else { Scan { seen, depth, in_string, escaped } };
-        Ok(end.map(|end| self.at..self.at + end))
+        self.scan = Scan { seen, depth, in_string, escaped, size };
+        Ok(size.map(|size| self.at..self.at + size))
     }
 }
 
