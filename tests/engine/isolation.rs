@@ -405,3 +405,32 @@ fn an_answer_to_a_question_from_before_a_reload_is_not_good_for_long() {
     world.wait(MS);
     assert!(!world.resolving.is_empty(), "it is asked for again");
 }
+
+#[test]
+fn a_descriptor_that_another_backend_gives_up_is_used_at_once() {
+    let url = |host: u8| format!("http://192.0.2.{host}/§");
+    let (one, two) = (url(1), url(2));
+    let mut args = vec!["--name", "one", "--type", "url", "--param", &one, "--option", "one:keepalive=2"];
+    args.extend(["--name", "two", "--type", "url", "--param", &two]);
+    let mut world = World::new(&args);
+    // Two, besides one that each backend may have in any case.
+    world.engine.set_backend_descriptors(4);
+    let client = world.client(Mode::Postfix);
+    world.send(client, b"5:one a,");
+    let idle = world.accept();
+    world.taken(idle);
+    world.respond(idle, "v");
+    world.send(client, b"5:two a,");
+    let busy = world.accept();
+    assert_eq!(world.asked(busy), "a");
+    // No descriptor is left for the second lookup, until the idle connection is closed.
+    let other = world.client(Mode::Postfix);
+    world.send(other, b"5:two b,");
+    world.wait(SECOND);
+    assert!(world.connecting.is_empty());
+    while world.is_open(idle) {
+        let next = world.engine.deadline().expect("a time for the idle connection");
+        world.pass(next.saturating_duration_since(world.now));
+    }
+    assert_eq!(world.connecting.len(), 1, "nothing else has happened that could wake it");
+}

@@ -197,3 +197,22 @@ fn nothing_is_pipelined_behind_a_list() {
     assert_eq!(world.asked_all(backend).len(), 1);
     assert_eq!(world.connecting.len(), 1, "the lookup gets a connection of its own");
 }
+
+#[test]
+fn after_a_list_the_body_of_any_other_response_is_bounded() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    world.send(client, b"I8\t0\tshared/all/\t\n");
+    let backend = world.accept();
+    world.taken(backend);
+    for piece in response(200, "[\"a\",\"b\"]").chunks(10) {
+        world.send(backend, piece);
+    }
+    assert_eq!(rows(&world.taken(client)), 2);
+    // A write of which only a part leaves, as the backend stops to read.
+    world.block(backend, true);
+    world.send(client, format!("B1\t\nS1\tshared/k\t{}\nC1\n", "v".repeat(900_000)).as_bytes());
+    world.trickle(backend, 100_000);
+    world.send(backend, b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n");
+    assert_eq!(world.taken(client), "W1\tmeta: 192.0.2.1 sent an invalid response: response body is too long\n");
+}
