@@ -34,8 +34,16 @@ pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry,
     let (stamp, content) = read(&path);
     let content = content.map_err(|error| SettingError::param(format!("{}: {error}", path.display())))?;
     let name = spec.name.to_owned();
-    let table =
-        File { name: name.clone(), path, stamp, reading: None, is_outdated: false, content, list: String::new() };
+    let table = File {
+        name: name.clone(),
+        path,
+        stamp,
+        reading: None,
+        is_outdated: false,
+        unreadable: None,
+        content,
+        list: String::new(),
+    };
     Ok(TableEntry { name, timeout, caching: None, table: Box::new(table) })
 }
 
@@ -48,6 +56,8 @@ struct File {
     reading: Option<Receiver<Version>>,
     /// The file is to be read in any case.
     is_outdated: bool,
+    /// Why the last version could not be used.
+    unreadable: Option<String>,
     content: Content,
     /// The last list, which the answer borrows.
     list: String,
@@ -119,7 +129,7 @@ impl File {
             Ok(_) => self.reading = Some(receiver),
             Err(error) => {
                 self.is_outdated = true; // tried again at the next check
-                self.warn(&error.to_string());
+                self.warn(error.to_string());
             }
         }
     }
@@ -135,8 +145,9 @@ impl File {
         // One that cannot be used is not read again before it changes.
         (self.reading, self.stamp) = (None, stamp);
         match content {
-            Err(error) => self.warn(&error),
+            Err(error) => self.warn(error),
             Ok(content) => {
+                self.unreadable = None;
                 log::info(format_args!("file-read table={} keys={}", self.name, content.len()));
                 let old = std::mem::replace(&mut self.content, content);
                 // Giving back its memory takes milliseconds, too.
@@ -145,8 +156,12 @@ impl File {
         }
     }
 
-    fn warn(&self, cause: &str) {
-        log::warn(format_args!("file-unreadable table={} cause=\"{cause}\"", self.name));
+    /// Says why the file cannot be used, once: it is tried again each second.
+    fn warn(&mut self, cause: String) {
+        if self.unreadable.as_ref() != Some(&cause) {
+            log::warn(format_args!("file-unreadable table={} cause=\"{cause}\"", self.name));
+            self.unreadable = Some(cause);
+        }
     }
 }
 
