@@ -362,6 +362,11 @@ impl Connection {
         self.in_flight.front()
     }
 
+    /// True if its asker gets the response in parts: it may take as long as the asker does.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.in_flight.is_streamed()
+    }
+
     /// Takes out an exchange whose deadline has passed.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Expired> {
         self.in_flight.take_expired(now)

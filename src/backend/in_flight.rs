@@ -109,6 +109,11 @@ impl InFlight {
         self.slots.front().map(|slot| (slot.table, slot.since))
     }
 
+    /// True if the response at the front is given to its asker in parts.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.slots.front().and_then(|slot| slot.exchange.as_deref()).is_some_and(Exchange::is_streamed)
+    }
+
     /// Takes out the slot whose response has arrived: its exchange, unless that has expired, and whether it was
     /// pipelined.
     pub(super) fn pop(&mut self) -> Option<(Option<Box<Exchange>>, bool)> {
@@ -146,7 +151,8 @@ impl InFlight {
     /// dropped.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Expired> {
         let left = self.left;
-        let owed = self.slots.front().map_or(Duration::ZERO, |slot| now.saturating_duration_since(slot.since));
+        let owing = self.slots.front().filter(|_| !self.is_streamed());
+        let owed = owing.map_or(Duration::ZERO, |slot| now.saturating_duration_since(slot.since));
         self.slots.iter_mut().enumerate().find_map(|(at, slot)| {
             let exchange = slot.exchange.take_if(|exchange| exchange.deadline <= now)?;
             let (sent, had_time) =

@@ -333,7 +333,7 @@ impl Backends {
         if let Err(fault) = self.pools.grow(at, turn) {
             self.on_unreachable(at, &fault, false, turn);
         }
-        self.pools.end_tick(at, turn.now);
+        self.pools.end_tick(at, turn);
     }
 
     /// When [`Backends::tick`] has something to do.

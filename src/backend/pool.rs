@@ -99,6 +99,11 @@ impl Pool {
         self.in_flight + self.queue.len()
     }
 
+    /// True if exchanges wait, and no connection may be opened for them. `full` means that no descriptor is left.
+    pub(super) fn is_short(&self, full: bool) -> bool {
+        self.queue.len() > 0 && (full || self.roster.open() >= self.spec.options.connections)
+    }
+
     /// Sends an exchange as soon as there is a connection. Returns it if the queue is full.
     pub(super) fn submit(&mut self, exchange: Box<Exchange>, lent: &mut Lent<'_>) -> Option<Box<Exchange>> {
         self.health.on_submit(&exchange, lent.turn.now);
@@ -217,12 +222,13 @@ impl Pool {
         surplus: bool,
         now: Instant,
     ) -> (Option<Box<Exchange>>, AfterResponse) {
-        // Nearly always nothing waits and no table had a timeout: then the time that the response took is of no
-        // interest.
+        // Nearly always nothing waits and no table had a timeout: then its time does not matter.
         if (self.queue.len() > 0 || self.health.has_timeouts())
             && let Some((table, since)) = connection.front()
         {
-            self.queue.on_response(now.saturating_duration_since(since));
+            if !connection.is_streamed() {
+                self.queue.on_response(now.saturating_duration_since(since));
+            }
             self.health.on_answer(table);
         }
         let exchange = connection.complete(response, now);
@@ -251,20 +257,15 @@ impl Pool {
         self.roster.remove(key, connection.is_open(), connection.is_handshaking());
         self.addresses.on_close(connection.address());
         if connection.owes_ahead() {
-            lent.on_pipelining_failed(
-                &connection,
-                *reason == CloseReason::Announced,
-                &mut self.addresses,
-                &self.spec.label,
-            );
+            let announced = *reason == CloseReason::Announced;
+            lent.on_pipelining_failed(&connection, announced, &mut self.addresses, &self.spec.label);
         }
         let fault = if let CloseReason::Fault(fault) = reason { Some(fault) } else { None };
         fault.into_iter().for_each(|fault| self.reach.on_fault(fault));
         if fault == Some(&Fault::Unsolicited) {
             log::info(format_args!("unsolicited-response backend={}", self.label()));
         }
-        let invalid = fault.is_some_and(Fault::is_invalid_response);
-        let exchanges = connection.take_orphans(invalid);
+        let exchanges = connection.take_orphans(fault.is_some_and(Fault::is_invalid_response));
         self.in_flight -= exchanges.len();
         Some(Orphans { exchanges, reused: !connection.is_new(), address: connection.address().clone() })
     }
@@ -278,8 +279,7 @@ impl Pool {
     pub(super) fn on_connect_failed(&mut self, key: Key, fault: &Fault, lent: &mut Lent<'_>) -> bool {
         let now = lent.turn.now;
         let Some(Orphans { address, .. }) = self.close(key, &CloseReason::Unused, lent) else { return false };
-        let handshake = matches!(fault, Fault::Handshake(_) | Fault::HandshakeTimeout);
-        self.metrics.handshakes_failed += u64::from(handshake);
+        self.metrics.handshakes_failed += u64::from(matches!(fault, Fault::Handshake(_) | Fault::HandshakeTimeout));
         let (connecting, open) = (self.roster.connecting(), self.roster.open());
         if !self.addresses.on_connect_failed(&address, fault, connecting, open, now) {
             return false;

@@ -301,9 +301,11 @@ impl Pools {
     }
 
     /// Notes when a pool that has done what there was has something to do again.
-    pub(super) fn end_tick(&mut self, at: usize, now: Instant) {
-        let pool = &self.pools[at];
-        self.schedule.set(at, pool.load(), pool.deadline(&self.resolver, now));
+    pub(super) fn end_tick(&mut self, at: usize, turn: &mut Turn) {
+        let (pool, limit) = (&self.pools[at], self.limit.unwrap_or(usize::MAX));
+        self.schedule.set(at, pool.load(), pool.deadline(&self.resolver, turn.now));
+        let is_short = pool.is_short(self.connections.arena.len() >= limit);
+        self.connections.set_short(at, is_short, turn);
     }
 
     /// Closes connections that have been idle for long enough, and has the name resolved again when that is due.

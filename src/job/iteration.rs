@@ -19,9 +19,13 @@ const NUL: &str = "a value has a NUL, where mail servers cut it";
 // Below it a client that does not read its rows keeps no connection of the backend.
 const MAX_BUFFERED: usize = 512 << 10;
 
-/// Maximum number of bytes of a list whose values have to be looked up one by one.
-// It is read as fast as it comes: its connection may be the only one, and the lookups need one.
-const MAX_NAMES: usize = 16 << 20;
+/// Maximum number of bytes of a list that wait for the lookups of their values, or for a client.
+// It is read as fast as it comes if its values are looked up, or while others wait for its connection: that may be the
+// only one.
+const MAX_UNUSED: usize = 16 << 20;
+
+const LONG_LIST: &str = "the list of names is longer than 16 MiB";
+const SLOW_CLIENT: &str = "the client did not read its rows, and others needed the connection";
 
 /// An iteration: first the list of names, then one lookup for each value, unless the list has the values.
 #[derive(Debug)]
@@ -140,8 +144,9 @@ impl Iteration {
         }
         if let Stage::Rows(rows) = &mut self.stage {
             rows.list.push(bytes);
-            if rows.needs_lookups(&self.query) && rows.list.buffered() > MAX_NAMES {
-                self.stage = Stage::Failed("the list of names is longer than 16 MiB");
+            if rows.list.buffered() > MAX_UNUSED {
+                let names = rows.needs_lookups(&self.query);
+                self.stage = Stage::Failed(if names { LONG_LIST } else { SLOW_CLIENT });
             }
         }
     }

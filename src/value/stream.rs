@@ -10,7 +10,10 @@ const MAX_USED: usize = 64 * 1024;
 /// Maximum size of one member in bytes.
 pub const MAX_MEMBER: usize = 4 << 20;
 
-/// Cuts an array or an object into its members, in any pieces. No more of the text is held than what was not used yet.
+/// An array or object that does not exist.
+const NULL: &[u8] = b"null";
+
+/// Cuts an array or an object into its members, in any pieces; `null` has none. No more of the text is held than what was not used yet.
 #[derive(Debug, Default)]
 pub struct MemberReader {
     text: Vec<u8>,
@@ -78,7 +81,7 @@ impl MemberReader {
     /// The next member, which is used with that; [`MemberReader::is_next`] tells whether there is one.
     ///
     /// # Errors
-    /// The text is not an array or object, or has a name or value that is not valid JSON or cannot be decoded.
+    /// The text is not an array, an object or `null`, or has a name or value that is not valid JSON or cannot be decoded.
     pub fn next_item(&mut self) -> Result<Item<'_>, JsonError> {
         match self.find()? {
             Found::Incomplete => Ok(Item::Incomplete),
@@ -133,6 +136,14 @@ impl MemberReader {
                 if BOM.starts_with(&self.text) {
                     return Ok(Found::Incomplete);
                 }
+            }
+            let rest = &self.text[self.at..];
+            if self.state == State::Start && rest.first() == Some(&b'n') {
+                if rest.starts_with(NULL) {
+                    (self.at, self.state) = (self.at + NULL.len(), State::End);
+                    continue;
+                }
+                return if NULL.starts_with(rest) { Ok(Found::Incomplete) } else { Err(JsonError) };
             }
             let Some(byte) = self.text.get(self.at).copied() else {
                 return Ok(if self.state == State::End { Found::End } else { Found::Incomplete });
@@ -249,6 +260,8 @@ mod tests {
     fn members_are_the_same_at_every_split() {
         let cases: &[(&str, &[&str])] = &[
             ("[]", &["."]),
+            (" null ", &["."]),
+            ("nul", &[]),
             (" { } ", &["."]),
             ("[1]", &["1", "."]),
             ("[1,\"a\", null ,[2,[3]],{\"b\":[\"]\"]}] ", &["1", "\"a\"", "null", "[2,[3]]", "{\"b\":[\"]\"]}", "."]),
@@ -277,7 +290,8 @@ mod tests {
         for text in [
             "1",
             "\"a\"",
-            "null",
+            "nul1",
+            "null,",
             "[1]]",
             "[] x",
             "[,]",

@@ -154,6 +154,83 @@ fn a_client_that_does_not_read_is_no_fault_of_the_backend() {
 }
 
 #[test]
+fn a_list_whose_client_does_not_read_keeps_no_connection_from_others() {
+    let mut world = meta(&["--option", "meta:connections=1"]);
+    let (client, other) = (dovecot(&mut world), dovecot(&mut world));
+    world.block(client, true);
+    world.send(client, b"I8\t0\tshared/all/\t\n");
+    let backend = world.accept();
+    world.taken(backend);
+    world.send(backend, &response(200, &names()));
+    assert!(world.held(backend) > 0);
+    world.send(other, b"Lshared/k\t\n");
+    assert_eq!((world.held(backend), world.asked(backend)), (0, "k".into()), "the rest was read for the lookup");
+    world.respond(backend, "v");
+    assert_eq!(world.taken(other), "Ov\n");
+    world.block(client, false);
+    assert_eq!(rows(&world.taken(client)), NAMES);
+    // One that waits before the list is long waits no longer either.
+    world.block(client, true);
+    world.send(client, b"I8\t0\tshared/all/\t\n");
+    world.taken(backend);
+    world.send(other, b"Lshared/k\t\n");
+    world.send(backend, &response(200, &names()));
+    assert_eq!((world.held(backend), world.asked(backend)), (0, "k".into()));
+}
+
+#[test]
+fn a_list_does_not_keep_its_connection_from_the_one_before_it() {
+    let mut world = meta(&["--option", "meta:connections=1"]);
+    let client = world.client(Mode::Dovecot);
+    world.send(client, b"H2\t0\t0\t\tmeta\n"); // without ids, replies are in the order of the commands
+    // The rows of the second wait for those of the first, which wait for lookups, which wait for the connection.
+    world.send(client, b"I0\t0\tshared/few/\nI8\t0\tshared/all/\n");
+    let list = names();
+    world.serve(|_, target, _| match target {
+        "/m/few/" => Some(response(200, "[\"a\",\"b\"]")),
+        "/m/all/" => Some(response(200, &list)),
+        _ => Some(response(200, "\"v\"")),
+    });
+    let reply = world.taken(client);
+    assert_eq!((reply.lines().next(), rows(&reply)), (Some("Oshared/few/a\tv"), 2 + NAMES));
+}
+
+#[test]
+fn a_list_that_is_read_for_others_only_is_bounded() {
+    let mut world = meta(&["--option", "meta:connections=1"]);
+    let (client, other) = (dovecot(&mut world), dovecot(&mut world));
+    world.block(client, true);
+    world.send(client, b"I8\t0\tshared/all/\t\n");
+    let backend = world.accept();
+    world.taken(backend);
+    world.send(other, b"Lshared/k\t\n");
+    world.send(backend, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n[\"a\"", 20 << 20).as_bytes());
+    let names = ",\"name\"".repeat(150_000);
+    for _ in 0..20 {
+        world.send(backend, names.as_bytes());
+    }
+    world.block(client, false);
+    let reply = world.taken(client);
+    assert!(reply.ends_with("Fmeta: the client did not read its rows, and others needed the connection\n"));
+}
+
+#[test]
+fn a_list_that_is_null_has_no_rows_however_it_arrives() {
+    let mut world = meta(&[]);
+    let client = dovecot(&mut world);
+    let whole = response(200, "null");
+    let mut backend = None;
+    for split in 1..=whole.len() {
+        world.send(client, b"I8\t0\tshared/all/\t\n");
+        let backend = *backend.get_or_insert_with(|| world.accept());
+        world.taken(backend);
+        world.send(backend, &whole[..split]);
+        world.send(backend, &whole[split..]);
+        assert_eq!(world.taken(client), "\n", "{split}");
+    }
+}
+
+#[test]
 fn names_whose_values_are_looked_up_are_bounded() {
     let mut world = meta(&["--option", "meta:connections=1"]);
     let client = dovecot(&mut world);
