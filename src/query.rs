@@ -114,6 +114,26 @@ pub enum Answer<'a> {
     Failed(Failure),
 }
 
+impl Answer<'_> {
+    /// The answer with a value of its own.
+    pub fn into_owned(self) -> Answer<'static> {
+        match self {
+            Answer::Found(value) => Answer::Found(value.into_owned()),
+            Answer::Miss => Answer::Miss,
+            Answer::Failed(failure) => Answer::Failed(failure),
+        }
+    }
+
+    /// The answer, of which the value is borrowed.
+    pub fn borrowed(&self) -> Answer<'_> {
+        match self {
+            Answer::Found(value) => Answer::Found(value.borrowed()),
+            Answer::Miss => Answer::Miss,
+            Answer::Failed(failure) => Answer::Failed(failure.clone()),
+        }
+    }
+}
+
 /// The result of a commit.
 #[derive(Debug)]
 pub enum Outcome {

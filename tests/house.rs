@@ -81,7 +81,7 @@ const GIVEN_UP: &[(&str, &str)] = &[
     ("distrust", "mark_unsolicited"),
     ("Keeping", "CacheControl"),
     ("keeping", "cache_control"),
-    ("Kept", "CachedAnswer"),
+    ("Kept", "Answer"),
     ("flights", "in_flight"),
     ("Impatient", "ServeStale"),
     ("impatient", "long_waiting"),

@@ -1,11 +1,12 @@
 //! Lookups of one key: answered from the cache, or by an exchange that concurrent lookups of a cached table share.
 
 use super::clients::Clients;
+use super::fetches::Fetches;
 use super::shared::Shared;
 use super::tables::{Planned, Tables, log_answer, record};
 use crate::arena::{Arena, Key};
 use crate::backend::{Asker, Finished, TimeLimit};
-use crate::cache::{self, Cache, CachedAnswer, Lifetime};
+use crate::cache::{self, Cache, CacheKey, Lifetime};
 use crate::client::{Reply, ReplyTo};
 use crate::metrics::CacheMetrics;
 use crate::query::{Answer, Failure, FailureKind};
@@ -23,10 +24,7 @@ const MAX_STALE_DELAY: Duration = Duration::from_secs(1);
 pub(super) struct Lookups {
     lookups: Arena<UncachedLookup>,
     waiters: Arena<Waiter>,
-    fetches: Arena<Fetch>,
-    /// The fetches that further lookups may join, by table and key.
-    // A map per table can be searched with a borrowed key.
-    in_flight: Vec<HashMap<Vec<u8>, Key>>,
+    fetches: Fetches,
     cache: Cache,
     /// Keys of tables of which nothing is cached until then.
     barred: HashMap<(usize, Vec<u8>), Instant>,
@@ -56,16 +54,6 @@ struct Waiter {
     deadline: Instant,
 }
 
-/// An exchange for all lookups of a key and for the cache. It continues when its clients disconnect.
-struct Fetch {
-    table: usize,
-    key: Vec<u8>,
-    /// The lookups that wait for the answer.
-    waiters: Vec<Key>,
-    /// False once the key was written: the answer may be older, so that no later lookup and no cache may use it.
-    current: bool,
-}
-
 /// A timer of a lookup that waits for a fetch.
 #[derive(Debug)]
 enum Timer {
@@ -77,13 +65,12 @@ enum Timer {
 }
 
 impl Lookups {
-    pub(super) fn new(cache_size: usize, tables: usize) -> Self {
+    pub(super) fn new(cache_size: usize) -> Self {
         Self {
             lookups: Arena::default(),
             waiters: Arena::default(),
-            fetches: Arena::default(),
-            in_flight: vec![HashMap::new(); tables],
-            cache: Cache::new(cache_size, tables),
+            fetches: Fetches::default(),
+            cache: Cache::new(cache_size),
             barred: HashMap::new(),
             timers: Timers::default(),
         }
@@ -138,30 +125,29 @@ impl Lookups {
 
     /// Answers a lookup from the cache, or has it wait for the one exchange of its key.
     fn start_cached(&mut self, to: ReplyTo, table: usize, key: &[u8], since: Instant, shared: &mut Shared) {
-        let now = shared.turn.now;
-        let stale = match self.cache.look(table, key, now) {
+        let (now, key) = (shared.turn.now, self.cache.key(table, key));
+        let stale = match self.cache.look(key, now) {
             cache::Lookup::Fresh { answer, early } => {
                 shared.tables.metrics(table).cache_fresh += 1;
-                shared.tables.record(table, key, &answer.answer(), Duration::ZERO);
-                let reply = Reply::Answer(answer.answer());
-                shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
+                shared.tables.record(table, key.key, &answer, Duration::ZERO);
+                shared.clients.reply(to, shared.tables.name(table), Reply::Answer(answer), &mut shared.turn);
                 // Refreshed before it expires, so that no client waits for a key that is in use.
-                if early && !self.in_flight[table].contains_key(key) {
-                    let _ = self.fetch(table, key, shared); // a table that answers at once needs no refresh
+                if early && self.fetches.find(key).is_none() {
+                    let _ = self.fetch(key, shared); // a table that answers at once needs no refresh
                 }
                 return;
             }
             cache::Lookup::Stale(_) => true,
             cache::Lookup::Miss => false,
         };
-        let fetch = match self.join(table, key, shared) {
+        let fetch = match self.join(key, shared) {
             Ok(fetch) => fetch,
-            Err(answer) => return answer_lookup(to, table, &answer, Duration::ZERO, shared),
+            Err(answer) => return answer_lookup(to, table, answer, Duration::ZERO, shared),
         };
         let timeout = shared.tables.timeout(table);
         let deadline = since + timeout;
         let waiter = self.waiters.insert(Waiter { to, table, fetch, since: now, deadline });
-        self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(waiter));
+        self.fetches.add_waiter(fetch, waiter);
         if since == now {
             self.timers.add(now, timeout, Timer::Expire(waiter));
         } else {
@@ -173,89 +159,79 @@ impl Lookups {
     }
 
     /// Returns the fetch of a key, which is started if none is in flight; or the answer if the table needs no exchange.
-    fn join(&mut self, table: usize, key: &[u8], shared: &mut Shared) -> Result<Key, Result<CachedAnswer, Failure>> {
+    fn join(&mut self, key: CacheKey<'_>, shared: &mut Shared) -> Result<Key, Answer<'static>> {
         // A mailing makes thousands of clients look up the same key at once; the backend gets one request.
-        let Some(fetch) = self.in_flight[table].get(key) else { return self.fetch(table, key, shared) };
-        shared.tables.metrics(table).coalesced += 1;
-        Ok(*fetch)
+        let Some(fetch) = self.fetches.find(key) else { return self.fetch(key, shared) };
+        shared.tables.metrics(key.table).coalesced += 1;
+        Ok(fetch)
     }
 
     /// Starts a fetch, or returns the answer if the table needs no exchange.
-    fn fetch(&mut self, table: usize, key: &[u8], shared: &mut Shared) -> Result<Key, Result<CachedAnswer, Failure>> {
-        let now = shared.turn.now;
+    fn fetch(&mut self, key: CacheKey<'_>, shared: &mut Shared) -> Result<Key, Answer<'static>> {
+        let (table, now) = (key.table, shared.turn.now);
         let timeout = shared.tables.timeout(table);
         let limit = TimeLimit { deadline: now + timeout, timeout };
-        let request = match shared.tables.plan(table, Question::Get(key), now).plan {
+        let request = match shared.tables.plan(table, Question::Get(key.key), now).plan {
             Plan::Request(request) => request,
-            Plan::Answer(answer) => return Err(CachedAnswer::of(answer)),
+            Plan::Answer(answer) => return Err(answer.into_owned()),
         };
-        let fetch = Fetch { table, key: key.to_vec(), waiters: Vec::new(), current: true };
-        let fetch = self.fetches.insert(fetch);
-        self.in_flight[table].insert(key.to_vec(), fetch);
-        let exchange = shared.spare.take(Asker::Fetch(fetch), table, limit, request, key, now);
+        let fetch = self.fetches.insert(key);
+        let exchange = shared.spare.take(Asker::Fetch(fetch), table, limit, request, key.key, now);
         shared.backends.submit(exchange, &mut shared.turn);
         Ok(fetch)
     }
 
     /// Gives the result of a fetch to the lookups that wait for it and to the cache.
     pub(super) fn complete_fetch(&mut self, fetch: Key, finished: Finished<'_>, shared: &mut Shared) {
-        let Some(Fetch { table, key, waiters, current }) = self.fetches.remove(fetch) else { return };
+        let Some(mut fetch) = self.fetches.remove(fetch) else { return };
         let Finished { exchange, result, .. } = finished;
-        // Otherwise the write of the key has removed the entry; one that is there now belongs to a later fetch.
-        if current {
-            self.in_flight[table].remove(&key);
-        }
+        let (table, waiters) = (fetch.table, fetch.waiters.take());
         let control = result.as_ref().map(|response| response.cache_control()).unwrap_or_default();
         let answer = shared.parse_value(table, false, &exchange, shared.took(&exchange), result);
-        log_answer(shared.tables.name(table), &key, &answer);
-        let answer = CachedAnswer::of(answer);
+        log_answer(shared.tables.name(table), &fetch.key, &answer);
         shared.spare.put(exchange);
-        match &answer {
-            Ok(cached) => {
-                if current {
-                    self.store(table, &key, cached, control, shared);
-                }
-                waiters.into_iter().for_each(|waiter| self.end_wait(waiter, &answer, shared));
-            }
-            Err(failure) => {
-                waiters.into_iter().for_each(|waiter| self.end_failed_wait(waiter, &key, failure, shared));
-            }
+        if let Answer::Failed(failure) = &answer {
+            waiters.for_each(|waiter| self.end_failed_wait(waiter, fetch.key(), failure, shared));
+            return;
         }
+        if fetch.current {
+            self.store(fetch.key(), &answer, control, shared);
+        }
+        waiters.for_each(|waiter| self.end_wait(waiter, answer.borrowed(), shared));
     }
 
     /// Handles the failure of a fetch for one of its lookups, which may wait for another fetch.
-    fn end_failed_wait(&mut self, waiter: Key, key: &[u8], failure: &Failure, shared: &mut Shared) {
-        let Some(Waiter { table, deadline, .. }) = self.waiters.get(waiter) else { return };
-        let (table, deadline) = (*table, *deadline);
+    fn end_failed_wait(&mut self, waiter: Key, key: CacheKey<'_>, failure: &Failure, shared: &mut Shared) {
+        let Some(deadline) = self.waiters.get(waiter).map(|waiter| waiter.deadline) else { return };
         if self.serve_stale(waiter, key, failure.reason(), shared) {
             return;
         }
         // A fetch expires with the lookup that started it. One that has joined it later has time for another.
         if failure.kind != FailureKind::Timeout || shared.turn.now >= deadline {
-            return self.end_wait(waiter, &Err(failure.clone()), shared);
+            return self.end_wait(waiter, Answer::Failed(failure.clone()), shared);
         }
-        match self.join(table, key, shared) {
-            Err(answer) => self.end_wait(waiter, &answer, shared),
+        match self.join(key, shared) {
+            Err(answer) => self.end_wait(waiter, answer, shared),
             Ok(fetch) => {
-                self.fetches.get_mut(fetch).into_iter().for_each(|fetch| fetch.waiters.push(waiter));
+                self.fetches.add_waiter(fetch, waiter);
                 self.waiters.get_mut(waiter).into_iter().for_each(|waiter| waiter.fetch = fetch);
             }
         }
     }
 
     /// Stores an answer for as long as the response and the settings of the table allow.
-    fn store(&mut self, table: usize, key: &[u8], answer: &CachedAnswer, control: CacheControl, shared: &Shared) {
-        let Some(Caching { fresh, stale }) = shared.tables.caching(table) else { return };
+    fn store(&mut self, key: CacheKey<'_>, answer: &Answer<'_>, control: CacheControl, shared: &Shared) {
+        let Some(Caching { fresh, stale }) = shared.tables.caching(key.table) else { return };
         // An older answer must go too: the backend has just said that none may be used again.
-        let is_barred = !self.barred.is_empty() && self.barred.contains_key(&(table, key.to_vec()));
+        let is_barred = !self.barred.is_empty() && self.barred.contains_key(&(key.table, key.key.to_vec()));
         if control.never() || is_barred {
-            self.cache.forget(table, key);
+            self.cache.forget(key);
             return;
         }
         // must-revalidate forbids stale answers, also while the backend is unreachable (RFC 9111, section 5.2.2.2).
         let stale = if control.strict { Duration::ZERO } else { stale };
         let lifetime = Lifetime { fresh: control.lifetime(SystemTime::now).unwrap_or(fresh), stale };
-        self.cache.insert(table, key, answer.clone(), lifetime, shared.turn.now);
+        self.cache.insert(key, answer, lifetime, shared.turn.now);
     }
 
     /// Invalidates a key that is written: later lookups use neither a cached answer nor a fetch that is in flight.
@@ -263,9 +239,9 @@ impl Lookups {
         if tables.caching(table).is_none() {
             return;
         }
-        self.cache.forget(table, key);
-        let fetch = self.in_flight[table].remove(key).and_then(|fetch| self.fetches.get_mut(fetch));
-        fetch.into_iter().for_each(|fetch| fetch.current = false);
+        let key = self.cache.key(table, key);
+        self.cache.forget(key);
+        self.fetches.forget(key);
     }
 
     /// Caches nothing of a key for the timeout of its table: a write may still be applied, or not, and what is read in
@@ -282,29 +258,27 @@ impl Lookups {
     /// Drops all that is known, also what is in flight.
     pub(super) fn forget_all(&mut self) {
         self.cache.clear();
-        self.in_flight.iter_mut().for_each(HashMap::clear);
         // Requests in flight may be based on files from before the reload.
-        self.fetches.iter_mut().for_each(|(_, fetch)| fetch.current = false);
+        self.fetches.forget_all();
     }
 
     /// Answers a lookup with a stale value, if there is one that may be used; true if there was.
-    fn serve_stale(&mut self, waiter: Key, key: &[u8], cause: &str, shared: &mut Shared) -> bool {
-        let Some(table) = self.waiters.get(waiter).map(|waiter| waiter.table) else { return false };
-        let answer = match self.cache.look(table, key, shared.turn.now) {
-            cache::Lookup::Fresh { answer, .. } => answer.clone(),
+    fn serve_stale(&mut self, waiter: Key, key: CacheKey<'_>, cause: &str, shared: &mut Shared) -> bool {
+        let answer = match self.cache.look(key, shared.turn.now) {
+            cache::Lookup::Fresh { answer, .. } => answer.into_owned(),
             // With an old value, mail is delivered as before. An old miss would bounce the mail of a new mailbox.
-            cache::Lookup::Stale(answer @ CachedAnswer::Found(_)) => answer.clone(),
-            cache::Lookup::Stale(CachedAnswer::Miss) | cache::Lookup::Miss => return false,
+            cache::Lookup::Stale(answer @ Answer::Found(_)) => answer.into_owned(),
+            cache::Lookup::Stale(Answer::Miss | Answer::Failed(_)) | cache::Lookup::Miss => return false,
         };
-        shared.tables.metrics(table).cache_stale += 1;
+        shared.tables.metrics(key.table).cache_stale += 1;
         // The cause is not part of the line, so that repetitions with other causes are folded too.
-        let line = format!("stale table={}", shared.tables.name(table));
+        let line = format!("stale table={}", shared.tables.name(key.table));
         shared.faults.warn_of(&line, &format!("cause=\"{cause}\""), shared.turn.now);
-        self.end_wait(waiter, &Ok(answer), shared);
+        self.end_wait(waiter, answer, shared);
         true
     }
 
-    fn end_wait(&mut self, waiter: Key, answer: &Result<CachedAnswer, Failure>, shared: &mut Shared) {
+    fn end_wait(&mut self, waiter: Key, answer: Answer<'_>, shared: &mut Shared) {
         let Some(Waiter { to, table, since, .. }) = self.waiters.remove(waiter) else { return };
         let took = shared.turn.now.saturating_duration_since(since);
         answer_lookup(to, table, answer, took, shared);
@@ -320,12 +294,12 @@ impl Lookups {
                     let Some(table) = self.waiters.get(waiter).map(|waiter| waiter.table) else { continue };
                     let reason = format_args!("{}: timed out", shared.tables.name(table));
                     let failure = Failure::new(FailureKind::Timeout, reason);
-                    self.end_wait(waiter, &Err(failure), shared);
+                    self.end_wait(waiter, Answer::Failed(failure), shared);
                 }
                 Timer::ServeStale(waiter) => {
                     let fetch = self.waiters.get(waiter).and_then(|waiter| self.fetches.get(waiter.fetch));
-                    let Some(key) = fetch.map(|fetch| fetch.key.clone()) else { continue };
-                    self.serve_stale(waiter, &key, "no answer yet", shared);
+                    let Some((table, key)) = fetch.map(|fetch| (fetch.table, fetch.key.clone())) else { continue };
+                    self.serve_stale(waiter, self.cache.key(table, &key), "no answer yet", shared);
                 }
                 Timer::Unbar(table, key) => {
                     let key = (table, key);
@@ -374,18 +348,8 @@ fn is_waiting(timer: &Timer, waiters: &Arena<Waiter>) -> bool {
 }
 
 /// Answers a lookup, which took the time `took`.
-fn answer_lookup(
-    to: ReplyTo,
-    table: usize,
-    answer: &Result<CachedAnswer, Failure>,
-    took: Duration,
-    shared: &mut Shared,
-) {
+fn answer_lookup(to: ReplyTo, table: usize, answer: Answer<'_>, took: Duration, shared: &mut Shared) {
     // Not logged here: the fetch logs its answer once for all of its lookups.
-    let answer = match answer {
-        Ok(cached) => cached.answer(),
-        Err(failure) => Answer::Failed(failure.clone()),
-    };
     record(shared.tables.metrics(table), &answer, took);
     shared.clients.reply(to, shared.tables.name(table), Reply::Answer(answer), &mut shared.turn);
 }

@@ -2,6 +2,7 @@
 
 mod clients;
 mod commit;
+mod fetches;
 mod iterate;
 mod lookup;
 mod report;
@@ -45,7 +46,7 @@ impl Engine {
     pub fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
         let shared = Shared::new(tables, backends, timeout);
         Self {
-            lookups: Lookups::new(CACHE_SIZE, shared.tables.len()),
+            lookups: Lookups::new(CACHE_SIZE),
             iterations: Iterations::default(),
             commits: Commits::default(),
             shared,
@@ -61,7 +62,7 @@ impl Engine {
 
     /// Sets the size limit of the answer cache in bytes, before anything is served; 64 MiB otherwise.
     pub fn set_cache_limit(&mut self, bytes: usize) {
-        self.lookups = Lookups::new(bytes, self.shared.tables.len());
+        self.lookups = Lookups::new(bytes);
     }
 
     /// Divides this many descriptors among the connections to all backends.
