@@ -11,6 +11,8 @@ mod manual;
 mod postfix;
 /// promtool on the metrics and on the package's alert rules.
 mod prometheus;
+/// nginx as a shared cache, and HAProxy in front of two services.
+mod shared;
 /// Socket activation, notifications, and the package's units.
 mod systemd;
 /// nginx and gunicorn behind TLS.

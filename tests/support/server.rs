@@ -101,6 +101,16 @@ impl Server {
         })
     }
 
+    /// With this configuration, made for its port.
+    pub fn haproxy(config: impl FnOnce(u16) -> String) -> Server {
+        let port = port::free();
+        Self::start(port, true, "haproxy.cfg", &config(port), |dir| {
+            let mut command = Command::new("/usr/sbin/haproxy");
+            command.arg("-db").arg("-f").arg(dir.join("haproxy.cfg"));
+            command
+        })
+    }
+
     pub fn gunicorn(args: &[&str]) -> Server {
         Self::gunicorn_on(args, true)
     }
