@@ -52,6 +52,11 @@ pub struct ReplyTo {
 #[derive(Debug)]
 pub enum Reply<'a> {
     Answer(Answer<'a>),
+    /// An answer, with a line for each key that was asked for.
+    Explained {
+        steps: &'a str,
+        answer: Answer<'a>,
+    },
     /// A row of an iteration; more follow.
     Row {
         name: &'a [u8],

@@ -116,9 +116,20 @@ fn refuse<'a>(seq: u64, replies: &mut Replies, output: &mut Output) -> Event<'a>
 
 /// Encodes the reply to the request with the sequence number `seq`. Reasons name `table`.
 pub(super) fn reply(seq: u64, table: &str, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
-    // A socketmap client sends nothing but lookups.
-    let Reply::Answer(answer) = reply else { return };
-    replies.write(seq, Part::Last, out, |out| match &answer {
+    replies.write(seq, Part::Last, out, |out| match reply {
+        Reply::Answer(answer) => encode_answer(table, &answer, out),
+        Reply::Explained { steps, answer } => {
+            let mut answered = Vec::new();
+            encode_answer(table, &answer, &mut answered);
+            netstring::encode(&[b"OK ", steps.as_bytes(), b"\n", &answered], out);
+        }
+        // A socketmap client sends nothing but lookups.
+        Reply::Row { .. } | Reply::End | Reply::Failed(_) | Reply::Committed(..) => {}
+    });
+}
+
+fn encode_answer(table: &str, answer: &Answer<'_>, out: &mut Vec<u8>) {
+    match answer {
         Answer::Miss => miss(out),
         Answer::Failed(failure) => encode(failure, out),
         Answer::Found(value) => match value.for_postfix() {
@@ -132,7 +143,7 @@ pub(super) fn reply(seq: u64, table: &str, reply: Reply<'_>, replies: &mut Repli
             Ok(Some(text)) => netstring::encode(&[b"OK ", &text], out),
             Err(unfit) => encode(&Failure::temporary(format_args!("{table}: the value {unfit}")), out),
         },
-    });
+    }
 }
 
 fn miss(out: &mut Vec<u8>) {

@@ -1,9 +1,10 @@
-//! `podop query`: one lookup, sent as a mail server would send it.
+//! `podop query`: lookups, sent as a mail server would send them.
 
 use super::exit::print;
-use crate::config::{EX_TEMPFAIL, Endpoint, QueryCommand};
+use crate::config::{EX_OSERR, EX_TEMPFAIL, Endpoint, QueryCommand};
+use crate::engine::EXPLAIN;
 use crate::wire::{dict, netstring};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -25,69 +26,147 @@ enum LookupResult {
     Failure(String),
 }
 
-/// Looks up a key in a running Podop: exit code 0 for a value, 1 for none, 75 for a failure.
+/// Looks up a key in a running Podop: exit code 0 for a value, 1 for none, 75 for a failure. The key `-` stands for keys
+/// from stdin, one per line, of which those with values are printed, as `postmap -q -` does; the exit code is 0 if there
+/// was any.
 pub fn query(query: &QueryCommand) -> u8 {
-    // 1 for a missing key, as with postmap; a failure has a code of its own, because users confuse the two.
-    let (code, reason) = match look_up(query) {
-        Ok(LookupResult::Value(value)) => return print(&[&value[..], b"\n"].concat()),
-        Ok(LookupResult::NotFound) => (1, "not found".to_owned()),
-        Ok(LookupResult::Failure(reason)) => (EX_TEMPFAIL, reason),
-        Err(error) => (EX_TEMPFAIL, format!("{}: {error}", query.socket)),
+    let connected = match &query.socket {
+        Endpoint::Unix(path) => UnixStream::connect(path).and_then(|stream| {
+            stream.set_read_timeout(Some(READ_TIMEOUT))?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        }),
+        Endpoint::Inet(address) => TcpStream::connect(address).and_then(|stream| {
+            stream.set_read_timeout(Some(READ_TIMEOUT))?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        }),
     };
+    let mut session = match connected {
+        Ok(stream) => Session { stream, query, greeted: false },
+        Err(error) => return report(EX_TEMPFAIL, &format!("{}: {error}", query.socket)),
+    };
+    if query.key == "-" {
+        return session.look_up_lines(io::stdin().lock());
+    }
+    // 1 for a missing key, as with postmap; a failure has a code of its own, because users confuse the two.
+    match session.look_up(query.key.as_bytes()) {
+        Err(error) => report(EX_TEMPFAIL, &format!("{}: {error}", query.socket)),
+        Ok(LookupResult::Value(value)) => print(&[&value[..], b"\n"].concat()),
+        Ok(LookupResult::NotFound) => report(1, "not found"),
+        Ok(LookupResult::Failure(reason)) => report(EX_TEMPFAIL, &reason),
+    }
+}
+
+fn report(code: u8, reason: &str) -> u8 {
     let _ = writeln!(io::stderr(), "podop: {reason} (exit code {code})"); // the exit code reports it, too
     code
 }
 
-fn look_up(query: &QueryCommand) -> io::Result<LookupResult> {
-    match &query.socket {
-        Endpoint::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(READ_TIMEOUT))?;
-            exchange(stream, query)
-        }
-        Endpoint::Inet(address) => {
-            let stream = TcpStream::connect(address)?;
-            stream.set_read_timeout(Some(READ_TIMEOUT))?;
-            exchange(stream, query)
-        }
-    }
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+/// A connection to a running Podop.
+struct Session<'a> {
+    stream: Box<dyn Stream>,
+    query: &'a QueryCommand,
+    /// Dovecot's HELLO was sent.
+    greeted: bool,
 }
 
-/// Sends the request and reads the reply.
-fn exchange(mut stream: impl Read + Write, query: &QueryCommand) -> io::Result<LookupResult> {
-    stream.write_all(&request(query))?;
-    let (mut received, mut chunk) = (Vec::new(), vec![0; 65_536]);
-    loop {
-        let count = stream.read(&mut chunk)?;
-        if count == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
+impl Session<'_> {
+    /// Looks up one key per line.
+    fn look_up_lines(&mut self, input: impl BufRead) -> u8 {
+        let (mut found, mut failed) = (false, false);
+        for line in input.split(b'\n') {
+            let key = match line {
+                Ok(key) => key,
+                Err(error) => return report(EX_OSERR, &format!("stdin: {error}")),
+            };
+            let shown = String::from_utf8_lossy(&key);
+            match self.look_up(&key) {
+                Err(error) => return report(EX_TEMPFAIL, &format!("{}: {error}", self.query.socket)),
+                Ok(LookupResult::Value(value)) => {
+                    found = true;
+                    let code = print(&[&key[..], b"\t", &value, b"\n"].concat());
+                    if code != 0 {
+                        return code;
+                    }
+                }
+                Ok(LookupResult::NotFound) => {}
+                // One line each: what is missing in the output is neither there nor missing in the table.
+                Ok(LookupResult::Failure(reason)) => {
+                    failed = true;
+                    let _ = writeln!(io::stderr(), "podop: {shown}: {reason}");
+                }
+            }
         }
-        received.extend_from_slice(&chunk[..count]);
-        let reply = if query.dovecot { dict_reply(&received) } else { socketmap_reply(&received) };
-        if let Some(reply) = reply {
-            return Ok(reply);
+        match (failed, found) {
+            (true, _) => report(EX_TEMPFAIL, "not all lookups succeeded"),
+            (false, true) => 0,
+            (false, false) => 1,
+        }
+    }
+
+    /// Looks up a key. With `-v`, prints what was asked for.
+    fn look_up(&mut self, key: &[u8]) -> io::Result<LookupResult> {
+        Ok(match self.exchange(key)? {
+            LookupResult::Value(explained) if self.is_explained() => {
+                let end = explained.windows(2).position(|pair| pair == b"\n\n");
+                let (steps, reply) = explained.split_at(end.unwrap_or_default());
+                let _ = io::stderr().write_all(&[steps, b"\n"].concat());
+                let whole = reply.strip_prefix(b"\n\n").and_then(socketmap_reply);
+                whole.unwrap_or_else(|| LookupResult::Failure("the reply has no result".to_owned()))
+            }
+            result @ (LookupResult::Value(_) | LookupResult::NotFound | LookupResult::Failure(_)) => result,
+        })
+    }
+
+    fn is_explained(&self) -> bool {
+        self.query.verbose && !self.query.dovecot
+    }
+
+    /// Sends the request and reads the reply.
+    fn exchange(&mut self, key: &[u8]) -> io::Result<LookupResult> {
+        let request = request(self.query, key, self.greeted);
+        self.greeted = true;
+        self.stream.write_all(&request)?;
+        let (mut received, mut chunk) = (Vec::new(), vec![0; 65_536]);
+        loop {
+            let count = self.stream.read(&mut chunk)?;
+            if count == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            received.extend_from_slice(&chunk[..count]);
+            let reply = if self.query.dovecot { dict_reply(&received) } else { socketmap_reply(&received) };
+            if let Some(reply) = reply {
+                return Ok(reply);
+            }
         }
     }
 }
 
 /// The bytes of the request. A dict key without a namespace belongs to the user, if there is one.
-fn request(query: &QueryCommand) -> Vec<u8> {
+fn request(query: &QueryCommand, key: &[u8], greeted: bool) -> Vec<u8> {
     let mut out = Vec::new();
     if !query.dovecot {
-        netstring::encode(&[query.table.as_bytes(), b" ", query.key.as_bytes()], &mut out);
+        let explain: &[u8] = if query.verbose { EXPLAIN } else { b"" };
+        netstring::encode(&[explain, query.table.as_bytes(), b" ", key], &mut out);
         return out;
     }
-    let has_namespace = query.key.starts_with("shared/") || query.key.starts_with("priv/");
-    let namespace = match &query.user {
-        _ if has_namespace => "",
-        Some(_) => "priv/",
-        None => "shared/",
+    let has_namespace = key.starts_with(b"shared/") || key.starts_with(b"priv/");
+    let namespace: &[u8] = match &query.user {
+        _ if has_namespace => b"",
+        Some(_) => b"priv/",
+        None => b"shared/",
     };
-    // Major version 4, in which the user is a part of the command and not of HELLO.
-    out.extend_from_slice(b"H4\t0\t0\t\t");
-    dict::escape(query.table.as_bytes(), &mut out);
-    out.extend_from_slice(b"\nL");
-    dict::escape(format!("{namespace}{}", query.key).as_bytes(), &mut out);
+    if !greeted {
+        // Major version 4, in which the user is a part of the command and not of HELLO.
+        out.extend_from_slice(b"H4\t0\t0\t\t");
+        dict::escape(query.table.as_bytes(), &mut out);
+        out.push(b'\n');
+    }
+    out.push(b'L');
+    dict::escape(&[namespace, key].concat(), &mut out);
     out.push(b'\t');
     dict::escape(query.user.as_deref().unwrap_or_default().as_bytes(), &mut out);
     out.push(b'\n');
@@ -130,8 +209,9 @@ mod tests {
 
     fn request_text(dovecot: bool, user: Option<&str>, key: &str) -> String {
         let socket = Endpoint::Unix("/s".into());
-        let query = QueryCommand { socket, dovecot, user: user.map(str::to_owned), table: "t".into(), key: key.into() };
-        String::from_utf8(request(&query)).unwrap()
+        let (user, table, key) = (user.map(str::to_owned), "t".to_owned(), key.to_owned());
+        let query = QueryCommand { socket, dovecot, verbose: false, user, table, key };
+        String::from_utf8(request(&query, query.key.as_bytes(), false)).unwrap()
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     }
     let modes = all(&mut args, "--mode")?.iter().map(|mode| parse_mode(mode)).collect::<Result<Vec<_>, _>>()?;
     if is_command(&args, "query") {
-        return query(args, &modes);
+        return query(args, &modes, verbosity > 0);
     }
     let check = args.contains("--check");
     let endpoints: Vec<Endpoint> =
@@ -74,8 +74,8 @@ fn manual(mut args: Arguments) -> Result<Command, ConfigError> {
     Ok(Command::Manual(chapter))
 }
 
-/// Parses `query SOCKET TABLE KEY`.
-fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, ConfigError> {
+/// Parses `query SOCKET TABLE KEY|-`.
+fn query(mut args: Arguments, modes: &[Mode], verbose: bool) -> Result<Command, ConfigError> {
     let user = one(&mut args, "--user")?;
     let _ = args.subcommand();
     let mut words = Vec::new();
@@ -91,7 +91,7 @@ fn query(mut args: Arguments, modes: &[Mode]) -> Result<Command, ConfigError> {
         [Mode::Dovecot] => true,
         _ => return Err(usage("query expects one --mode, postfix or dovecot")),
     };
-    Ok(Command::Query(QueryCommand { socket: endpoint("SOCKET", &socket)?, dovecot, user, table, key }))
+    Ok(Command::Query(QueryCommand { socket: endpoint("SOCKET", &socket)?, dovecot, verbose, user, table, key }))
 }
 
 /// Reports the first argument that was not used.

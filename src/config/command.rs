@@ -44,13 +44,16 @@ pub struct Config {
     pub verbosity: usize,
 }
 
-/// A lookup from the command line.
+/// Lookups from the command line.
 #[derive(Debug)]
 pub struct QueryCommand {
     pub socket: Endpoint,
     pub dovecot: bool,
+    /// Print which keys were asked for.
+    pub verbose: bool,
     pub user: Option<String>,
     pub table: String,
+    /// `-` stands for keys from stdin.
     pub key: String,
 }
 

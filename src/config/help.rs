@@ -5,8 +5,9 @@ pub const HELP: &str = "\
 Answers lookups of Postfix (socketmap) and Dovecot (dict) with requests to an HTTP backend.
 
   podop --socket PATH [--mode MODE] --name NAME --type TYPE --param PARAM ... [options]
-  podop query [--mode postfix|dovecot] [--user USER] SOCKET TABLE KEY
-                         look up one key; with --user, as Dovecot does for that user
+  podop query [-v] [--mode postfix|dovecot] [--user USER] SOCKET TABLE KEY|-
+                         look up one key, or keys from stdin; with --user, as Dovecot does for that
+                         user; with -v, show which keys were asked for
   podop help [CHAPTER]   list the chapters of the manual, or print one
 
 Listeners:

@@ -1,7 +1,9 @@
 //! Lookups of one key: answered from the cache, or by an exchange that concurrent lookups of a cached table share.
 
+use super::barred::Barred;
 use super::clients::Clients;
 use super::fetches::Fetches;
+use super::search::Search;
 use super::shared::Shared;
 use super::tables::{Planned, Tables, log_answer, record};
 use crate::arena::{Arena, Key};
@@ -13,7 +15,6 @@ use crate::query::{Answer, Failure, FailureKind};
 use crate::table::{Caching, Plan, Question};
 use crate::timers::Timers;
 use crate::wire::http::CacheControl;
-use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 /// The longest time that a lookup waits for a new answer before a stale one is served; a tenth of its time limit if that
@@ -22,19 +23,20 @@ const MAX_STALE_DELAY: Duration = Duration::from_secs(1);
 
 /// Lookups in flight, and the cache.
 pub(super) struct Lookups {
-    lookups: Arena<UncachedLookup>,
+    /// Those of tables without cache, each with an exchange of its own.
+    lookups: Arena<Lookup>,
     waiters: Arena<Waiter>,
     fetches: Fetches,
     cache: Cache,
-    /// Keys of tables of which nothing is cached until then.
-    barred: HashMap<(usize, Vec<u8>), Instant>,
+    barred: Barred,
     timers: Timers<Timer>,
 }
 
-/// A lookup of a table without cache, with an exchange of its own.
-struct UncachedLookup {
+/// A lookup of a client.
+struct Lookup {
     to: ReplyTo,
     table: usize,
+    search: Option<Box<Search>>,
 }
 
 /// A lookup that waits for a commit of its client.
@@ -47,8 +49,7 @@ pub(super) struct HeldLookup {
 
 /// A lookup that waits for a fetch.
 struct Waiter {
-    to: ReplyTo,
-    table: usize,
+    lookup: Lookup,
     fetch: Key,
     since: Instant,
     deadline: Instant,
@@ -56,12 +57,10 @@ struct Waiter {
 
 /// A timer of a lookup that waits for a fetch.
 #[derive(Debug)]
-enum Timer {
-    Expire(Key),
-    /// Serves a stale answer while the new one has not arrived.
-    ServeStale(Key),
-    /// The key of a table may be cached again.
-    Unbar(usize, Vec<u8>),
+struct Timer {
+    waiter: Key,
+    /// A stale answer is served, as the new one has not arrived; otherwise the lookup expires.
+    serves_stale: bool,
 }
 
 impl Lookups {
@@ -71,7 +70,7 @@ impl Lookups {
             waiters: Arena::default(),
             fetches: Fetches::default(),
             cache: Cache::new(cache_size),
-            barred: HashMap::new(),
+            barred: Barred::default(),
             timers: Timers::default(),
         }
     }
@@ -89,7 +88,7 @@ impl Lookups {
     #[inline(always)]
     pub(super) fn start(&mut self, to: ReplyTo, table: usize, key: &[u8], since: Instant, shared: &mut Shared) {
         if shared.tables.caching(table).is_some() {
-            return self.start_cached(to, table, key, since, shared);
+            return self.start_cached(Lookup { to, table, search: None }, key, since, shared);
         }
         let now = shared.turn.now;
         let timeout = shared.tables.timeout(table);
@@ -98,7 +97,7 @@ impl Lookups {
         match plan {
             Plan::Request(request) => {
                 // The exchange expires at the deadline of the lookup, which therefore needs no timer.
-                let asker = Asker::Lookup(self.lookups.insert(UncachedLookup { to, table }));
+                let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table, search: None }));
                 let exchange = shared.spare.take(asker, table, limit, request, key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
@@ -113,24 +112,78 @@ impl Lookups {
     /// Answers a lookup whose exchange is complete.
     pub(super) fn complete(&mut self, lookup: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
-        let Some(UncachedLookup { to, table }) = self.lookups.remove(lookup) else { return };
+        let Some(lookup) = self.lookups.remove(lookup) else { return };
         let took = shared.took(&exchange);
-        let answer = shared.parse_value(table, false, &exchange, took, result);
-        shared.tables.record(table, &exchange.key, &answer, took);
-        shared.clients.reply(to, shared.tables.name(table), Reply::Answer(answer), &mut shared.turn);
+        let answer = shared.parse_value(lookup.table, false, &exchange, took, result);
+        log_answer(shared.tables.name(lookup.table), &exchange.key, &answer);
+        self.finish(lookup, answer, took, shared);
         shared.spare.put(exchange);
+    }
+
+    // --- several keys
+
+    /// Asks for the keys of a search, one after another until one has a value.
+    pub(super) fn start_search(&mut self, to: ReplyTo, table: usize, search: Box<Search>, shared: &mut Shared) {
+        if shared.tables.caching(table).is_some() {
+            let (key, since) = (search.key.clone(), search.since);
+            return self.start_cached(Lookup { to, table, search: Some(search) }, &key, since, shared);
+        }
+        let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
+        let limit = TimeLimit { deadline: search.since + timeout, timeout };
+        match shared.tables.plan(table, Question::Get(&search.key), now).plan {
+            Plan::Request(request) => {
+                let key = search.key.clone();
+                let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table, search: Some(search) }));
+                let exchange = shared.spare.take(asker, table, limit, request, &key, now);
+                shared.backends.submit(exchange, &mut shared.turn);
+            }
+            Plan::Answer(answer) => {
+                let answer = answer.into_owned();
+                log_answer(shared.tables.name(table), &search.key, &answer);
+                self.finish_step(to, table, answer, search, shared);
+            }
+        }
+    }
+
+    /// Handles the answer for one key of a search: the next one is asked for, or the lookup is answered and counted.
+    fn finish_step(
+        &mut self,
+        to: ReplyTo,
+        table: usize,
+        answer: Answer<'_>,
+        mut search: Box<Search>,
+        shared: &mut Shared,
+    ) {
+        if search.advance(&answer, shared.turn.now) {
+            if shared.clients.is_connected(to.client) {
+                self.start_search(to, table, search, shared);
+            }
+            return;
+        }
+        record(shared.tables.metrics(table), &answer, shared.turn.now.saturating_duration_since(search.since));
+        let reply = match &search.explanation {
+            None => Reply::Answer(answer),
+            Some(steps) => Reply::Explained { steps, answer },
+        };
+        shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
     }
 
     // --- cached tables
 
     /// Answers a lookup from the cache, or has it wait for the one exchange of its key.
-    fn start_cached(&mut self, to: ReplyTo, table: usize, key: &[u8], since: Instant, shared: &mut Shared) {
+    fn start_cached(&mut self, lookup: Lookup, key: &[u8], since: Instant, shared: &mut Shared) {
+        let table = lookup.table;
         let (now, key) = (shared.turn.now, self.cache.key(table, key));
         let stale = match self.cache.look(key, now) {
             cache::Lookup::Fresh { answer, early } => {
                 shared.tables.metrics(table).cache_fresh += 1;
-                shared.tables.record(table, key.key, &answer, Duration::ZERO);
-                shared.clients.reply(to, shared.tables.name(table), Reply::Answer(answer), &mut shared.turn);
+                log_answer(shared.tables.name(table), key.key, &answer);
+                if lookup.search.is_none() {
+                    answer_lookup(lookup.to, table, answer, Duration::ZERO, shared);
+                } else {
+                    let answer = answer.into_owned();
+                    self.finish(lookup, answer, Duration::ZERO, shared);
+                }
                 // Refreshed before it expires, so that no client waits for a key that is in use.
                 if early && self.fetches.find(key).is_none() {
                     let _ = self.fetch(key, shared); // a table that answers at once needs no refresh
@@ -142,19 +195,20 @@ impl Lookups {
         };
         let fetch = match self.join(key, shared) {
             Ok(fetch) => fetch,
-            Err(answer) => return answer_lookup(to, table, answer, Duration::ZERO, shared),
+            Err(answer) => return self.finish(lookup, answer, Duration::ZERO, shared),
         };
         let timeout = shared.tables.timeout(table);
         let deadline = since + timeout;
-        let waiter = self.waiters.insert(Waiter { to, table, fetch, since: now, deadline });
+        let waiter = self.waiters.insert(Waiter { lookup, fetch, since: now, deadline });
         self.fetches.add_waiter(fetch, waiter);
+        let expire = Timer { waiter, serves_stale: false };
         if since == now {
-            self.timers.add(now, timeout, Timer::Expire(waiter));
+            self.timers.add(now, timeout, expire)
         } else {
-            self.timers.add_at(deadline, Timer::Expire(waiter));
+            self.timers.add_at(deadline, expire)
         }
         if stale {
-            self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer::ServeStale(waiter));
+            self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer { waiter, serves_stale: true });
         }
     }
 
@@ -223,8 +277,7 @@ impl Lookups {
     fn store(&mut self, key: CacheKey<'_>, answer: &Answer<'_>, control: CacheControl, shared: &Shared) {
         let Some(Caching { fresh, stale }) = shared.tables.caching(key.table) else { return };
         // An older answer must go too: the backend has just said that none may be used again.
-        let is_barred = !self.barred.is_empty() && self.barred.contains_key(&(key.table, key.key.to_vec()));
-        if control.never() || is_barred {
+        if control.never() || self.barred.contains(key, shared.turn.now) {
             self.cache.forget(key);
             return;
         }
@@ -250,9 +303,7 @@ impl Lookups {
         if shared.tables.caching(table).is_none() {
             return;
         }
-        let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
-        self.barred.insert((table, key.to_vec()), now + timeout);
-        self.timers.add(now, timeout, Timer::Unbar(table, key.to_vec()));
+        self.barred.bar(table, key, shared.turn.now, shared.tables.timeout(table));
     }
 
     /// Drops all that is known, also what is in flight.
@@ -279,42 +330,40 @@ impl Lookups {
     }
 
     fn end_wait(&mut self, waiter: Key, answer: Answer<'_>, shared: &mut Shared) {
-        let Some(Waiter { to, table, since, .. }) = self.waiters.remove(waiter) else { return };
+        let Some(Waiter { lookup, since, .. }) = self.waiters.remove(waiter) else { return };
         let took = shared.turn.now.saturating_duration_since(since);
-        answer_lookup(to, table, answer, took, shared);
+        self.finish(lookup, answer, took, shared);
+    }
+
+    /// Answers a lookup, which took the time `took`, or a step of one.
+    fn finish(&mut self, lookup: Lookup, answer: Answer<'_>, took: Duration, shared: &mut Shared) {
+        let Lookup { to, table, search } = lookup;
+        match search {
+            None => answer_lookup(to, table, answer, took, shared),
+            Some(search) => self.finish_step(to, table, answer, search, shared),
+        }
     }
 
     // --- time
 
     /// Ends lookups at their deadlines, and serves stale answers when they are due.
     pub(super) fn expire(&mut self, shared: &mut Shared) {
-        while let Some(timer) = self.timers.due(shared.turn.now, |timer| is_waiting(timer, &self.waiters)) {
-            match timer {
-                Timer::Expire(waiter) => {
-                    let Some(table) = self.waiters.get(waiter).map(|waiter| waiter.table) else { continue };
-                    let reason = format_args!("{}: timed out", shared.tables.name(table));
-                    let failure = Failure::new(FailureKind::Timeout, reason);
-                    self.end_wait(waiter, Answer::Failed(failure), shared);
-                }
-                Timer::ServeStale(waiter) => {
-                    let fetch = self.waiters.get(waiter).and_then(|waiter| self.fetches.get(waiter.fetch));
-                    let Some((table, key)) = fetch.map(|fetch| (fetch.table, fetch.key.clone())) else { continue };
-                    self.serve_stale(waiter, self.cache.key(table, &key), "no answer yet", shared);
-                }
-                Timer::Unbar(table, key) => {
-                    let key = (table, key);
-                    // A later write may have barred it for longer.
-                    if self.barred.get(&key).is_some_and(|until| *until <= shared.turn.now) {
-                        self.barred.remove(&key);
-                    }
-                }
+        while let Some(timer) = self.timers.due(shared.turn.now, |timer| self.waiters.contains(timer.waiter)) {
+            let Timer { waiter, serves_stale } = timer;
+            let Some(Waiter { lookup, fetch, .. }) = self.waiters.get(waiter) else { continue };
+            if !serves_stale {
+                let reason = format_args!("{}: timed out", shared.tables.name(lookup.table));
+                let failure = Failure::new(FailureKind::Timeout, reason);
+                self.end_wait(waiter, Answer::Failed(failure), shared);
+            } else if let Some((table, key)) = self.fetches.get(*fetch).map(|fetch| (fetch.table, fetch.key.clone())) {
+                self.serve_stale(waiter, self.cache.key(table, &key), "no answer yet", shared);
             }
         }
     }
 
     /// When [`Lookups::expire`] must be called.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        self.timers.next(|timer| is_waiting(timer, &self.waiters))
+        self.timers.next(|timer| self.waiters.contains(timer.waiter))
     }
 
     // --- abandoned lookups
@@ -331,7 +380,7 @@ impl Lookups {
     /// True if no connected client waits for an answer.
     pub(super) fn is_drained(&self, clients: &Clients) -> bool {
         let lookups = self.lookups.iter().map(|(_, lookup)| lookup.to.client);
-        let waiters = self.waiters.iter().map(|(_, waiter)| waiter.to.client);
+        let waiters = self.waiters.iter().map(|(_, waiter)| waiter.lookup.to.client);
         !lookups.chain(waiters).any(|client| clients.is_connected(client))
     }
 
@@ -340,16 +389,9 @@ impl Lookups {
     }
 }
 
-fn is_waiting(timer: &Timer, waiters: &Arena<Waiter>) -> bool {
-    match timer {
-        Timer::Expire(waiter) | Timer::ServeStale(waiter) => waiters.contains(*waiter),
-        Timer::Unbar(..) => true,
-    }
-}
-
 /// Answers a lookup, which took the time `took`.
+// Not logged here: a fetch logs its answer once for all of its lookups.
 fn answer_lookup(to: ReplyTo, table: usize, answer: Answer<'_>, took: Duration, shared: &mut Shared) {
-    // Not logged here: the fetch logs its answer once for all of its lookups.
     record(shared.tables.metrics(table), &answer, took);
     shared.clients.reply(to, shared.tables.name(table), Reply::Answer(answer), &mut shared.turn);
 }

@@ -1,30 +1,35 @@
 //! The engine, without I/O: bytes and time in, bytes and actions out.
 
+mod barred;
 mod clients;
 mod commit;
 mod fetches;
 mod iterate;
 mod lookup;
 mod report;
+mod search;
 mod shared;
 mod sweep;
 mod tables;
 
 use crate::arena::Key;
 use crate::backend::{Arrived, Asker, Backends, CheckResult};
-use crate::client::{AdminRequest, Event, Reply, ReplyTo};
+use crate::client::{AdminRequest, Event, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
-use crate::log::{self, Escaped};
-use crate::query::{Answer, Failure, Outcome, Query};
+use crate::log;
+use crate::query::Query;
 use crate::table::TableEntry;
 use commit::Commits;
 use iterate::Iterations;
 use lookup::Lookups;
+use search::Search;
 use shared::Shared;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tables::record;
+
+/// What `podop query -v` puts in front of the name of a table.
+pub const EXPLAIN: &[u8] = b"explain:";
 
 /// Default size limit of the answer cache in bytes.
 const CACHE_SIZE: usize = 64 << 20;
@@ -241,11 +246,18 @@ impl Engine {
                 Event::Admin(page) => self.respond(key, page),
                 Event::LongKey { seq, table } => self.answer_long_key(ReplyTo { client: key, seq }, &table),
                 Event::Request { seq, table, query } => {
+                    let is_socketmap = table.is_some();
                     let name = table.unwrap_or(self.shared.clients.table(key));
                     let to = ReplyTo { client: key, seq };
-                    match self.shared.tables.find(name) {
-                        Some(table) => self.start(to, table, query),
-                        None => {
+                    match (self.shared.tables.find(name), query) {
+                        // Only socketmap clients name the table with each request.
+                        (Some(table), Query::Get(key))
+                            if is_socketmap && !self.shared.tables.keys(table).is_plain() =>
+                        {
+                            self.start_search(to, table, &key, false);
+                        }
+                        (Some(table), query) => self.start(to, table, query),
+                        (None, query) => {
                             let name = name.to_vec();
                             self.refuse(to, &name, query);
                         }
@@ -266,28 +278,30 @@ impl Engine {
         }
     }
 
-    /// Answers a request to a table that does not exist.
-    fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>) {
-        // A fault of the configuration and not of the key: NOTFOUND would bounce mail.
-        self.unknown_table += 1;
-        let Shared { clients, faults, turn, .. } = &mut self.shared;
-        faults.warn(&format!("unknown-table name={}", Escaped(table)), turn.now);
-        let failure = Failure::temporary(format_args!("no such table: {}", String::from_utf8_lossy(table)));
-        let reply = match query {
-            Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
-            Query::Iterate(_) => Reply::Failed(failure),
-            Query::Commit(commit) => Reply::Committed(commit.id, Outcome::Failed(failure)),
-        };
-        clients.reply(to, "", reply, turn);
+    /// Looks up the keys that the settings of the table say. `explained` has the reply show them.
+    fn start_search(&mut self, to: ReplyTo, table: usize, key: &[u8], explained: bool) {
+        let keys = self.shared.tables.keys(table).keys(key);
+        let search = Box::new(Search::new(keys, explained, self.shared.turn.now));
+        self.lookups.start_search(to, table, search, &mut self.shared);
     }
 
-    /// Answers a lookup whose key is too long. No table can hold it, and a failure would have Postfix defer the mail forever.
+    /// Answers a request to a table that does not exist. With `explain:` in front of the name, of one that does, it is
+    /// answered, and shows what was asked for.
+    fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>) {
+        let explained = table.strip_prefix(EXPLAIN).and_then(|name| self.shared.tables.find(name));
+        if let (Some(table), Query::Get(key)) = (explained, &query) {
+            return self.start_search(to, table, key, true);
+        }
+        self.unknown_table += 1;
+        self.shared.refuse(to, table, query);
+    }
+
+    /// Answers a lookup whose key is too long.
     fn answer_long_key(&mut self, to: ReplyTo, table: &[u8]) {
-        let Some(at) = self.shared.tables.find(table) else { return self.refuse(to, table, Query::Get(b"".into())) };
-        let Shared { tables, clients, faults, turn, .. } = &mut self.shared;
-        faults.warn(&format!("key-too-long table={}", tables.name(at)), turn.now);
-        record(tables.metrics(at), &Answer::Miss, Duration::ZERO);
-        clients.reply(to, tables.name(at), Reply::Answer(Answer::Miss), turn);
+        match self.shared.tables.find(table) {
+            Some(table) => self.shared.answer_long_key(to, table),
+            None => self.refuse(to, table, Query::Get(b"".into())),
+        }
     }
 
     /// Gives the results of exchanges to the requests that they belong to. True if there were any.
@@ -350,13 +364,7 @@ impl Engine {
 
     /// Answers a request on the metrics listener.
     fn respond(&mut self, key: Key, page: AdminRequest) {
-        let body = match page {
-            AdminRequest::Metrics => self.metrics(),
-            // Never 503: a shutdown closes the metrics listener first, so that no probe could see it.
-            AdminRequest::Health | AdminRequest::Readiness => "ok\n".to_owned(),
-            AdminRequest::UnknownPath => "/metrics, /healthz, /readyz\n".to_owned(),
-            AdminRequest::OtherMethod => "GET and HEAD only\n".to_owned(),
-        };
+        let body = report::page(page, || self.metrics());
         self.shared.clients.respond(key, page, &body, &mut self.shared.turn);
     }
 

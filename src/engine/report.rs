@@ -1,6 +1,7 @@
 //! Metrics and the status line.
 
 use super::shared::Shared;
+use crate::client::AdminRequest;
 use crate::metrics::{BackendMetrics, CacheMetrics, Exposition, TableMetrics};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -11,6 +12,17 @@ pub(super) fn summary(shared: &Shared, now: Instant) -> String {
     let trouble = if unreachable == 0 { String::new() } else { format!(", {unreachable} unreachable") };
     let (tables, clients) = (shared.tables.len(), shared.clients.mail_servers());
     format!("{tables} tables, {backends} backends{trouble}, {clients} clients")
+}
+
+/// The body of the response to a request on the metrics listener.
+pub(super) fn page(page: AdminRequest, metrics: impl FnOnce() -> String) -> String {
+    match page {
+        AdminRequest::Metrics => metrics(),
+        // Never 503: a shutdown closes the metrics listener first, so that no probe could see it.
+        AdminRequest::Health | AdminRequest::Readiness => "ok\n".to_owned(),
+        AdminRequest::UnknownPath => "/metrics, /healthz, /readyz\n".to_owned(),
+        AdminRequest::OtherMethod => "GET and HEAD only\n".to_owned(),
+    }
 }
 
 /// All metrics in the Prometheus text format.

@@ -1,11 +1,12 @@
 //! Shared state of lookups, iterations and commits.
 
 use super::clients::Clients;
-use super::tables::Tables;
+use super::tables::{Tables, record};
 use crate::backend::{Backends, Exchange, Fault, SpareExchanges};
+use crate::client::{Reply, ReplyTo};
 use crate::io::Turn;
-use crate::log::Repeats;
-use crate::query::{Answer, Failure, FailureKind};
+use crate::log::{Escaped, Repeats};
+use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
 use crate::table::{ResponseOf, TableEntry};
 use crate::wire::http::Response;
 use std::fmt::Display;
@@ -36,6 +37,28 @@ impl Shared {
             turn: Turn::new(now),
             slow: Duration::from_secs(1),
         }
+    }
+
+    /// Answers a lookup whose key is too long. No table can hold it, and a failure would have Postfix defer the mail
+    /// forever.
+    pub(super) fn answer_long_key(&mut self, to: ReplyTo, table: usize) {
+        let Self { tables, clients, faults, turn, .. } = self;
+        faults.warn(&format!("key-too-long table={}", tables.name(table)), turn.now);
+        record(tables.metrics(table), &Answer::Miss, Duration::ZERO);
+        clients.reply(to, tables.name(table), Reply::Answer(Answer::Miss), turn);
+    }
+
+    /// Answers a request to a table that does not exist.
+    // A fault of the configuration and not of the key: NOTFOUND would bounce mail.
+    pub(super) fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>) {
+        self.faults.warn(&format!("unknown-table name={}", Escaped(table)), self.turn.now);
+        let failure = Failure::temporary(format_args!("no such table: {}", String::from_utf8_lossy(table)));
+        let reply = match query {
+            Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
+            Query::Iterate(_) => Reply::Failed(failure),
+            Query::Commit(commit) => Reply::Committed(commit.id, Outcome::Failed(failure)),
+        };
+        self.clients.reply(to, "", reply, &mut self.turn);
     }
 
     /// The duration of an exchange that has just ended.

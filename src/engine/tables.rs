@@ -5,7 +5,7 @@ use crate::io::Turn;
 use crate::log::{self, Escaped};
 use crate::metrics::TableMetrics;
 use crate::query::{Answer, FailureKind, Write};
-use crate::table::{Caching, Plan, Question, ResponseError, ResponseOf, Setup, TableEntry, Written};
+use crate::table::{Caching, KeyRules, Plan, Question, ResponseError, ResponseOf, Setup, TableEntry, Written};
 use crate::wire::http::Response;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,11 @@ impl Tables {
         self.entries[table].caching
     }
 
+    /// Which keys a socketmap lookup asks for.
+    pub(super) fn keys(&self, table: usize) -> KeyRules {
+        self.entries[table].keys
+    }
+
     pub(super) fn metrics(&mut self, table: usize) -> &mut TableMetrics {
         &mut self.metrics[table]
     }
@@ -82,12 +87,6 @@ impl Tables {
         response: &Response<'_>,
     ) -> Result<Written, ResponseError> {
         self.entries[table].table.parse_write(write, response)
-    }
-
-    /// Logs and counts the answer to a lookup, which took the time `took`.
-    pub(super) fn record(&mut self, table: usize, key: &[u8], answer: &Answer<'_>, took: Duration) {
-        log_answer(&self.entries[table].name, key, answer);
-        record(&mut self.metrics[table], answer, took);
     }
 
     /// Rereads files.

@@ -1,5 +1,6 @@
 //! What a table does for the engine.
 
+use super::keys::KeyRules;
 use super::setup::Setup;
 use crate::backend::Request;
 use crate::query::{Answer, Path, Write};
@@ -109,6 +110,8 @@ pub struct TableEntry {
     /// The lifetime of cached answers; `None` without a cache.
     // Opt-in: some backends count on every lookup, like Mailu's rate limits.
     pub caching: Option<Caching>,
+    /// The keys that a socketmap lookup asks for.
+    pub keys: KeyRules,
     pub table: Box<dyn Table>,
 }
 

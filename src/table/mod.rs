@@ -2,12 +2,14 @@
 
 mod file;
 mod interface;
+mod keys;
 mod settings;
 mod setup;
 mod tls_options;
 mod url;
 
 pub use interface::{Caching, Plan, Question, ResponseError, ResponseOf, Table, TableEntry, Written};
+pub use keys::KeyRules;
 pub use settings::{SettingError, Settings};
 pub use setup::{Setup, TableSpec};
 

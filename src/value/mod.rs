@@ -143,7 +143,12 @@ impl<'a> Value<'a> {
     /// bounce all mail. This includes a step into `null`, which is how GraphQL reports errors (`"data": null`).
     pub fn select(self, pointer: &str) -> Result<Value<'a>, SelectError> {
         let mut value = self;
-        for token in pointer.split('/').skip(1) {
+        for (at, _) in pointer.match_indices('/') {
+            let rest = &pointer[at + 1..];
+            let (token, next) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            if let (Value::Array(raw), "*") = (&value, token) {
+                return select_all(raw, next);
+            }
             // `~1` first: `~01` stands for `~1`, not for `/` (RFC 6901, section 4).
             match value.child(&token.replace("~1", "/").replace("~0", "~"))? {
                 Some(child) => value = child,
@@ -222,6 +227,27 @@ impl<'a> Value<'a> {
     }
 }
 
+/// The values at a pointer in each item of an array, as an array. Those that are null, or beyond the end of an array, are
+/// none; those of a further `*` are in the same array.
+fn select_all(array: &str, pointer: &str) -> Result<Value<'static>, SelectError> {
+    let mut all = String::from("[");
+    let mut add = |raw: &str| {
+        let comma = if all.len() > 1 { "," } else { "" };
+        all += comma;
+        all += raw;
+    };
+    let is_nested = pointer.split('/').any(|token| token == "*");
+    for item in Members::new().all_items(array) {
+        match Value::checked(item)?.select(pointer)? {
+            Value::Null => {}
+            Value::Text(text) => add(&String::from_utf8_lossy(&quote(&text))),
+            Value::Array(raw) if is_nested => Members::new().all_items(&raw).for_each(&mut add),
+            Value::Scalar(raw) | Value::Array(raw) | Value::Object(raw) => add(&raw),
+        }
+    }
+    Ok(Value::Array(Cow::Owned(all + "]")))
+}
+
 fn without_nul(text: &[u8]) -> Result<Cow<'_, [u8]>, Unfit> {
     if text.contains(&0) { Err(Unfit::Nul) } else { Ok(Cow::Borrowed(text)) }
 }
@@ -267,8 +293,12 @@ pub fn to_json(text: &[u8]) -> Option<Cow<'_, [u8]>> {
     if Value::parse(text).is_ok() && !text.starts_with(BOM) {
         return Some(Cow::Borrowed(text));
     }
-    let text = std::str::from_utf8(text).ok()?;
-    serde_json::to_vec(text).ok().map(Cow::Owned)
+    to_json_string(text).map(Cow::Owned)
+}
+
+/// `text` as a JSON string. `None` if it is not UTF-8.
+pub fn to_json_string(text: &[u8]) -> Option<Vec<u8>> {
+    serde_json::to_vec(std::str::from_utf8(text).ok()?).ok()
 }
 
 /// Quotes text as a JSON string; bytes that are not UTF-8 become replacement characters.

@@ -536,3 +536,24 @@ fn spoken(world: &mut World, commands: &str) -> String {
     world.send(client, commands.as_bytes());
     world.taken(client)
 }
+
+#[test]
+fn values_are_texts_if_the_table_says_so() {
+    let args = ["--name", "meta", "--type", "url", "--param", "http://192.0.2.1/m/§", "--option", "meta:values=text"];
+    for (value, body) in
+        [("47671950010092e5", "\"47671950010092e5\""), ("null", "\"null\""), ("\"a\"", "\"\\\"a\\\"\"")]
+    {
+        let mut world = World::new(&args);
+        let client = world.client(Mode::Dovecot);
+        world.send(client, format!("H4\t0\t0\t\tmeta\nB1\t\nS1\tshared/k\t{value}\nC1\n").as_bytes());
+        world.serve(|method, _, got| {
+            assert_eq!((method, got), ("POST", body));
+            Some(response(200, "null"))
+        });
+        assert_eq!(world.taken(client), "O1\n");
+    }
+    let mut world = World::new(&args);
+    let client = world.client(Mode::Dovecot);
+    world.send(client, b"H4\t0\t0\t\tmeta\nB1\t\nS1\tshared/k\t\xff\nC1\n");
+    assert_eq!(world.taken(client), "F1\tmeta: the value is not UTF-8\n");
+}

@@ -27,6 +27,8 @@ mod pipelining;
 mod properties;
 /// Several replicas of one backend.
 mod replicas;
+/// Lookups that ask for several keys.
+mod search;
 /// Keys and replicas that fault, hang and return at random.
 mod simulation;
 /// TLS to backends: handshakes, certificates, and streams that are cut off.

@@ -5,7 +5,7 @@ use crate::support;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
-use support::podop::{Podop, run, signal, wait_until};
+use support::podop::{Podop, run, run_with, signal, wait_until};
 
 #[test]
 fn it_answers_from_a_file() {
@@ -166,6 +166,39 @@ fn query_distinguishes_value_none_and_failure() {
     let missing = query(&["/nonexistent/s", "test", "x"]);
     assert_eq!((missing.0, missing.1.as_str()), (Some(75), ""));
     assert!(missing.2.starts_with("podop: /nonexistent/s: No such file"));
+}
+
+#[test]
+fn query_reads_keys_from_stdin_and_prints_those_with_values() {
+    let podop = Podop::start(&["--name", "test", "--type", "file", "--param", "tests/data/test.json"]);
+    let socket = podop.socket().to_str().unwrap();
+    let query = |args: &[&str], keys: &str| {
+        let output = run_with(&[&["query"], args].concat(), keys.as_bytes());
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let keys = "example.org\nnone\nalias@example.org";
+    let list = "alias@example.org\talice@example.org,bob@example.net\n";
+    assert_eq!(query(&[socket, "test", "-"], keys), (Some(0), format!("example.org\texample.org\n{list}")));
+    assert_eq!(query(&[socket, "test", "-"], "none\nnothing\n"), (Some(1), String::new()));
+    assert_eq!(query(&[socket, "test", "-"], ""), (Some(1), String::new()));
+    assert_eq!(query(&["--mode", "dovecot", socket, "test", "-"], keys).0, Some(0));
+    // Faults are told, and end with a code of their own, whatever else was found.
+    assert_eq!(query(&[socket, "none", "-"], keys), (Some(75), String::new()));
+    assert_eq!(query(&["/nonexistent/s", "test", "-"], keys), (Some(75), String::new()));
+    let many: String = (0..20_000).map(|at| format!("none{at}\n")).collect();
+    assert_eq!(query(&[socket, "test", "-"], &(many + "example.org\n")).1, "example.org\texample.org\n");
+}
+
+#[test]
+fn query_shows_the_keys_of_a_search() {
+    let search = ["--option", "test:case=lower", "--option", "test:search=address,+,@"];
+    let table = ["--name", "test", "--type", "file", "--param", "tests/data/test.json"];
+    let podop = Podop::start(&[&table[..], &search].concat());
+    let output = run(&["query", "-v", podop.socket().to_str().unwrap(), "test", "Alias+News@Example.org"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "alice@example.org,bob@example.net\n");
+    let steps = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<&str> = steps.lines().map(|line| line.split(" (").next().unwrap()).collect();
+    assert_eq!(lines, ["\"alias+news@example.org\": miss", "\"alias@example.org\": found"]);
 }
 
 #[test]

@@ -159,6 +159,20 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_podop")).args(args).output().expect("podop can be started")
 }
 
+/// Runs the program to its end, with this input.
+pub fn run_with<S: AsRef<std::ffi::OsStr>>(args: &[S], input: &[u8]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podop"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("podop can be started");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_vec();
+    // On a thread, as the program writes while it reads.
+    let writing = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("podop ends");
+    let _ = writing.join();
+    output
+}
+
 /// One socketmap lookup: the payload of the reply.
 pub fn ask(stream: &mut (impl Read + Write), table: &str, key: &[u8]) -> Vec<u8> {
     stream.write_all(&request(table, key)).expect("a request can be sent");

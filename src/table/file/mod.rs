@@ -3,6 +3,7 @@
 mod content;
 
 use super::interface::{Plan, Question, Table, TableEntry};
+use super::keys::KeyRules;
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
 use crate::log;
@@ -28,6 +29,7 @@ const READ_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     let mut settings = spec.settings;
     let timeout = settings.seconds("timeout").map_err(SettingError::option)?;
+    let keys = KeyRules::take(&mut settings).map_err(SettingError::option)?;
     settings.finish().map_err(SettingError::option)?;
     let path = PathBuf::from(spec.param);
     // A file that cannot be read is an error at the start, but only a warning later.
@@ -44,7 +46,7 @@ pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry,
         content,
         list: String::new(),
     };
-    Ok(TableEntry { name, timeout, caching: None, table: Box::new(table) })
+    Ok(TableEntry { name, timeout, caching: None, keys, table: Box::new(table) })
 }
 
 struct File {

@@ -43,10 +43,10 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
         backends
             .push(setup.backends.add(BackendSpec { label, target, options: options.pool, connector }, urls.len() > 1));
     }
-    let (name, timeout, caching) = (spec.name.to_owned(), options.timeout, options.caching);
+    let (name, timeout, caching, keys) = (spec.name.to_owned(), options.timeout, options.caching, options.keys);
     let mut table = UrlTable { name: name.clone(), urls, backends, routes: Rc::new([]), authorized: false, options };
     table.prepare().map_err(SettingError::option)?;
-    Ok(TableEntry { name, timeout, caching, table: Box::new(table) })
+    Ok(TableEntry { name, timeout, caching, keys, table: Box::new(table) })
 }
 
 /// The TLS connector for a URL, from the current content of the files; `None` for a URL without TLS.
@@ -76,6 +76,10 @@ impl Table for UrlTable {
             Question::Write(write) => write,
         };
         let (method, json) = match &write.change {
+            Change::Set(text) if self.options.text_values => match value::to_json_string(text) {
+                Some(json) => (Method::Post, Some(json)),
+                None => return self.refuse("the value is not UTF-8"),
+            },
             Change::Set(text) => match value::to_json(text) {
                 Some(json) => (Method::Post, Some(json.into_owned())),
                 None => return self.refuse("the value is neither JSON nor UTF-8"),
@@ -274,6 +278,23 @@ mod tests {
             (("select", "/0/m"), 200, r#"[{"n": "/x"}]"#, "answered 200 without /0/m"),
             (("select", "/0/m"), 200, r#"{"error": "database is locked"}"#, "answered 200 without /0/m"),
             (("select", "/0/m"), 200, "null", "answered 200 without /0/m"),
+            (("select", "/*/m"), 200, r#"[{"m": "a"}, {"m": "b"}]"#, "a,b"),
+            (("select", "/*/m"), 200, r#"[{"m": "a"}, {"n": "b"}]"#, "answered 200 without /*/m"),
+            (("select", "/*/m"), 200, "[]", "miss"),
+            (("select", "/*/m"), 200, r#"[{"m": null}, {"m": "b"}, {"m": null}]"#, "b"),
+            (("select", "/*/m"), 200, r#"[{"m": null}]"#, "miss"),
+            (
+                ("select", "/*/m"),
+                200,
+                r#"[{"m": ["a"]}]"#,
+                "is an array of arrays or objects: select= names a part of it",
+            ),
+            (("select", "/*/m/*"), 200, r#"[{"m": ["a", 1]}, {"m": []}, {"m": ["é\u0022"]}]"#, "a,1,é\""),
+            (("select", "/d/*"), 200, r#"{"d": ["a", null, "b"]}"#, "a,b"),
+            (("select", "/*/0"), 200, r#"[["a"], [], ["b", "c"]]"#, "a,b"),
+            (("select", "/*/m"), 200, r#"{"*": {"m": "literal"}}"#, "literal"),
+            (("select", "/*/m"), 200, r#"{"error": "x"}"#, "answered 200 without /*/m"),
+            (("select", "/*"), 200, r#""text""#, "answered 200 without /*"),
         ] {
             assert_eq!(answer(Some(setting), false, status, body), expected, "{setting:?} {status} {body}");
         }
@@ -356,6 +377,9 @@ mod tests {
             (("miss", ""), "expects statuses"),
             (("select", "x"), "JSON pointer"),
             (("unset", "post"), "'null' or 'delete'"),
+            (("values", "number"), "'json' or 'text'"),
+            (("case", "upper"), "'keep' or 'lower'"),
+            (("search", "@,address"), "it is 'address'"),
             (("expire", "a b"), "'Name: value'"),
             (("expire", "Content-Length"), "Podop's own"),
             (("header", "no colon"), "expects 'Name: value'"),

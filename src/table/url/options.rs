@@ -1,6 +1,7 @@
 //! The settings of a URL table from `--option`.
 
 use super::super::interface::Caching;
+use super::super::keys::KeyRules;
 use super::super::settings::Settings;
 use super::super::tls_options::TlsOptions;
 use super::fields::Fields;
@@ -19,11 +20,14 @@ const CONNECTIONS: usize = 1024;
 pub(super) struct UrlOptions {
     pub timeout: Option<Duration>,
     pub caching: Option<Caching>,
+    pub keys: KeyRules,
     pub pool: PoolOptions,
     pub misses: Misses,
     /// The method of an unset: `POST` of `null`, or `DELETE`.
     pub unset: Method,
     pub select: Option<String>,
+    /// A value that is set is sent as a JSON string, also if it is JSON itself.
+    pub text_values: bool,
     /// The request field with the number of seconds after which a value expires.
     pub expire: Option<String>,
     pub header: Vec<String>,
@@ -37,6 +41,7 @@ impl UrlOptions {
         let options = Self {
             timeout: settings.seconds("timeout")?,
             caching: caching(&mut settings)?,
+            keys: KeyRules::take(&mut settings)?,
             pool: PoolOptions {
                 connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
                 keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
@@ -51,6 +56,11 @@ impl UrlOptions {
                 Some(other) => return Err(format!("unset={other}: it is 'null' or 'delete'")),
             },
             select: settings.one("select").map(str::to_owned),
+            text_values: match settings.one("values") {
+                None | Some("json") => false,
+                Some("text") => true,
+                Some(other) => return Err(format!("values={other}: it is 'json' or 'text'")),
+            },
             expire: settings.one("expire").map(str::to_owned),
             header: settings.all("header").into_iter().map(str::to_owned).collect(),
             header_files: settings.all("header-file").into_iter().map(PathBuf::from).collect(),
