@@ -94,6 +94,11 @@ pub struct BackendMetrics {
 }
 
 impl BackendMetrics {
+    /// Counts an exchange that has failed, at its deadline or before.
+    pub fn count_failure(&mut self, timeout: bool) {
+        *(if timeout { &mut self.timed_out } else { &mut self.failed }) += 1;
+    }
+
     /// Counts a response by its status.
     pub fn count_response(&mut self, status: u16) {
         self.responses[usize::from(status / 100).clamp(2, 5) - 2] += 1;

@@ -2,6 +2,7 @@
 
 use super::redirect::RedirectError;
 use super::request::{Method, Request};
+use super::trace::TraceId;
 use crate::arena::Key;
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,14 @@ struct Rare {
     redirected: Option<Box<[u8]>>,
     hops: u8,
     phases: Phases,
+    trace: Option<TraceId>,
+}
+
+impl Rare {
+    /// What the request needs: nearly always nothing.
+    fn of(request: &Request) -> Option<Box<Self>> {
+        request.is_traced().then(|| Box::new(Self { trace: Some(TraceId::random()), ..Self::default() }))
+    }
 }
 
 /// Where the time of an exchange went, in milliseconds since it was submitted.
@@ -94,6 +103,7 @@ struct Phases {
 impl Exchange {
     fn new(asker: Asker, table: usize, limit: TimeLimit, request: Request, key: Vec<u8>, now: Instant) -> Self {
         let TimeLimit { deadline, timeout } = limit;
+        let rare = Rare::of(&request);
         Self {
             asker,
             table,
@@ -105,7 +115,7 @@ impl Exchange {
             route: 0,
             resent: false,
             stream: Stream::Never,
-            rare: None,
+            rare,
         }
     }
 
@@ -199,7 +209,12 @@ impl Exchange {
 
     /// Appends the request as it goes on the wire.
     pub(super) fn write_to(&self, out: &mut Vec<u8>) {
-        self.request.write_to(self.route, &self.key, self.redirected(), out);
+        self.request.write_to(self.route, &self.key, self.redirected(), self.trace(), out);
+    }
+
+    /// The id under which the backend can find the request in its own log.
+    pub fn trace(&self) -> Option<TraceId> {
+        self.rare.as_ref()?.trace
     }
 
     /// Records that it is put on a connection, and which of these spans fell into its waiting: the connection was
@@ -291,9 +306,10 @@ impl SpareExchanges {
             stream,
             rare,
         } = &mut *exchange;
+        *rare = Rare::of(&request);
         (*by, *of, *old) = (asker, table, request);
         (*deadline, *timeout) = (limit.deadline, limit.timeout);
-        (*since, *route, *resent, *stream, *rare) = (now, 0, false, Stream::Never, None);
+        (*since, *route, *resent, *stream) = (now, 0, false, Stream::Never);
         memory.clear();
         memory.extend_from_slice(key);
         exchange

@@ -26,6 +26,7 @@ mod roster;
 mod schedule;
 mod state;
 pub mod tls;
+mod trace;
 
 pub use arrival::{BodyPart, Finished};
 pub use connections::Connections;
@@ -38,6 +39,7 @@ pub use reach::CheckResult;
 pub use redirect::RedirectError;
 pub use request::{Body, MAX_ROUTES, Method, Piece, Request, Route};
 pub use resolver::Resolver;
+pub use trace::TraceId;
 
 use crate::arena::Key;
 use crate::io::Turn;
@@ -121,9 +123,7 @@ impl Backends {
     }
 
     fn fail(&mut self, exchange: Box<Exchange>, fault: Fault, sent: bool) {
-        let timeout = matches!(fault, Fault::Timeout(_));
-        let pool = self.pools.pool(exchange.pool());
-        pool.count(|metrics| *(if timeout { &mut metrics.timed_out } else { &mut metrics.failed }) += 1);
+        self.pools.pool(exchange.pool()).count(|metrics| metrics.count_failure(matches!(fault, Fault::Timeout(_))));
         self.finished.push_back(Finished { exchange, result: Err(fault), sent });
     }
 

@@ -1,6 +1,7 @@
 //! A request of a table, and its bytes on the wire (RFC 9112, 3).
 
 use super::redirect::{self, RedirectError};
+use super::trace::TraceId;
 use crate::wire::percent::{self, Component};
 use std::io::Write;
 use std::rc::Rc;
@@ -57,13 +58,15 @@ pub struct Route {
     target: Vec<Piece>,
     /// The fields of the head, each with its line end.
     fields: Vec<u8>,
+    /// Requests have a `traceparent` of their own.
+    traced: bool,
     /// A whole GET, in three pieces.
     // Nearly all requests are one.
     get: Vec<Piece>,
 }
 
 impl Route {
-    pub fn new(pool: usize, secure: bool, host: String, target: Vec<Piece>, fields: Vec<u8>) -> Self {
+    pub fn new(pool: usize, secure: bool, host: String, target: Vec<Piece>, fields: Vec<u8>, traced: bool) -> Self {
         // All of a GET but the key is the same for each lookup, so that it is put together once.
         let end = [VERSION, &fields, b"\r\n"].concat();
         let mut get: Vec<Piece> = Vec::new();
@@ -74,7 +77,7 @@ impl Route {
                 (_, piece) => get.push(piece),
             }
         }
-        Self { pool, host, secure, target, fields, get }
+        Self { pool, host, secure, target, fields, traced, get }
     }
 }
 
@@ -97,10 +100,22 @@ pub struct Body {
 }
 
 impl Request {
+    /// True if its exchange gets a [`TraceId`].
+    pub(super) fn is_traced(&self) -> bool {
+        self.routes.first().is_some_and(|route| route.traced)
+    }
+
     /// Appends the request for `key` over a route; `redirected` is the target that a redirect has led to.
-    pub(super) fn write_to(&self, route: u8, key: &[u8], redirected: Option<&[u8]>, out: &mut Vec<u8>) {
+    pub(super) fn write_to(
+        &self,
+        route: u8,
+        key: &[u8],
+        redirected: Option<&[u8]>,
+        trace: Option<TraceId>,
+        out: &mut Vec<u8>,
+    ) {
         let route = &self.routes[usize::from(route)];
-        if self.method == Method::Get && redirected.is_none() {
+        if self.method == Method::Get && redirected.is_none() && trace.is_none() {
             return write_pieces(&route.get, key, out);
         }
         out.extend_from_slice(self.method.name());
@@ -110,6 +125,9 @@ impl Request {
         }
         out.extend_from_slice(VERSION);
         out.extend_from_slice(&route.fields);
+        if let Some(trace) = trace {
+            let _ = trace.write_to(out);
+        }
         match &self.body {
             None => out.extend_from_slice(b"\r\n"),
             Some(body) => {
@@ -160,12 +178,12 @@ mod tests {
             Piece::Text(b"?k=".to_vec()),
             Piece::Key(Component::Query),
         ];
-        let routes: Rc<[Route]> = [Route::new(0, false, "h".into(), target, b"Host: h\r\n".to_vec())].into();
+        let routes: Rc<[Route]> = [Route::new(0, false, "h".into(), target, b"Host: h\r\n".to_vec(), false)].into();
         let written = |method, body: &str| {
             let fields = if method == Method::Patch { "Expires-In: 60\r\n" } else { "" }.to_owned();
             let body = (!body.is_empty()).then(|| Box::new(Body { fields, json: body.as_bytes().to_vec() }));
             let mut out = Vec::new();
-            Request { method, routes: routes.clone(), body }.write_to(0, b"a/b@c", None, &mut out);
+            Request { method, routes: routes.clone(), body }.write_to(0, b"a/b@c", None, None, &mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(written(Method::Get, ""), "GET /map/a/b%40c?k=a%2Fb%40c HTTP/1.1\r\nHost: h\r\n\r\n");

@@ -144,7 +144,7 @@ impl Commits {
                 shared.check_slow(*table, &exchange, shared.took(&exchange));
                 let certain = is_certain(response.status);
                 let written = shared.tables.parse_write(*table, write, &response);
-                (written.map_err(|error| shared.failure(*table, &exchange, FailureKind::Temporary, &error)), certain)
+                (written.map_err(|error| shared.response_failure(*table, &exchange, &error)), certain)
             }
         };
         let is_uncertain = result.is_err() && !certain;

@@ -158,7 +158,7 @@ impl Iterations {
         let Some(RunningIteration { table, iteration, .. }) = self.running.get_mut(key) else { return };
         let answer = shared.parse_value(*table, iteration.is_listing(), &exchange, shared.took(&exchange), result);
         // Logged but not counted as a lookup: podop_iterations_total counts the iteration as a whole.
-        log_answer(shared.tables.name(*table), &exchange.key, &answer);
+        log_answer(shared.tables.name(*table), &exchange.key, &answer, exchange.trace());
         shared.spare.put(exchange);
         // One failure fails the whole iteration: a list with missing rows would pass for a complete one.
         match iteration.on_answer(number, answer) {

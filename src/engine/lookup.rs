@@ -102,7 +102,7 @@ impl Lookups {
                 shared.backends.submit(exchange, &mut shared.turn);
             }
             Plan::Answer(answer) => {
-                log_answer(name, key, &answer);
+                log_answer(name, key, &answer, None);
                 record(metrics, &answer, Duration::ZERO);
                 shared.clients.reply(to, name, Reply::Answer(answer), &mut shared.turn);
             }
@@ -115,7 +115,7 @@ impl Lookups {
         let Some(lookup) = self.lookups.remove(lookup) else { return };
         let took = shared.took(&exchange);
         let answer = shared.parse_value(lookup.table, false, &exchange, took, result);
-        log_answer(shared.tables.name(lookup.table), &exchange.key, &answer);
+        log_answer(shared.tables.name(lookup.table), &exchange.key, &answer, exchange.trace());
         self.finish(lookup, answer, took, shared);
         shared.spare.put(exchange);
     }
@@ -139,7 +139,7 @@ impl Lookups {
             }
             Plan::Answer(answer) => {
                 let answer = answer.into_owned();
-                log_answer(shared.tables.name(table), &search.key, &answer);
+                log_answer(shared.tables.name(table), &search.key, &answer, None);
                 self.finish_step(to, table, answer, search, shared);
             }
         }
@@ -177,7 +177,7 @@ impl Lookups {
         let stale = match self.cache.look(key, now) {
             cache::Lookup::Fresh { answer, early } => {
                 shared.tables.metrics(table).cache_fresh += 1;
-                log_answer(shared.tables.name(table), key.key, &answer);
+                log_answer(shared.tables.name(table), key.key, &answer, None);
                 if lookup.search.is_none() {
                     answer_lookup(lookup.to, table, answer, Duration::ZERO, shared);
                 } else {
@@ -242,7 +242,7 @@ impl Lookups {
         let (table, waiters) = (fetch.table, fetch.waiters.take());
         let control = result.as_ref().map(|response| response.cache_control()).unwrap_or_default();
         let answer = shared.parse_value(table, false, &exchange, shared.took(&exchange), result);
-        log_answer(shared.tables.name(table), &fetch.key, &answer);
+        log_answer(shared.tables.name(table), &fetch.key, &answer, exchange.trace());
         shared.spare.put(exchange);
         if let Answer::Failed(failure) = &answer {
             waiters.for_each(|waiter| self.end_failed_wait(waiter, fetch.key(), failure, shared));

@@ -7,7 +7,7 @@ use crate::client::{Reply, ReplyTo};
 use crate::io::Turn;
 use crate::log::{Escaped, Repeats};
 use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
-use crate::table::{ResponseOf, TableEntry};
+use crate::table::{ResponseError, ResponseOf, TableEntry};
 use crate::wire::http::Response;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -83,7 +83,7 @@ impl Shared {
                 match self.tables.parse_value(table, of, response) {
                     Ok(answer) => return answer,
                     // A response that cannot be parsed is a fault and never a miss: a miss would bounce mail.
-                    Err(error) => self.failure(table, exchange, FailureKind::Temporary, &error),
+                    Err(error) => self.response_failure(table, exchange, &error),
                 }
             }
         };
@@ -98,7 +98,8 @@ impl Shared {
         self.tables.metrics(table).slow += 1;
         let (name, label) = (self.tables.name(table), self.backends.label(exchange));
         // The durations differ each time and must not keep the log from folding repetitions.
-        let details = format!("took={:.3} {}", took.as_secs_f64(), exchange.phases(self.turn.now));
+        let trace = exchange.trace().map(|trace| format!(" trace={trace}")).unwrap_or_default();
+        let details = format!("took={:.3} {}{trace}", took.as_secs_f64(), exchange.phases(self.turn.now));
         self.faults.warn_of(&format!("slow table={name} backend={label}"), &details, self.turn.now);
     }
 
@@ -107,20 +108,35 @@ impl Shared {
         // Socketmap has a reply of its own for a request that timed out.
         let timeout = matches!(fault, Fault::Timeout(_));
         let kind = if timeout { FailureKind::Timeout } else { FailureKind::Temporary };
-        self.failure(table, exchange, kind, fault)
+        self.failure(table, exchange, kind, fault, None)
     }
 
-    /// Logs and returns a failure. `cause` completes a sentence that starts with the backend.
-    pub(super) fn failure(
+    /// The failure of a request whose response has no answer.
+    pub(super) fn response_failure(&mut self, table: usize, exchange: &Exchange, error: &ResponseError) -> Failure {
+        self.failure(table, exchange, FailureKind::Temporary, error, error.detail())
+    }
+
+    /// Logs and returns a failure. `cause` completes a sentence that starts with the backend; `detail` is what the backend
+    /// says about it.
+    fn failure(
         &mut self,
         table: usize,
         exchange: &Exchange,
         kind: FailureKind,
         cause: &dyn Display,
+        detail: Option<&str>,
     ) -> Failure {
         let (name, label) = (self.tables.name(table), self.backends.label(exchange));
-        self.faults.warn(&format!("fault table={name} backend={label} cause=\"{cause}\""), self.turn.now);
+        // What may differ each time must not keep the log from folding repetitions.
+        let mut details: Vec<String> =
+            detail.map(|detail| format!("detail={}", Escaped(detail.as_bytes()))).into_iter().collect();
+        details.extend(exchange.trace().map(|trace| format!("trace={trace}")));
+        let line = format!("fault table={name} backend={label} cause=\"{cause}\"");
+        self.faults.warn_of(&line, &details.join(" "), self.turn.now);
         // Postfix prints the reason in its own log, where it has to name table and backend.
-        Failure::new(kind, format_args!("{name}: {label} {cause}"))
+        match detail {
+            None => Failure::new(kind, format_args!("{name}: {label} {cause}")),
+            Some(detail) => Failure::new(kind, format_args!("{name}: {label} {cause}: {detail}")),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Tables by name, with their metrics.
 
-use crate::backend::Backends;
+use crate::backend::{Backends, TraceId};
 use crate::io::Turn;
 use crate::log::{self, Escaped};
 use crate::metrics::TableMetrics;
@@ -127,7 +127,7 @@ pub(super) fn record(metrics: &mut TableMetrics, answer: &Answer<'_>, took: Dura
 }
 
 /// Logs the answer to a lookup at debug level.
-pub(super) fn log_answer(table: &str, key: &[u8], answer: &Answer<'_>) {
+pub(super) fn log_answer(table: &str, key: &[u8], answer: &Answer<'_>, trace: Option<TraceId>) {
     // Only at this level, and without the value: keys and values are data of users.
     if !log::shows(log::Level::Debug) {
         return;
@@ -137,5 +137,6 @@ pub(super) fn log_answer(table: &str, key: &[u8], answer: &Answer<'_>) {
         Answer::Miss => "miss",
         Answer::Failed(_) => "failed",
     };
-    log::debug(format_args!("lookup table={table} key={} result={result}", Escaped(key)));
+    let trace = trace.map(|trace| format!(" trace={trace}")).unwrap_or_default();
+    log::debug(format_args!("lookup table={table} key={} result={result}{trace}", Escaped(key)));
 }

@@ -81,6 +81,8 @@ pub enum Written {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ResponseError {
     Status(u16),
+    /// A status with what the backend says about it (`detail` of RFC 9457), which is not part of `Display`.
+    Problem(u16, String),
     /// The body is not JSON, which this status has to come with.
     NotJson(u16),
     /// A number that ended with the connection.
@@ -92,12 +94,25 @@ pub enum ResponseError {
 impl fmt::Display for ResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ResponseError::Status(status) => write!(f, "answered {status}"),
+            ResponseError::Status(status) | ResponseError::Problem(status, _) => write!(f, "answered {status}"),
             ResponseError::NotJson(status) => write!(f, "answered {status} without JSON"),
             ResponseError::CutNumber => {
                 f.write_str("answered 200 with a number that may be cut: it ended with the connection")
             }
             ResponseError::NotSelected(pointer) => write!(f, "answered 200 without {pointer}"),
+        }
+    }
+}
+
+impl ResponseError {
+    /// What the backend says about it, in printable ASCII.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            ResponseError::Problem(_, detail) => Some(detail),
+            ResponseError::Status(_)
+            | ResponseError::NotJson(_)
+            | ResponseError::CutNumber
+            | ResponseError::NotSelected(_) => None,
         }
     }
 }

@@ -5,6 +5,7 @@ mod interface;
 mod keys;
 mod settings;
 mod setup;
+mod stamp;
 mod tls_options;
 mod url;
 

@@ -285,6 +285,100 @@ fn a_backend_on_a_unix_socket_gets_the_credentials() {
     assert!(!log.contains("p@ss") && !log.contains("p%40ss") && !log.contains("t0ken"), "{log}");
 }
 
+/// A backend on a unix socket that answers 503 with a problem to `/map/bad`, and all it was sent.
+fn recording(path: &std::path::Path) -> Arc<Mutex<String>> {
+    let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+    let seen = Arc::new(Mutex::new(String::new()));
+    let heads = seen.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, heads) = (stream.unwrap(), heads.clone());
+            std::thread::spawn(move || {
+                let mut chunk = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut chunk) {
+                    let request = String::from_utf8_lossy(&chunk[..count]).into_owned();
+                    heads.lock().unwrap().push_str(&request);
+                    let bytes = if request.starts_with("GET /map/bad ") {
+                        let body = "{\"title\": \"Busy\", \"detail\": \"the database is l\u{f6}cked\\n\"}";
+                        let kind = "Content-Type: application/problem+json; charset=utf-8";
+                        format!("HTTP/1.1 503 Busy\r\n{kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                    } else {
+                        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"u\"".to_owned()
+                    };
+                    stream.write_all(bytes.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    seen
+}
+
+fn unix_url(path: &std::path::Path) -> String {
+    format!("http+unix://{}/map/§", path.to_str().unwrap().replace('/', "%2F"))
+}
+
+#[test]
+fn a_header_file_is_read_again_when_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, secret) = (dir.path().join("app.sock"), dir.path().join("secret"));
+    let seen = recording(&path);
+    let rotate = |text: &str| {
+        std::fs::write(dir.path().join("new"), text).unwrap();
+        std::fs::rename(dir.path().join("new"), &secret).unwrap();
+    };
+    rotate("X-Token: first\n");
+    let option = format!("alias:header-file={}", secret.display());
+    let podop = Podop::start(&["--name", "alias", "--type", "url", "--param", &unix_url(&path), "--option", &option]);
+    let sent = |token: &str| {
+        seen.lock().unwrap().clear();
+        assert_eq!(podop.lookup("alias", "a"), "OK u");
+        seen.lock().unwrap().contains(&format!("X-Token: {token}\r\n"))
+    };
+    assert!(sent("first"));
+    rotate("X-Token: third\n"); // of the same size
+    support::podop::wait_until(|| sent("third"));
+    // What cannot be used is reported once, and the old one stays in use.
+    rotate("no field\n");
+    support::podop::wait_until(|| podop.log().contains("header-file-unreadable"));
+    std::fs::remove_file(&secret).unwrap();
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert!(sent("third"));
+    rotate("X-Token: fourth\n");
+    support::podop::wait_until(|| sent("fourth"));
+    assert_eq!(podop.log().matches("header-file-unreadable").count(), 1, "{}", podop.log());
+}
+
+#[test]
+fn a_request_can_be_found_in_the_log_of_the_backend_and_the_reason_in_that_of_postfix() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.sock");
+    let seen = recording(&path);
+    let table = ["--name", "alias", "--type", "url", "--param", &unix_url(&path)];
+    let podop = Podop::start(&[&table[..], &["--option", "alias:trace=on", "-vv", "--slow", "0.001"]].concat());
+    let trace = || {
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        let field =
+            seen.lines().find_map(|line| line.strip_prefix("traceparent: 00-").map(str::to_owned)).expect(&seen);
+        let parts: Vec<&str> = field.split('-').collect();
+        assert!(parts.len() == 3 && parts[0].len() == 32 && parts[1].len() == 16 && parts[2] == "01", "{field}");
+        parts[0].to_owned()
+    };
+    assert_eq!(podop.lookup("alias", "a"), "OK u");
+    let first = trace();
+    assert!(podop.log().contains(&format!("key=\"a\" result=found trace={first}\n")), "{}", podop.log());
+    let reason = format!("TEMP alias: unix:{} answered 503: the database is l?cked?", path.display());
+    assert_eq!(podop.lookup("alias", "bad"), reason);
+    let second = trace();
+    assert_ne!(first, second);
+    let line = format!("cause=\"answered 503\" detail=\"the database is l?cked?\" trace={second}\n");
+    assert!(podop.log().contains(&line), "{}", podop.log());
+    // Without trace=on there is no field, and without the media type the body is not read.
+    drop(podop);
+    let podop = Podop::start(&table);
+    assert_eq!(podop.lookup("alias", "a"), "OK u");
+    assert!(!seen.lock().unwrap().contains("traceparent"));
+}
+
 #[test]
 fn a_unix_backend_with_a_full_accept_queue_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();

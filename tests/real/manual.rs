@@ -167,6 +167,11 @@ fn every_flag_and_setting_is_in_the_chapter_on_options() {
         "ca",
         "cert",
         "servername",
+        "case",
+        "search",
+        "values",
+        "expire",
+        "trace",
     ] {
         assert!(text.contains(&format!("| `{setting}=")), "{setting}");
     }

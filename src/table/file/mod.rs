@@ -6,21 +6,15 @@ use super::interface::{Plan, Question, Table, TableEntry};
 use super::keys::KeyRules;
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
+use super::stamp::{CHECK_INTERVAL, Stamp};
 use crate::log;
 use crate::query::{Answer, Failure};
 use crate::value::Value;
 use content::Content;
 use std::borrow::Cow;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
-
-/// The interval between two checks of the file for changes.
-// By the clock and not with lookups: the first one after an hour would be answered from the old content, while the new
-// one is read.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The interval between two looks at a thread that reads the file.
 const READ_INTERVAL: Duration = Duration::from_millis(20);
@@ -65,17 +59,6 @@ struct File {
     list: String,
 }
 
-/// What distinguishes a version of the file from others. The times are in seconds and nanoseconds.
-// A file that was put in place of another may have its size and its modification time.
-#[derive(Debug, Eq, PartialEq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// A version of the file, as far as it could be read.
 type Version = (Option<Stamp>, Result<Content, String>);
 
@@ -117,8 +100,7 @@ impl File {
 
     /// True if the file is another one than the one that was read.
     fn has_changed(&mut self) -> bool {
-        std::mem::take(&mut self.is_outdated)
-            || std::fs::metadata(&self.path).is_ok_and(|of| self.stamp != Some(Stamp::new(&of)))
+        std::mem::take(&mut self.is_outdated) || Stamp::of(&self.path).is_some_and(|stamp| self.stamp != Some(stamp))
     }
 
     /// Has the file read by a thread: a million keys take half a second, in which no lookup may wait.
@@ -168,23 +150,10 @@ impl File {
 }
 
 fn read(path: &Path) -> Version {
-    // Before the content: if the file changes in between, the stamp is the older one and the file is read again.
-    let stamp = std::fs::metadata(path).ok().map(|of| Stamp::new(&of));
+    let stamp = Stamp::of(path);
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
     // What could not be read at all (no descriptor, say) is tried again; what cannot be used, once it changes.
     (stamp.filter(|_| text.is_ok()), text.and_then(Content::new))
-}
-
-impl Stamp {
-    fn new(of: &Metadata) -> Self {
-        Self {
-            device: of.dev(),
-            inode: of.ino(),
-            size: of.size(),
-            modified: (of.mtime(), of.mtime_nsec()),
-            changed: (of.ctime(), of.ctime_nsec()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -193,6 +162,7 @@ mod tests {
     use super::*;
     use crate::backend::Backends;
     use crate::io::Turn;
+    use std::os::unix::fs::MetadataExt;
 
     fn with_setup<T>(act: impl FnOnce(&mut Setup<'_>) -> T) -> T {
         act(&mut Setup::new(&mut Backends::default(), &mut Turn::new(Instant::now())))

@@ -7,6 +7,7 @@ mod parse;
 use super::interface::{Plan, Question, ResponseError, ResponseOf, Table, TableEntry, Written};
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
+use super::stamp::{CHECK_INTERVAL, Stamp};
 use crate::backend::tls::TlsConnector;
 use crate::backend::{BackendSpec, Body, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;
@@ -17,6 +18,7 @@ use fields::Fields;
 use options::UrlOptions;
 use parse::Url;
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -27,6 +29,10 @@ const FIELDS: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\r\n"
 );
+
+/// Maximum length of a detail in bytes.
+// Table, backend and status have to fit into a reason as well.
+const MAX_DETAIL: usize = 120;
 
 /// Opens a URL table; `--param` is one or more URLs.
 pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
@@ -44,7 +50,16 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
             .push(setup.backends.add(BackendSpec { label, target, options: options.pool, connector }, urls.len() > 1));
     }
     let (name, timeout, caching, keys) = (spec.name.to_owned(), options.timeout, options.caching, options.keys);
-    let mut table = UrlTable { name: name.clone(), urls, backends, routes: Rc::new([]), authorized: false, options };
+    let mut table = UrlTable {
+        name: name.clone(),
+        urls,
+        backends,
+        routes: Rc::new([]),
+        authorized: false,
+        stamps: Vec::new(),
+        unreadable: None,
+        options,
+    };
     table.prepare().map_err(SettingError::option)?;
     Ok(TableEntry { name, timeout, caching, keys, table: Box::new(table) })
 }
@@ -65,6 +80,10 @@ struct UrlTable {
     routes: Rc<[Route]>,
     /// Whether requests carry credentials, so that 401 is about those and not about the key.
     authorized: bool,
+    /// The versions of the header files that were read last; `None` for one that could not be read.
+    stamps: Vec<Option<Stamp>>,
+    /// Why a header file could not be used.
+    unreadable: Option<String>,
     options: UrlOptions,
 }
 
@@ -107,7 +126,7 @@ impl Table for UrlTable {
         let status = response.status;
         if status != 200 {
             if !self.options.misses.contains(status, self.authorized, of.redirected) {
-                return Err(ResponseError::Status(status));
+                return Err(status_error(&response));
             }
             if self.options.misses.json && Value::parse(&response.body).is_err() {
                 return Err(ResponseError::NotJson(status));
@@ -139,14 +158,21 @@ impl Table for UrlTable {
             // The key does not exist any more, as requested.
             (404, Change::Unset) if self.options.unset == Method::Delete => Ok(Written::Done),
             (404, Change::Increment(_)) => Ok(Written::NotFound),
-            (status, _) => Err(ResponseError::Status(status)),
+            _ => Err(status_error(response)),
         }
     }
 
-    fn reload(&mut self, setup: &mut Setup<'_>) {
-        if let Err(error) = self.prepare() {
-            log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name));
+    fn tick(&mut self, now: Instant) -> Option<Instant> {
+        let is_new = |(path, stamp): (&PathBuf, &Option<Stamp>)| Stamp::of(path).is_some_and(|new| Some(new) != *stamp);
+        if self.options.header_files.iter().zip(&self.stamps).any(is_new) {
+            self.prepare_again();
         }
+        (!self.options.header_files.is_empty()).then_some(now + CHECK_INTERVAL)
+    }
+
+    fn reload(&mut self, setup: &mut Setup<'_>) {
+        self.unreadable = None;
+        self.prepare_again();
         for (url, backend) in self.urls.iter().zip(&self.backends) {
             match connector(url, &self.options, setup) {
                 Ok(None) => {}
@@ -157,6 +183,21 @@ impl Table for UrlTable {
                 }
             }
         }
+    }
+}
+
+/// The error for a status, with the `detail` of `application/problem+json` (RFC 9457, section 3.1.4).
+fn status_error(response: &Response<'_>) -> ResponseError {
+    let printable = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
+    let detail = match Value::parse(&response.body).map(|problem| problem.select("/detail")) {
+        Ok(Ok(Value::Text(text))) if response.is_problem() => {
+            String::from_utf8_lossy(&text).chars().map(printable).take(MAX_DETAIL).collect()
+        }
+        _ => String::new(),
+    };
+    match detail.is_empty() {
+        true => ResponseError::Status(response.status),
+        false => ResponseError::Problem(response.status, detail),
     }
 }
 
@@ -185,14 +226,30 @@ impl UrlTable {
         Plan::Answer(Answer::Failed(Failure::temporary(format_args!("{}: {why}", self.name))))
     }
 
+    /// Prepares requests from the header files as they are now. The old ones stay in use if that fails.
+    fn prepare_again(&mut self) {
+        match self.prepare() {
+            Ok(()) => self.unreadable = None,
+            // Once: it is tried again each second.
+            Err(error) if self.unreadable.as_ref() == Some(&error) => {}
+            Err(error) => {
+                log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name));
+                self.unreadable = Some(error);
+            }
+        }
+    }
+
     /// Prepares everything in requests that does not depend on the key.
     fn prepare(&mut self) -> Result<(), String> {
         let mut extra = Fields::default();
         self.options.header.iter().try_for_each(|line| extra.add(line))?;
-        for path in &self.options.header_files {
-            // Read at each reload, so that tokens can be rotated without a restart.
+        // One that cannot be read is tried again; one that cannot be used, once it changes.
+        self.stamps = self.options.header_files.iter().map(|_| None).collect();
+        for (path, stamp) in self.options.header_files.iter().zip(&mut self.stamps) {
             let at = |error: String| format!("header-file {}: {error}", path.display());
+            let read = Stamp::of(path);
             let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
+            *stamp = read;
             text.lines().filter(|line| !line.trim().is_empty()).try_for_each(|line| extra.add(line)).map_err(at)?;
         }
         let route = |(url, backend): (&Url, &usize)| {
@@ -200,7 +257,7 @@ impl UrlTable {
             let basic = url.authorization.as_ref().filter(|_| !extra.authorized);
             let authorization = basic.map(|basic| format!("Authorization: Basic {basic}\r\n")).unwrap_or_default();
             let fields = format!("Host: {host}\r\n{FIELDS}{authorization}{}", extra.lines).into_bytes();
-            Route::new(*backend, url.secure, host, url.target.clone(), fields)
+            Route::new(*backend, url.secure, host, url.target.clone(), fields, self.options.trace)
         };
         self.routes = self.urls.iter().zip(&self.backends).map(route).collect();
         self.authorized = extra.authorized || self.urls.iter().any(|url| url.authorization.is_some());
@@ -215,6 +272,7 @@ mod tests {
     use crate::backend::Backends;
     use crate::config::Setting;
     use crate::io::Turn;
+    use crate::wire::http::ExtraHeaders;
 
     fn open_with(settings: &[Setting]) -> Result<TableEntry, SettingError> {
         let (mut backends, mut turn) = (Backends::default(), Turn::new(Instant::now()));
@@ -302,6 +360,37 @@ mod tests {
         assert_eq!(answer(Some(("miss", "403,410")), true, 404, ""), "answered 404", "after a redirect");
     }
 
+    #[test]
+    fn a_problem_of_the_backend_is_told_in_its_words() {
+        let entry = open_with(&[]).unwrap();
+        let detail = |status, is_problem, body: &'static str| {
+            let extra_headers = Some(Box::new(ExtraHeaders { is_problem, ..ExtraHeaders::default() }));
+            let response = Response {
+                status,
+                keep_alive: true,
+                keep_alive_timeout: None,
+                extra_headers,
+                until_end: false,
+                body: body.as_bytes().into(),
+            };
+            match entry.table.parse_value(ResponseOf::default(), response) {
+                Ok(answer) => shown(Ok(answer)),
+                Err(error) => format!("{error}: {:?}", error.detail()),
+            }
+        };
+        let busy = r#"{"title": "Busy", "detail": "database \u0000is\nlocked \u00e9"}"#;
+        assert_eq!(detail(503, true, busy), "answered 503: Some(\"database ?is?locked ?\")");
+        assert_eq!(detail(400, true, busy), "answered 400: Some(\"database ?is?locked ?\")");
+        assert_eq!(detail(503, false, busy), "answered 503: None");
+        assert_eq!(detail(404, true, busy), "miss");
+        for body in ["", "<html>", "[]", "{}", r#"{"detail": 5}"#, r#"{"detail": ""}"#, r#"{"detail": null}"#] {
+            assert_eq!(detail(503, true, body), "answered 503: None", "{body}");
+        }
+        let long = format!("{{\"detail\": \"{}\"}}", "x".repeat(1_000));
+        let shown = detail(503, true, Box::leak(long.into_boxed_str()));
+        assert_eq!(shown, format!("answered 503: Some(\"{}\")", "x".repeat(MAX_DETAIL)));
+    }
+
     fn shown(answer: Result<Answer<'_>, ResponseError>) -> String {
         match answer {
             Ok(Answer::Found(value)) => match value.for_postfix() {
@@ -378,6 +467,7 @@ mod tests {
             (("select", "x"), "JSON pointer"),
             (("unset", "post"), "'null' or 'delete'"),
             (("values", "number"), "'json' or 'text'"),
+            (("trace", "yes"), "'on' or 'off'"),
             (("case", "upper"), "'keep' or 'lower'"),
             (("search", "@,address"), "it is 'address'"),
             (("expire", "a b"), "'Name: value'"),

@@ -30,6 +30,8 @@ pub(super) struct UrlOptions {
     pub text_values: bool,
     /// The request field with the number of seconds after which a value expires.
     pub expire: Option<String>,
+    /// Requests have ids, by which the backend's log can be searched.
+    pub trace: bool,
     pub header: Vec<String>,
     pub header_files: Vec<PathBuf>,
     pub tls: TlsOptions,
@@ -62,6 +64,11 @@ impl UrlOptions {
                 Some(other) => return Err(format!("values={other}: it is 'json' or 'text'")),
             },
             expire: settings.one("expire").map(str::to_owned),
+            trace: match settings.one("trace") {
+                None | Some("off") => false,
+                Some("on") => true,
+                Some(other) => return Err(format!("trace={other}: it is 'on' or 'off'")),
+            },
             header: settings.all("header").into_iter().map(str::to_owned).collect(),
             header_files: settings.all("header-file").into_iter().map(PathBuf::from).collect(),
             tls: TlsOptions::take(&mut settings, secure)?,

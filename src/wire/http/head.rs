@@ -13,6 +13,9 @@ pub(super) const MAX_FIELDS: usize = 128;
 /// Maximum length of a body in bytes.
 pub(super) const MAX_BODY: usize = 4 * 1024 * 1024;
 
+/// The media type of a body that describes an error (RFC 9457, section 3), which parameters may follow.
+const PROBLEM: &[u8] = b"application/problem+json";
+
 /// What the decoder reads next.
 #[derive(Debug, Default)]
 pub(super) enum State {
@@ -174,6 +177,10 @@ fn read_field(
         7 if name.eq_ignore_ascii_case("expires") => head.extra_headers().cache_control.add_expires(value),
         6 if name.eq_ignore_ascii_case("pragma") => head.extra_headers().cache_control.add_pragma(value),
         4 if name.eq_ignore_ascii_case("vary") => read_vary(value, head),
+        12 if head.status >= 400 && name.eq_ignore_ascii_case("content-type") => {
+            let is_problem = value.get(..PROBLEM.len()).is_some_and(|start| start.eq_ignore_ascii_case(PROBLEM));
+            head.extra_headers().is_problem = is_problem;
+        }
         8 if name.eq_ignore_ascii_case("location") => head.extra_headers().location = Some(value.into()),
         _ => {}
     }

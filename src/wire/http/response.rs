@@ -29,6 +29,8 @@ pub struct ExtraHeaders {
     /// `Retry-After` in seconds, at most a day. The form with a date is ignored.
     pub retry_after: Option<u32>,
     pub cache_control: CacheControl,
+    /// The body of a status from 400 on is `application/problem+json` (RFC 9457).
+    pub is_problem: bool,
 }
 
 impl Response<'_> {
@@ -40,6 +42,11 @@ impl Response<'_> {
     /// The value of `Retry-After`, in seconds.
     pub fn retry_after(&self) -> Option<u32> {
         self.extra_headers.as_ref()?.retry_after
+    }
+
+    /// True if the body describes an error as RFC 9457 says.
+    pub fn is_problem(&self) -> bool {
+        self.extra_headers.as_ref().is_some_and(|extra_headers| extra_headers.is_problem)
     }
 
     /// Copies the body, if it is borrowed, so that the response outlives the input.
