@@ -46,7 +46,7 @@ pub enum Piece {
 }
 
 /// One backend that can answer a table's requests, with everything of the request but key and body.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     /// The number of its pool, see [`super::Backends::add`].
     pub(super) pool: usize,
@@ -100,6 +100,12 @@ pub struct Body {
 }
 
 impl Request {
+    /// A request for each of the routes alone.
+    pub fn for_each_route(&self) -> Vec<Request> {
+        let alone = |route: &Route| Request { method: self.method, routes: Rc::new([route.clone()]), body: None };
+        self.routes.iter().map(alone).collect()
+    }
+
     /// True if its exchange gets a [`TraceId`].
     pub(super) fn is_traced(&self) -> bool {
         self.routes.first().is_some_and(|route| route.traced)

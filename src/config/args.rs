@@ -11,7 +11,9 @@ use std::time::Duration;
 
 /// Parses the arguments that follow the name of the program.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
-    let mut args = Arguments::from_vec(expand(args)?);
+    let mut args = expand(args)?;
+    let check_key = check_key(&mut args)?;
+    let mut args = Arguments::from_vec(args);
     // Before the other flags are checked, so that it works in a command line with errors.
     if args.contains("--help") {
         return Ok(Command::Help);
@@ -30,7 +32,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     if is_command(&args, "query") {
         return query(args, &modes, verbosity > 0);
     }
-    let check = args.contains("--check");
+    let check = args.contains("--check") || check_key.is_some();
     let endpoints: Vec<Endpoint> =
         all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
     let metrics = all(&mut args, "--metrics")?;
@@ -45,6 +47,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
         timeout: time(&mut args, "--timeout", 20)?,
         slow: time(&mut args, "--slow", 1)?,
         cache_size: size(&mut args, "--cache-size", 64 << 20)?,
+        check_key,
         verbosity,
     };
     // An unknown argument is reported before a missing one, as it is mostly a misspelling of the latter.
@@ -58,6 +61,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
         listen_once(&mut config.listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Admin)?;
     }
     Ok(if check { Command::Check(config) } else { Command::Run(config) })
+}
+
+/// Takes out `--check=KEY`.
+// The parser knows flags with a value or without, but none that may have one.
+fn check_key(args: &mut Vec<OsString>) -> Result<Option<String>, ConfigError> {
+    let value = |arg: &OsString| arg.to_str()?.strip_prefix("--check=").map(str::to_owned);
+    let Some((at, key)) = args.iter().enumerate().find_map(|(at, arg)| Some((at, value(arg)?))) else {
+        return Ok(None);
+    };
+    args.remove(at);
+    if key.is_empty() { Err(usage("--check= expects a key")) } else { Ok(Some(key)) }
 }
 
 /// Whether the first argument that is not a flag is this command.

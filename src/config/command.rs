@@ -40,6 +40,8 @@ pub struct Config {
     pub slow: Duration,
     /// Maximum size of the answer cache in bytes.
     pub cache_size: usize,
+    /// What `--check` looks up in each table.
+    pub check_key: Option<String>,
     /// The number of `-v` flags.
     pub verbosity: usize,
 }

@@ -31,7 +31,8 @@ Other:
   --cache-size SIZE      memory limit of the cache (--option NAME:cache=SECONDS), default 64M
   --metrics PATH         serve metrics (Prometheus) and health pages; also inet:HOST:PORT
   -v, -vv, --verbose     log more
-  --check                check tables, sockets and backends, report the results, exit
+  --check, --check=KEY   check tables, sockets and backends, look up KEY in each table, report the
+                         results, exit
   @FILE                  further arguments from a file, one per line
   --version, --help
 ";

@@ -6,6 +6,7 @@ mod commit;
 mod fetches;
 mod iterate;
 mod lookup;
+mod probes;
 mod report;
 mod search;
 mod shared;
@@ -17,19 +18,18 @@ use crate::backend::{Arrived, Asker, Backends, CheckResult};
 use crate::client::{AdminRequest, Event, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
-use crate::log;
 use crate::query::Query;
 use crate::table::TableEntry;
 use commit::Commits;
 use iterate::Iterations;
 use lookup::Lookups;
+pub use probes::ProbeResult;
+use probes::Probes;
+pub use search::EXPLAIN;
 use search::Search;
 use shared::Shared;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-
-/// What `podop query -v` puts in front of the name of a table.
-pub const EXPLAIN: &[u8] = b"explain:";
 
 /// Default size limit of the answer cache in bytes.
 const CACHE_SIZE: usize = 64 << 20;
@@ -39,6 +39,7 @@ pub struct Engine {
     lookups: Lookups,
     iterations: Iterations,
     commits: Commits,
+    probes: Probes,
     shared: Shared,
     /// Requests to tables that do not exist.
     unknown_table: u64,
@@ -54,6 +55,7 @@ impl Engine {
             lookups: Lookups::new(CACHE_SIZE),
             iterations: Iterations::default(),
             commits: Commits::default(),
+            probes: Probes::default(),
             shared,
             unknown_table: 0,
             pending: false,
@@ -306,7 +308,7 @@ impl Engine {
 
     /// Gives the results of exchanges to the requests that they belong to. True if there were any.
     fn complete(&mut self, mut arrived: Arrived<'_>) -> bool {
-        let Self { lookups, iterations, commits, shared, .. } = self;
+        let Self { lookups, iterations, commits, probes, shared, .. } = self;
         let mut any = false;
         while let Some(finished) = shared.backends.next_finished(&mut arrived, &mut shared.turn) {
             any = true;
@@ -315,6 +317,7 @@ impl Engine {
                 Asker::Fetch(key) => lookups.complete_fetch(key, finished, shared),
                 Asker::Iteration(key, number) => iterations.complete(key, number, finished, shared),
                 Asker::Commit(key) => commits.complete(key, finished, lookups, shared),
+                Asker::Probe(number) => probes.complete(number, finished, shared),
             }
         }
         while let Some(part) = shared.backends.next_part() {
@@ -368,14 +371,16 @@ impl Engine {
         self.shared.clients.respond(key, page, &body, &mut self.shared.turn);
     }
 
-    /// Starts to connect to each backend, for `--check`.
-    pub fn check(&mut self) {
+    /// Starts to connect to each backend, for `--check`, and to look up a key in each table.
+    pub fn check(&mut self, key: Option<&[u8]>, now: Instant) {
+        self.begin(now);
         self.shared.backends.check();
+        key.into_iter().for_each(|key| self.probes.start(key, &mut self.shared));
     }
 
     /// The results of [`Engine::check`]; `None` until all are known.
-    pub fn check_results(&mut self, now: Instant) -> Option<Vec<CheckResult>> {
-        self.shared.backends.check_results(now)
+    pub fn check_results(&mut self, now: Instant) -> Option<(Vec<CheckResult>, Vec<ProbeResult>)> {
+        Some((self.shared.backends.check_results(now)?, self.probes.results()?))
     }
 
     /// All metrics in the Prometheus text format.
@@ -385,9 +390,7 @@ impl Engine {
 
     /// Logs the metrics, without the buckets of histograms.
     pub fn dump(&self) {
-        for line in self.metrics().lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{")) {
-            log::notice(format_args!("state {line}"));
-        }
+        report::dump(&self.metrics());
     }
 
     /// A status line for systemd: tables, backends and clients.

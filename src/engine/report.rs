@@ -2,6 +2,7 @@
 
 use super::shared::Shared;
 use crate::client::AdminRequest;
+use crate::log;
 use crate::metrics::{BackendMetrics, CacheMetrics, Exposition, TableMetrics};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -22,6 +23,13 @@ pub(super) fn page(page: AdminRequest, metrics: impl FnOnce() -> String) -> Stri
         AdminRequest::Health | AdminRequest::Readiness => "ok\n".to_owned(),
         AdminRequest::UnknownPath => "/metrics, /healthz, /readyz\n".to_owned(),
         AdminRequest::OtherMethod => "GET and HEAD only\n".to_owned(),
+    }
+}
+
+/// Logs metrics, without the buckets of histograms.
+pub(super) fn dump(metrics: &str) {
+    for line in metrics.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{")) {
+        log::notice(format_args!("state {line}"));
     }
 }
 

@@ -5,6 +5,9 @@ use crate::query::Answer;
 use std::fmt::Write;
 use std::time::Instant;
 
+/// What `podop query -v` puts in front of the name of a table.
+pub const EXPLAIN: &[u8] = b"explain:";
+
 /// A lookup that may ask for several keys. Its deadline is that of one lookup.
 pub(super) struct Search {
     /// The key that is being asked for.

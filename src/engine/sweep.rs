@@ -17,6 +17,7 @@ pub(super) fn sweep(lookups: &mut Lookups, iterations: &mut Iterations, commits:
     let mut unsent = HashSet::new();
     backends.sweep(|asker| match asker {
         Asker::Fetch(_) => true, // it fills the cache
+        Asker::Probe(_) => true,
         Asker::Commit(key) => {
             let is_kept = !excess.contains(&key);
             unsent.extend((!is_kept).then_some(key));

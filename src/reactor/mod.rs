@@ -9,7 +9,7 @@ use crate::arena::Key;
 use crate::backend::CheckResult;
 use crate::client::MAX_OPEN;
 use crate::config::Mode;
-use crate::engine::Engine;
+use crate::engine::{Engine, ProbeResult};
 use crate::io::{Action, Address, End, Peer};
 use crate::listen::Listener;
 use crate::log;
@@ -99,11 +99,11 @@ impl Reactor {
         Ok(())
     }
 
-    /// Connects to each backend and returns the results; `None` if a signal interrupts it.
-    pub fn check(&mut self) -> io::Result<Option<Vec<CheckResult>>> {
+    /// Connects to each backend, looks up a key in each table, and returns the results; `None` if a signal interrupts it.
+    pub fn check(&mut self, key: Option<&[u8]>) -> io::Result<Option<(Vec<CheckResult>, Vec<ProbeResult>)>> {
         let mut events = Events::with_capacity(MAX_OPEN);
         self.now = Instant::now();
-        self.engine.check();
+        self.engine.check(key, self.now);
         self.act();
         loop {
             if let Some(results) = self.engine.check_results(self.now) {

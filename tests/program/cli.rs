@@ -5,6 +5,7 @@ use crate::support;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
+use support::http::{Backend, response};
 use support::podop::{Podop, run, run_with, signal, wait_until};
 
 #[test]
@@ -237,4 +238,30 @@ fn check_reports_tables_and_which_backends_are_reachable() {
     let (code, report) = check("http://no-such-host.invalid/§");
     assert_eq!(code, Some(68));
     assert!(report.contains("backend no-such-host.invalid has no address"), "{report}");
+}
+
+#[test]
+fn check_with_a_key_shows_what_each_backend_answers() {
+    let one = Backend::start(|request| response(404, &format!("\"{}\"", request.target)));
+    let two = Backend::start(|_| response(500, "null"));
+    let urls = [one.url("/a/§"), two.url("/a/§")].join(" ");
+    let file = ["--name", "f", "--type", "file", "--param", "tests/data/test.json"];
+    let table = ["--name", "a", "--type", "url", "--param", &urls];
+    let check = |check: &str, key: Option<&str>| {
+        let output = run(&[&[check], &file[..], &table].concat());
+        let report = String::from_utf8(output.stdout).unwrap();
+        let asked: Vec<String> = one.requests().into_iter().map(|request| request.target).collect();
+        assert_eq!(asked.last().map(String::as_str), key);
+        let lines = report.lines().filter(|line| line.starts_with("lookup ")).map(str::to_owned).collect::<Vec<_>>();
+        (output.status.code(), lines)
+    };
+    assert_eq!(check("--check", None), (Some(0), vec![]), "without a key nothing is asked for");
+    let (one, two) = (one.label(), two.label());
+    let lines = [
+        format!("lookup a backend {one} answered 404: no such key"),
+        format!("lookup a backend {two} failed: a: {two} answered 500"),
+        "lookup f a value".to_owned(),
+    ];
+    assert_eq!(check("--check=example.org", Some("/a/example.org")), (Some(69), lines.to_vec()));
+    assert_eq!(run(&["--check=", "--name", "a"]).status.code(), Some(64));
 }
