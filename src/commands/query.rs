@@ -82,6 +82,10 @@ impl Session<'_> {
                 Ok(key) => key,
                 Err(error) => return report(EX_OSERR, &format!("stdin: {error}")),
             };
+            // As postmap does: an empty key is nothing that a mail server asks for.
+            if key.is_empty() {
+                continue;
+            }
             let shown = String::from_utf8_lossy(&key);
             match self.look_up(&key) {
                 Err(error) => return report(EX_TEMPFAIL, &format!("{}: {error}", self.query.socket)),

@@ -43,5 +43,5 @@ chapters! {
     deployment "installing, systemd, containers, Mailu, several MX hosts"
     operation "metrics, health, alert rules, the log, security"
     recipes "three complete backends: backup MX, Flask with SQLite, PostgreSQL"
-    migrating "differences from the Python program; the changelog"
+    migrating "moving from mysql maps and from the Python program; the changelog"
 }

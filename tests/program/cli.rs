@@ -177,7 +177,7 @@ fn query_reads_keys_from_stdin_and_prints_those_with_values() {
         let output = run_with(&[&["query"], args].concat(), keys.as_bytes());
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let keys = "example.org\nnone\nalias@example.org";
+    let keys = "example.org\n\nnone\nalias@example.org";
     let list = "alias@example.org\talice@example.org,bob@example.net\n";
     assert_eq!(query(&[socket, "test", "-"], keys), (Some(0), format!("example.org\texample.org\n{list}")));
     assert_eq!(query(&[socket, "test", "-"], "none\nnothing\n"), (Some(1), String::new()));

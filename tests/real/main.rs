@@ -7,6 +7,8 @@ mod backends;
 mod dovecot;
 /// The README and the manual, and the files that they show.
 mod manual;
+/// Moving from maps of Postfix.
+mod moving;
 /// Postfix: postmap and SMTP.
 mod postfix;
 /// promtool on the metrics and on the package's alert rules.

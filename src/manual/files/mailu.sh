@@ -1,12 +1,11 @@
 url=http://$ADMIN:8080/internal/postfix
-podop --socket /tmp/podop.socket --mode postfix --option '*:miss=404' \
+podop --socket /tmp/podop.socket --socket-mode 0755 --mode postfix \
   --name transport    --type url --param "$url/transport/§" \
   --name alias        --type url --param "$url/alias/§" \
-  --name dane         --type url --param "$url/dane/§" \
+  --name dane         --type url --param "$url/dane/§" --option dane:connections=1 \
   --name domain       --type url --param "$url/domain/§" \
   --name mailbox      --type url --param "$url/mailbox/§" \
   --name recipientmap --type url --param "$url/recipient/map/§" \
   --name sendermap    --type url --param "$url/sender/map/§" \
-  --name senderaccess --type url --param "$url/sender/access/§" \
   --name senderlogin  --type url --param "$url/sender/login/§" \
   --name senderrate   --type url --param "$url/sender/rate/§"
