@@ -336,6 +336,7 @@ impl Lookups {
     }
 
     /// Answers a lookup, which took the time `took`, or a step of one.
+    #[inline]
     fn finish(&mut self, lookup: Lookup, answer: Answer<'_>, took: Duration, shared: &mut Shared) {
         let Lookup { to, table, search } = lookup;
         match search {

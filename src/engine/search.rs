@@ -34,7 +34,7 @@ impl Search {
     pub(super) fn advance(&mut self, answer: &Answer<'_>, now: Instant) -> bool {
         let result = match answer {
             // What is none for Postfix, like an empty list, is none here.
-            Answer::Found(value) if value.for_postfix() == Ok(None) => "miss",
+            Answer::Found(value) if value.is_none_for_postfix() => "miss",
             Answer::Found(_) => "found",
             Answer::Miss => "miss",
             Answer::Failed(_) => "failed",

@@ -213,6 +213,17 @@ impl<'a> Value<'a> {
         Ok(if is_empty(raw) { None } else { Some(Cow::Owned(list)) })
     }
 
+    /// True if [`Value::for_postfix`] is `Ok(None)`.
+    // Apart, as that is part of each lookup, and only inlined there.
+    pub fn is_none_for_postfix(&self) -> bool {
+        match self {
+            Value::Null => true,
+            Value::Scalar(raw) => *raw == "false",
+            Value::Array(raw) => is_empty(raw),
+            Value::Text(_) | Value::Object(_) => false,
+        }
+    }
+
     /// The text for Dovecot; `None` is a miss. Arrays and objects are JSON without white space.
     ///
     /// # Errors
@@ -422,6 +433,7 @@ mod tests {
             let value = Value::parse(json.as_bytes()).unwrap();
             for value in [value.borrowed(), value.clone().into_owned()] {
                 assert_eq!(text(value.for_postfix()), postfix.map(|text| text.map(str::to_owned)), "{json}");
+                assert_eq!(value.is_none_for_postfix(), value.for_postfix() == Ok(None), "{json}");
                 assert_eq!(text(value.for_dovecot()), dovecot.map(|text| text.map(str::to_owned)), "{json}");
             }
         }
