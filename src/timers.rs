@@ -46,10 +46,15 @@ impl<K> Timers<K> {
         &mut self.queues[index]
     }
 
+    /// Makes `key` due at `at`, which nearly always is `now + after`.
+    pub fn add_by(&mut self, now: Instant, after: Duration, at: Instant, key: K) {
+        if at == now + after { self.add(now, after, key) } else { self.add_at(at, key) }
+    }
+
     /// Makes `key` due at `at`.
     // This costs a search, where [`Timers::add`] needs none. A queue for each duration that occurs once would never be
     // removed.
-    pub fn add_at(&mut self, at: Instant, key: K) {
+    fn add_at(&mut self, at: Instant, key: K) {
         let due = &mut self.queue(OWN_DEADLINE).due;
         due.insert(due.partition_point(|(other, _)| *other <= at), (at, key));
     }

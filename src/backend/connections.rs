@@ -4,14 +4,24 @@ use super::connection::Connection;
 use crate::arena::{Arena, Key};
 use crate::io::{Action, Peer, Turn};
 
+/// Exchanges that wait in a pool for which no connection may be opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Lacking {
+    pub count: usize,
+    /// Descriptors are lacking, so that a connection of any pool would do when it closes.
+    pub anywhere: bool,
+}
+
 /// The connections of all pools.
 #[derive(Debug, Default)]
 pub struct Connections {
     pub(super) arena: Arena<Connection>,
     /// Connections whose responses are streamed, and that are not read.
     paused: Vec<Key>,
+    /// The same, but they are read, as others wait for them.
+    hurried: Vec<Key>,
     /// The pools in which exchanges wait for a connection, and none can be opened.
-    short: Vec<usize>,
+    lacking: Vec<(usize, Lacking)>,
 }
 
 impl Connections {
@@ -38,31 +48,61 @@ impl Connections {
     /// Stops to read a connection whose response is streamed, or continues. One that others wait for is read on: they
     /// would wait for a client that may not read, or even waits for one of them.
     pub fn set_paused(&mut self, key: Key, paused: bool, turn: &mut Turn) {
-        let Some(connection) = self.arena.get_mut(key) else { return };
-        let paused = paused && !self.short.contains(&connection.pool());
-        if paused != connection.wants_input() {
-            return;
+        if !paused && self.paused.is_empty() && self.hurried.is_empty() {
+            return; // as nearly always
         }
-        connection.set_paused(paused);
-        self.paused.retain(|other| *other != key && self.arena.get(*other).is_some());
-        if paused {
+        self.paused.retain(|other| *other != key && self.arena.contains(*other));
+        if !paused {
+            self.hurried.retain(|other| *other != key);
+            return self.set_read(key, true, turn);
+        }
+        if self.arena.contains(key) && !self.hurried.contains(&key) {
             self.paused.push(key);
-        } else {
-            turn.push(Action::Resume(Peer::Backend(key)));
+            self.set_read(key, false, turn);
+            self.hurry(turn);
         }
     }
 
-    /// Notes whether exchanges wait in a pool that cannot open a connection for them.
-    pub(super) fn set_short(&mut self, pool: usize, is_short: bool, turn: &mut Turn) {
-        if self.short.contains(&pool) == is_short {
+    fn set_read(&mut self, key: Key, is_read: bool, turn: &mut Turn) {
+        let Some(connection) = self.arena.get_mut(key) else { return };
+        if is_read && !connection.wants_input() {
+            turn.push(Action::Resume(Peer::Backend(key)));
+        }
+        connection.set_paused(!is_read);
+    }
+
+    /// Notes how many exchanges wait in a pool that cannot open a connection for them.
+    pub(super) fn set_lacking(&mut self, pool: usize, lacking: Lacking, turn: &mut Turn) {
+        if lacking.count == 0 && self.lacking.is_empty() {
             return; // as nearly always
         }
-        self.short.retain(|other| *other != pool);
-        if is_short {
-            self.short.push(pool);
-            let of_pool = |key: &Key| self.arena.get(*key).is_none_or(|connection| connection.pool() == pool);
-            let paused: Vec<Key> = self.paused.extract_if(.., |key| of_pool(key)).collect();
-            paused.into_iter().for_each(|key| self.set_paused(key, false, turn));
+        self.lacking.retain(|(other, _)| *other != pool);
+        if lacking.count > 0 {
+            self.lacking.push((pool, lacking));
+        }
+        self.hurry(turn);
+    }
+
+    /// Reads as many of the paused connections as are waited for, the longest paused first. Each that is read may take
+    /// megabytes that its client does not.
+    fn hurry(&mut self, turn: &mut Turn) {
+        self.hurried.retain(|key| self.arena.contains(*key));
+        let pool_of = |key: &Key| self.arena.get(*key).map(Connection::pool);
+        let mut chosen = Vec::new();
+        for (pool, lacking) in &self.lacking {
+            let fits = |key: &&Key| lacking.anywhere || pool_of(key) == Some(*pool);
+            let hurried = self.hurried.iter().filter(fits).count();
+            let more = self.paused.iter().filter(fits).filter(|key| !chosen.contains(*key));
+            chosen.extend(more.take(lacking.count.saturating_sub(hurried)).copied().collect::<Vec<_>>());
+        }
+        for key in chosen {
+            self.paused.retain(|other| *other != key);
+            self.hurried.push(key);
+            self.set_read(key, true, turn);
+        }
+        // What is waited for no longer may be paused again, by its next part.
+        if self.lacking.is_empty() {
+            self.hurried.clear();
         }
     }
 }

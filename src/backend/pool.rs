@@ -5,6 +5,7 @@ use super::arrival::{AfterResponse, CloseReason};
 use super::balance::Candidate;
 use super::breaker::Permit;
 use super::connection::Connection;
+use super::connections::Lacking;
 use super::exchange::Exchange;
 use super::fault::{Fault, Phase};
 use super::growth;
@@ -82,8 +83,6 @@ impl Pool {
         count(&mut self.metrics);
     }
 
-    // --- admission
-
     pub(super) fn permit(&self, exchange: &Exchange, now: Instant) -> Permit {
         self.health.permit(exchange, now)
     }
@@ -99,9 +98,10 @@ impl Pool {
         self.in_flight + self.queue.len()
     }
 
-    /// True if exchanges wait, and no connection may be opened for them. `full` means that no descriptor is left.
-    pub(super) fn is_short(&self, full: bool) -> bool {
-        self.queue.len() > 0 && (full || self.roster.open() >= self.spec.options.connections)
+    /// How many exchanges wait for which no connection may be opened. `full` means that no descriptor is left.
+    pub(super) fn lacking(&self, full: bool) -> Lacking {
+        let at_limit = self.roster.open() >= self.spec.options.connections;
+        Lacking { count: if full || at_limit { self.queue.len() } else { 0 }, anywhere: !at_limit }
     }
 
     /// Sends an exchange as soon as there is a connection. Returns it if the queue is full.

@@ -161,6 +161,7 @@ impl Pools {
     /// A backend has not answered an exchange in time. If it is down for the table now, returns the exchanges of that
     /// table that wait, which have to be placed again.
     pub(super) fn on_timeout(&mut self, exchange: &Exchange, cause: &Fault, now: Instant) -> Vec<Box<Exchange>> {
+        self.schedule.mark(exchange.pool());
         let pool = &mut self.pools[exchange.pool()];
         let opened = pool.health().on_timeout(exchange, cause, now);
         if opened { pool.queue().drain_table(exchange.table) } else { Vec::new() }
@@ -168,8 +169,10 @@ impl Pools {
 
     /// Drops the waiting exchanges that `is_live` does not hold for.
     pub(super) fn sweep(&mut self, mut is_live: impl FnMut(Asker) -> bool) {
-        for pool in &mut self.pools {
-            pool.queue().retain(|exchange| is_live(exchange.asker));
+        for (at, pool) in self.pools.iter_mut().enumerate() {
+            if pool.queue().retain(|exchange| is_live(exchange.asker)) {
+                self.schedule.mark(at);
+            }
         }
     }
 
@@ -304,8 +307,8 @@ impl Pools {
     pub(super) fn end_tick(&mut self, at: usize, turn: &mut Turn) {
         let (pool, limit) = (&self.pools[at], self.limit.unwrap_or(usize::MAX));
         self.schedule.set(at, pool.load(), pool.deadline(&self.resolver, turn.now));
-        let is_short = pool.is_short(self.connections.arena.len() >= limit);
-        self.connections.set_short(at, is_short, turn);
+        let lacking = pool.lacking(self.connections.arena.len() >= limit);
+        self.connections.set_lacking(at, lacking, turn);
     }
 
     /// Closes connections that have been idle for long enough, and has the name resolved again when that is due.

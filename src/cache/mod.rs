@@ -156,7 +156,8 @@ impl Cache {
 
     /// Removes all entries.
     pub fn clear(&mut self) {
-        *self = Self { evicted: self.evicted, ..Self::new(self.limit) };
+        // With the same hasher, as fetches in flight have hashes of their keys.
+        *self = Self { evicted: self.evicted, hasher: self.hasher.clone(), ..Self::new(self.limit) };
     }
 
     /// Entries, bytes and evictions.

@@ -7,7 +7,7 @@ use crate::arena::{Arena, Key};
 use crate::backend::{Asker, BodyPart, Finished, TimeLimit};
 use crate::client::{Reply, ReplyTo};
 use crate::job::iteration::{Iteration, Step};
-use crate::query::{Failure, FailureKind, Iterate};
+use crate::query::{Failure, Iterate};
 use crate::table::{Plan, Question};
 use crate::timers::Timers;
 use std::collections::HashMap;
@@ -15,6 +15,11 @@ use std::time::Instant;
 
 /// Maximum number of rows that are written in one turn, after which others get theirs.
 const MAX_ROWS: usize = 1_000;
+
+/// Maximum number of bytes of the lists of all iterations that wait for their clients. Beyond it, iterations with more
+/// than [`SMALL_LIST`] bytes fail.
+const MAX_BUFFERED: usize = 64 << 20;
+const SMALL_LIST: usize = 1 << 20;
 
 /// The iterations in progress.
 #[derive(Default)]
@@ -122,7 +127,15 @@ impl Iterations {
         let Some(running) = self.running.get_mut(key) else { return };
         running.source = Some(connection);
         running.iteration.on_part(&bytes);
+        if running.iteration.buffered() > SMALL_LIST && self.buffered() > MAX_BUFFERED {
+            self.running.get_mut(key).into_iter().for_each(|running| running.iteration.fail_for_memory());
+        }
         self.advance(key, shared);
+    }
+
+    /// Bytes of the lists of all iterations that were not used.
+    fn buffered(&self) -> usize {
+        self.running.iter().map(|(_, running)| running.iteration.buffered()).sum()
     }
 
     /// Handles the end of a list that came in parts.
@@ -192,8 +205,7 @@ impl Iterations {
     pub(super) fn expire(&mut self, shared: &mut Shared) {
         while let Some(key) = self.timers.due(shared.turn.now, |key| self.running.contains(*key)) {
             let Some(table) = self.running.get(key).map(|running| running.table) else { continue };
-            let reason = format_args!("{}: timed out", shared.tables.name(table));
-            let failure = Failure::new(FailureKind::Timeout, reason);
+            let failure = shared.timed_out(table);
             self.finish(key, Reply::Failed(failure), shared);
         }
     }

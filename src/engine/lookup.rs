@@ -154,11 +154,16 @@ impl Lookups {
         mut search: Box<Search>,
         shared: &mut Shared,
     ) {
+        let mut answer = answer;
         if search.advance(&answer, shared.turn.now) {
-            if shared.clients.is_connected(to.client) {
-                self.start_search(to, table, search, shared);
+            if !shared.clients.is_connected(to.client) {
+                return;
             }
-            return;
+            if shared.turn.now < search.since + shared.tables.timeout(table) {
+                return self.start_search(to, table, search, shared);
+            }
+            // An exchange without any time would be taken for one that its backend did not answer.
+            answer = Answer::Failed(shared.timed_out(table));
         }
         record(shared.tables.metrics(table), &answer, shared.turn.now.saturating_duration_since(search.since));
         let reply = match &search.explanation {
@@ -201,14 +206,11 @@ impl Lookups {
         let deadline = since + timeout;
         let waiter = self.waiters.insert(Waiter { lookup, fetch, since: now, deadline });
         self.fetches.add_waiter(fetch, waiter);
-        let expire = Timer { waiter, serves_stale: false };
-        if since == now {
-            self.timers.add(now, timeout, expire)
-        } else {
-            self.timers.add_at(deadline, expire)
-        }
+        self.timers.add_by(now, timeout, deadline, Timer { waiter, serves_stale: false });
         if stale {
-            self.timers.add(now, (timeout / 10).min(MAX_STALE_DELAY), Timer { waiter, serves_stale: true });
+            // A search may have used up most of its time.
+            let delay = (timeout / 10).min(MAX_STALE_DELAY).min(deadline.saturating_duration_since(now) / 2);
+            self.timers.add_by(now, delay, now + delay, Timer { waiter, serves_stale: true });
         }
     }
 
@@ -353,8 +355,7 @@ impl Lookups {
             let Timer { waiter, serves_stale } = timer;
             let Some(Waiter { lookup, fetch, .. }) = self.waiters.get(waiter) else { continue };
             if !serves_stale {
-                let reason = format_args!("{}: timed out", shared.tables.name(lookup.table));
-                let failure = Failure::new(FailureKind::Timeout, reason);
+                let failure = shared.timed_out(lookup.table);
                 self.end_wait(waiter, Answer::Failed(failure), shared);
             } else if let Some((table, key)) = self.fetches.get(*fetch).map(|fetch| (fetch.table, fetch.key.clone())) {
                 self.serve_stale(waiter, self.cache.key(table, &key), "no answer yet", shared);

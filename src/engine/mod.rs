@@ -261,7 +261,7 @@ impl Engine {
                         (Some(table), query) => self.start(to, table, query),
                         (None, query) => {
                             let name = name.to_vec();
-                            self.refuse(to, &name, query);
+                            self.refuse(to, &name, query, is_socketmap);
                         }
                     }
                 }
@@ -287,10 +287,10 @@ impl Engine {
         self.lookups.start_search(to, table, search, &mut self.shared);
     }
 
-    /// Answers a request to a table that does not exist. With `explain:` in front of the name, of one that does, it is
-    /// answered, and shows what was asked for.
-    fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>) {
-        let explained = table.strip_prefix(EXPLAIN).and_then(|name| self.shared.tables.find(name));
+    /// Answers a request to a table that does not exist, or whose name has `explain:` in front.
+    fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>, is_socketmap: bool) {
+        let explained =
+            table.strip_prefix(EXPLAIN).filter(|_| is_socketmap).and_then(|name| self.shared.tables.find(name));
         if let (Some(table), Query::Get(key)) = (explained, &query) {
             return self.start_search(to, table, key, true);
         }
@@ -300,9 +300,9 @@ impl Engine {
 
     /// Answers a lookup whose key is too long.
     fn answer_long_key(&mut self, to: ReplyTo, table: &[u8]) {
-        match self.shared.tables.find(table) {
+        match self.shared.tables.find(table.strip_prefix(EXPLAIN).unwrap_or(table)) {
             Some(table) => self.shared.answer_long_key(to, table),
-            None => self.refuse(to, table, Query::Get(b"".into())),
+            None => self.refuse(to, table, Query::Get(b"".into()), false),
         }
     }
 

@@ -61,6 +61,11 @@ impl Shared {
         self.clients.reply(to, "", reply, &mut self.turn);
     }
 
+    /// The failure of a request whose time has passed.
+    pub(super) fn timed_out(&self, table: usize) -> Failure {
+        Failure::new(FailureKind::Timeout, format_args!("{}: timed out", self.tables.name(table)))
+    }
+
     /// The duration of an exchange that has just ended.
     pub(super) fn took(&self, exchange: &Exchange) -> Duration {
         self.turn.now.saturating_duration_since(exchange.since)

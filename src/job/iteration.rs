@@ -151,6 +151,16 @@ impl Iteration {
         }
     }
 
+    /// Bytes of the list that have arrived and were not used.
+    pub fn buffered(&self) -> usize {
+        if let Stage::Rows(rows) = &self.stage { rows.list.buffered() } else { 0 }
+    }
+
+    /// Ends the iteration, as the lists of all take too much memory.
+    pub fn fail_for_memory(&mut self) {
+        self.stage = Stage::Failed("too many long lists wait for their clients");
+    }
+
     /// The list that came in parts is at its end.
     pub fn on_end(&mut self) {
         if let Stage::Rows(rows) = &mut self.stage {

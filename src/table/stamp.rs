@@ -15,6 +15,7 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Stamp {
     device: u64,
     inode: u64,
+    pub is_regular: bool,
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -28,6 +29,7 @@ impl Stamp {
         Some(Self {
             device: of.dev(),
             inode: of.ino(),
+            is_regular: of.is_file(),
             size: of.size(),
             modified: (of.mtime(), of.mtime_nsec()),
             changed: (of.ctime(), of.ctime_nsec()),

@@ -1,10 +1,12 @@
 //! JSON values, and the text that Postfix and Dovecot receive for them. Nothing is rounded or reordered: numbers and
 //! nested values are passed on as they were written.
 
+mod pointer;
 mod scan;
 pub mod stream;
 
 use crate::wire;
+use pointer::{index, token, unescaped};
 use scan::{compact, is_empty, is_space, value_end};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -142,15 +144,16 @@ impl<'a> Value<'a> {
     /// # Errors Anything else that does not exist. If it were a miss, a renamed member or an error sent with 200 would
     /// bounce all mail. This includes a step into `null`, which is how GraphQL reports errors (`"data": null`).
     pub fn select(self, pointer: &str) -> Result<Value<'a>, SelectError> {
-        let mut value = self;
-        for (at, _) in pointer.match_indices('/') {
-            let rest = &pointer[at + 1..];
-            let (token, next) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (mut value, mut at) = (self, 0);
+        while at < pointer.len() {
+            let (token, end) = token(pointer, at);
             if let (Value::Array(raw), "*") = (&value, token) {
-                return select_all(raw, next);
+                let mut all = String::from("[");
+                select_all(raw, &pointer[end..], &mut all)?;
+                return Ok(Value::Array(Cow::Owned(all + "]")));
             }
-            // `~1` first: `~01` stands for `~1`, not for `/` (RFC 6901, section 4).
-            match value.child(&token.replace("~1", "/").replace("~0", "~"))? {
+            at = end;
+            match value.child(&unescaped(token))? {
                 Some(child) => value = child,
                 None => return Ok(Value::Null),
             }
@@ -238,25 +241,32 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The values at a pointer in each item of an array, as an array. Those that are null, or beyond the end of an array, are
-/// none; those of a further `*` are in the same array.
-fn select_all(array: &str, pointer: &str) -> Result<Value<'static>, SelectError> {
-    let mut all = String::from("[");
-    let mut add = |raw: &str| {
-        let comma = if all.len() > 1 { "," } else { "" };
-        all += comma;
-        all += raw;
-    };
-    let is_nested = pointer.split('/').any(|token| token == "*");
+/// Appends the values at a pointer in each item of an array. Those that are null, or beyond the end of an array, are
+/// none: a query returns rows without a value for a column. An item itself that is null stays.
+fn select_all(array: &str, pointer: &str, all: &mut String) -> Result<(), SelectError> {
     for item in Members::new().all_items(array) {
-        match Value::checked(item)?.select(pointer)? {
-            Value::Null => {}
-            Value::Text(text) => add(&String::from_utf8_lossy(&quote(&text))),
-            Value::Array(raw) if is_nested => Members::new().all_items(&raw).for_each(&mut add),
-            Value::Scalar(raw) | Value::Array(raw) | Value::Object(raw) => add(&raw),
+        let (mut leaf, mut at) = (Some(Value::checked(item)?), 0);
+        while at < pointer.len()
+            && let Some(value) = leaf.take()
+        {
+            let (token, end) = token(pointer, at);
+            if let (Value::Array(raw), "*") = (&value, token) {
+                select_all(raw, &pointer[end..], all)?;
+                break;
+            }
+            (leaf, at) = (value.child(&unescaped(token))?, end);
+        }
+        let Some(value) = leaf.filter(|value| *value != Value::Null || pointer.is_empty()) else { continue };
+        if all.len() > 1 {
+            all.push(',');
+        }
+        match value {
+            Value::Null => all.push_str("null"),
+            Value::Text(text) => all.push_str(&String::from_utf8_lossy(&quote(&text))),
+            Value::Scalar(raw) | Value::Array(raw) | Value::Object(raw) => all.push_str(&raw),
         }
     }
-    Ok(Value::Array(Cow::Owned(all + "]")))
+    Ok(())
 }
 
 fn without_nul(text: &[u8]) -> Result<Cow<'_, [u8]>, Unfit> {
@@ -283,17 +293,6 @@ fn text(bytes: &[u8]) -> Result<Value<'_>, JsonError> {
 /// A whole JSON document, validated, without what surrounds it.
 fn raw(bytes: &[u8]) -> Result<&str, JsonError> {
     serde_json::from_slice::<&RawValue>(bytes).map(RawValue::get).map_err(|_| JsonError)
-}
-
-/// An array index (RFC 6901, section 4): no sign, no leading zero.
-fn index(token: &str) -> Option<usize> {
-    if token.len() > 1 && token.starts_with('0') {
-        return None;
-    }
-    // This excludes `-`, which names the element after the last one and never exists (RFC 6901, section 4). An index
-    // that does not fit is beyond the end of any array.
-    let digits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| token.parse().unwrap_or(usize::MAX))
 }
 
 /// `text` as JSON: as it is if it is a JSON document that can be parsed again, else as a JSON string. `None` if it is

@@ -314,3 +314,56 @@ fn asked(world: &mut World, key: &str) -> (Peer, Peer) {
     assert_eq!(world.asked(backend), key);
     (client, backend)
 }
+
+#[test]
+fn after_a_reload_a_key_still_has_one_request_and_one_answer() {
+    let mut world = World::with_alias(&["--timeout", "10", "--option", "alias:cache=600"]);
+    let _first = world.lookup("a");
+    let backend = world.accept();
+    world.asked(backend);
+    world.wait(5 * SECOND);
+    let second = world.lookup("a");
+    world.engine.reload();
+    world.process();
+    world.wait(5 * SECOND); // the first fetch expires, and the second lookup asks again
+    let third = world.lookup("a");
+    let mut asked = 0;
+    world.serve(|_, _, _| {
+        asked += 1;
+        Some(response(200, "\"v\""))
+    });
+    assert_eq!((&world.taken(second)[..], &world.taken(third)[..], asked), ("4:OK v,", "4:OK v,", 1));
+    assert!(world.engine.metrics().contains("podop_cache_entries 1\n"));
+}
+
+#[test]
+fn a_header_file_that_is_being_written_turns_no_fault_into_a_miss() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("token");
+    std::fs::write(&path, "Authorization: Bearer x\n").expect("a file");
+    let option = format!("alias:header-file={}", path.display());
+    let mut world = World::with_alias(&["--option", &option]);
+    let ask = |world: &mut World, token: &str| {
+        let client = world.lookup("k");
+        while let Some((peer, request)) = world.next_request() {
+            assert!(request.contains(&format!("Authorization: Bearer {token}\r\n")), "{request}");
+            world.send(peer, &response(401, ""));
+        }
+        assert!(world.taken(client).contains(":TEMP alias: "), "a fault while there are credentials");
+    };
+    ask(&mut world, "x");
+    for text in ["", "\n", "Authori"] {
+        std::fs::write(&path, text).expect("a file");
+        world.wait(5 * SECOND);
+        ask(&mut world, "x");
+    }
+    std::fs::write(&path, "Authorization: Bearer y\n").expect("a file");
+    world.wait(5 * SECOND);
+    ask(&mut world, "y");
+    // Without credentials, but a table that has had some takes no 401 for a miss.
+    std::fs::write(&path, "X-Other: z\n").expect("a file");
+    world.wait(5 * SECOND);
+    let client = world.lookup("k");
+    world.serve(|_, _, _| Some(response(401, "")));
+    assert!(world.taken(client).contains(":TEMP alias: "));
+}

@@ -214,6 +214,88 @@ fn a_list_that_is_read_for_others_only_is_bounded() {
     assert!(reply.ends_with("Fmeta: the client did not read its rows, and others needed the connection\n"));
 }
 
+/// Clients that do not read lists over their own connections; the backends' connections.
+fn unread(world: &mut World, count: usize, list: &str) -> Vec<Peer> {
+    let client = dovecot(world);
+    world.block(client, true);
+    (0..count).for_each(|at| world.send(client, format!("I8\t0\tshared/all{at}/\t\n").as_bytes()));
+    let mut backends = Vec::new();
+    while !world.connecting.is_empty() {
+        backends.push(world.accept());
+    }
+    for backend in &backends {
+        world.taken(*backend);
+        world.send(*backend, &response(200, list));
+        assert!(world.held(*backend) > 0);
+    }
+    backends
+}
+
+#[test]
+fn only_as_many_lists_are_read_for_others_as_others_wait() {
+    let mut world = meta(&["--option", "meta:connections=8"]);
+    let backends = unread(&mut world, 8, &names());
+    for waiting in 1..=3 {
+        let other = dovecot(&mut world);
+        world.send(other, format!("Lshared/k{waiting}\t\n").as_bytes());
+        let read = backends.iter().filter(|backend| world.held(**backend) == 0).count();
+        assert_eq!(read, waiting);
+    }
+}
+
+#[test]
+fn lists_of_all_clients_together_have_a_bound() {
+    let mut world = meta(&["--option", "meta:connections=8"]);
+    let many: Vec<String> = (0..700_000).map(|number| format!("\"name{number:07}\"")).collect();
+    let list = format!("[{}]", many.join(",")); // 10 MB
+    let backends = unread(&mut world, 8, &list);
+    let others: Vec<Peer> = (0..8).map(|_| dovecot(&mut world)).collect();
+    for (at, other) in others.iter().enumerate() {
+        world.send(*other, format!("Lshared/k{at}\t\n").as_bytes());
+    }
+    // All were read, but two are held no longer: their rows would have taken more than 64 MiB.
+    assert!(backends.iter().all(|backend| world.held(*backend) == 0));
+    assert!(backends.iter().all(|backend| world.asked(*backend).starts_with('k')));
+}
+
+#[test]
+fn lists_of_one_backend_do_not_keep_descriptors_from_another() {
+    let table = ["--name", "meta", "--type", "url", "--param", "http://192.0.2.1/m/§"];
+    let other = ["--name", "alias", "--type", "url", "--param", "http://192.0.2.2/a/§"];
+    let mut world = World::new(&[&table[..], &other].concat());
+    world.engine.set_backend_descriptors(10); // eight, and one for each backend
+    let backends = unread(&mut world, 8, &names());
+    let clients: Vec<Peer> = (0..3).map(|at| world.lookup(&format!("k{at}"))).collect();
+    let first = world.accept();
+    world.asked(first); // it hangs
+    assert!(backends.iter().filter(|backend| world.held(**backend) == 0).count() >= 2, "two wait for a connection");
+    world.wait(3 * SECOND);
+    assert!(!world.connecting.is_empty(), "a connection of the other backend has made room");
+    while !world.connecting.is_empty() {
+        let backend = world.accept();
+        while !world.asked(backend).is_empty() {
+            world.respond(backend, "v");
+        }
+    }
+    assert!(clients.iter().any(|client| world.taken(*client).contains("OK v")));
+}
+
+#[test]
+fn a_list_may_be_long_again_when_the_one_that_waited_has_left() {
+    let mut world = meta(&["--option", "meta:connections=1", "--timeout", "60"]);
+    let client = dovecot(&mut world);
+    world.block(client, true);
+    world.send(client, b"I8\t0\tshared/all/\t\n");
+    let backend = world.accept();
+    world.taken(backend);
+    let other = dovecot(&mut world);
+    world.send(other, b"Lshared/k\t\n");
+    world.end(other, End::Closed(None));
+    world.wait(SECOND);
+    world.send(backend, &response(200, &names()));
+    assert!(world.held(backend) > 0, "it is read as its client reads");
+}
+
 #[test]
 fn a_list_that_is_null_has_no_rows_however_it_arrives() {
     let mut world = meta(&[]);

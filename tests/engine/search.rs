@@ -150,6 +150,46 @@ fn a_lookup_can_be_explained() {
     assert!(ask("explain:none", "c").contains("TEMP no such table: explain:none"));
 }
 
+#[test]
+fn only_a_lookup_of_postfix_can_be_explained_and_only_for_its_own_key() {
+    let args = ["--name", "alias", "--type", "url", "--param", "http://192.0.2.1/a?k=§"];
+    let mut world = World::new(&[&args[..], &SEARCH].concat());
+    let client = world.client(Mode::Postfix);
+    let request = format!("explain:alias {}", "a".repeat(65_100));
+    world.send(client, format!("{}:{request},", request.len()).as_bytes());
+    assert_eq!(world.taken(client), "9:NOTFOUND ,", "as without the prefix");
+    let client = world.client(Mode::Dovecot);
+    world.send(client, b"H2\t0\t0\t\texplain:alias\nLshared/a@b\n");
+    assert_eq!(world.taken(client), "Fno such table: explain:alias\n");
+    assert!(world.connecting.is_empty());
+}
+
+#[test]
+fn a_step_that_has_no_time_left_is_no_fault_of_the_backend() {
+    let mut world = searching(&["--timeout", "10"]);
+    let client = world.lookup("a+x@b");
+    let backend = world.accept();
+    world.asked(backend);
+    world.now += 10 * SECOND; // the response is read in the turn in which the deadline passes
+    world.send(backend, &response(404, "null"));
+    assert_eq!(world.taken(client), "24:TIMEOUT alias: timed out,");
+    assert!(world.is_open(backend) && world.asked_all(backend).is_empty());
+}
+
+#[test]
+fn a_stale_value_is_served_before_the_deadline_of_a_search() {
+    let mut world = searching(&["--timeout", "10", "--option", "alias:cache=1", "--option", "alias:stale=600"]);
+    assert_eq!(look_up(&mut world, "a@b", &|_| Some(response(200, "\"v\""))).0, "4:OK v,");
+    world.wait(5 * SECOND);
+    let client = world.lookup("a+x@b");
+    let backend = world.accept();
+    world.asked(backend);
+    world.wait(9 * SECOND + 500 * MS);
+    world.send(backend, &response(404, "null"));
+    world.wait(500 * MS);
+    assert_eq!(world.taken(client), "4:OK v,");
+}
+
 /// What a step comes to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Outcome {

@@ -57,6 +57,7 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
         routes: Rc::new([]),
         authorized: false,
         stamps: Vec::new(),
+        seen: Vec::new(),
         unreadable: None,
         options,
     };
@@ -82,6 +83,8 @@ struct UrlTable {
     authorized: bool,
     /// The versions of the header files that were read last; `None` for one that could not be read.
     stamps: Vec<Option<Stamp>>,
+    /// The versions that were there at the last look.
+    seen: Vec<Option<Stamp>>,
     /// Why a header file could not be used.
     unreadable: Option<String>,
     options: UrlOptions,
@@ -163,10 +166,16 @@ impl Table for UrlTable {
     }
 
     fn tick(&mut self, now: Instant) -> Option<Instant> {
-        let is_new = |(path, stamp): (&PathBuf, &Option<Stamp>)| Stamp::of(path).is_some_and(|new| Some(new) != *stamp);
-        if self.options.header_files.iter().zip(&self.stamps).any(is_new) {
+        // To read a pipe again could block.
+        let stamp = |path: &PathBuf| Stamp::of(path).filter(|stamp| stamp.is_regular);
+        let now_there: Vec<Option<Stamp>> = self.options.header_files.iter().map(stamp).collect();
+        // One that is being written may have no credentials yet, or a part: it is read once it has not changed for an
+        // interval. One that is gone is not new.
+        let is_new = now_there.iter().zip(&self.stamps).any(|(new, old)| new.is_some() && new != old);
+        if is_new && now_there == self.seen {
             self.prepare_again();
         }
+        self.seen = now_there;
         (!self.options.header_files.is_empty()).then_some(now + CHECK_INTERVAL)
     }
 
@@ -189,10 +198,11 @@ impl Table for UrlTable {
 /// The error for a status, with the `detail` of `application/problem+json` (RFC 9457, section 3.1.4).
 fn status_error(response: &Response<'_>) -> ResponseError {
     let printable = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
+    if !response.is_problem() {
+        return ResponseError::Status(response.status); // the body may be long
+    }
     let detail = match Value::parse(&response.body).map(|problem| problem.select("/detail")) {
-        Ok(Ok(Value::Text(text))) if response.is_problem() => {
-            String::from_utf8_lossy(&text).chars().map(printable).take(MAX_DETAIL).collect()
-        }
+        Ok(Ok(Value::Text(text))) => String::from_utf8_lossy(&text).chars().map(printable).take(MAX_DETAIL).collect(),
         _ => String::new(),
     };
     match detail.is_empty() {
@@ -250,6 +260,9 @@ impl UrlTable {
             let read = Stamp::of(path);
             let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
             *stamp = read;
+            if text.trim().is_empty() {
+                return Err(at("empty".to_owned()));
+            }
             text.lines().filter(|line| !line.trim().is_empty()).try_for_each(|line| extra.add(line)).map_err(at)?;
         }
         let route = |(url, backend): (&Url, &usize)| {
@@ -260,7 +273,8 @@ impl UrlTable {
             Route::new(*backend, url.secure, host, url.target.clone(), fields, self.options.trace)
         };
         self.routes = self.urls.iter().zip(&self.backends).map(route).collect();
-        self.authorized = extra.authorized || self.urls.iter().any(|url| url.authorization.is_some());
+        // For good: a table whose token is gone would take each 401 for a miss.
+        self.authorized |= extra.authorized || self.urls.iter().any(|url| url.authorization.is_some());
         Ok(())
     }
 }
@@ -348,7 +362,15 @@ mod tests {
                 "is an array of arrays or objects: select= names a part of it",
             ),
             (("select", "/*/m/*"), 200, r#"[{"m": ["a", 1]}, {"m": []}, {"m": ["é\u0022"]}]"#, "a,1,é\""),
-            (("select", "/d/*"), 200, r#"{"d": ["a", null, "b"]}"#, "a,b"),
+            (("select", "/d/*"), 200, r#"{"d": ["a", 1]}"#, "a,1"),
+            (("select", "/d/*"), 200, r#"{"d": ["a", null, "b"]}"#, "is an array with null in it"),
+            (("select", "/*/m"), 200, "[null]", "answered 200 without /*/m"),
+            (
+                ("select", "/*/*"),
+                200,
+                r#"[{"*": ["a"]}]"#,
+                "is an array of arrays or objects: select= names a part of it",
+            ),
             (("select", "/*/0"), 200, r#"[["a"], [], ["b", "c"]]"#, "a,b"),
             (("select", "/*/m"), 200, r#"{"*": {"m": "literal"}}"#, "literal"),
             (("select", "/*/m"), 200, r#"{"error": "x"}"#, "answered 200 without /*/m"),
