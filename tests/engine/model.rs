@@ -71,6 +71,8 @@ struct Request {
     due: Option<Instant>,
     size: usize,
     rows: Vec<String>,
+    /// Its backend was down while it was open, and its reply may wait for those before it.
+    may_be_refused: bool,
 }
 
 /// A connection to a backend.
@@ -272,7 +274,14 @@ impl Model {
             None => due,
         };
         client.sent += bytes.len();
-        client.open.push_back(Request { number, id: None, due, size: bytes.len(), rows: Vec::new() });
+        client.open.push_back(Request {
+            number,
+            id: None,
+            due,
+            size: bytes.len(),
+            rows: Vec::new(),
+            may_be_refused: false,
+        });
         let peer = client.peer;
         if let Some(peers) = &mut self.together {
             peers.push(peer);
@@ -351,7 +360,14 @@ impl Model {
         for (at, count) in [(at, FLOOD), (other, 1)] {
             let client = &mut self.clients[at];
             client.sent += count * bytes.len();
-            let request = || Request { number: KNOWN, id: None, due: None, size: bytes.len(), rows: Vec::new() };
+            let request = || Request {
+                number: KNOWN,
+                id: None,
+                due: None,
+                size: bytes.len(),
+                rows: Vec::new(),
+                may_be_refused: false,
+            };
             client.open.extend((0..count).map(|_| request()));
             self.world.hold(client.peer, &bytes.repeat(count));
         }
@@ -430,7 +446,14 @@ impl Model {
         }
         self.world.send(peer, &bytes);
         self.read(); // as long as the backend may be down
-        self.hung.remove(&(replica, self.tables[&number]));
+        let table = self.tables[&number];
+        if self.hung.remove(&(replica, table)).is_some_and(|count| count >= HUNG) {
+            // What was refused meanwhile may wait for its turn.
+            let of_table = self.clients.iter_mut().filter(|client| client.table == table);
+            of_table
+                .flat_map(|client| client.open.iter_mut().skip(1))
+                .for_each(|request| request.may_be_refused = true);
+        }
     }
 
     /// Closes the connection of a backend.
@@ -602,7 +625,7 @@ impl Model {
 
     /// A reply must be the key's own: its value, a miss from a complete response, or a failure that has a cause.
     fn judge(&self, reply: &str, request: &Request, protocol: Protocol, table: usize) {
-        let Request { number, due, rows, .. } = request;
+        let Request { number, due, rows, may_be_refused, .. } = request;
         let number = *number;
         assert!(!reply.contains(": ,") && !reply.ends_with(": "), "a reason without a cause: {reply}");
         match number {
@@ -634,6 +657,7 @@ impl Model {
                 let is_unfit = is_large(number) && protocol == Protocol::Postfix;
                 let may_be_down = self.hung.iter().any(|((_, of), count)| *of == table && *count >= HUNG);
                 let is_late = due.is_none_or(|due| due <= self.world.now && !self.answered.contains(&number));
+                let may_be_down = may_be_down || *may_be_refused;
                 let excused = number % 3 == 2 || is_unfit || is_late || may_be_down || self.setup.tls;
                 assert!(excused || strikes >= self.setup.replicas, "{number} failed without a cause: {reply}");
             }

@@ -108,6 +108,19 @@ proptest! {
     }
 }
 
+/// A lookup is refused while its backend is down, and its reply waits for one that is answered after the backend has
+/// come back.
+#[test]
+fn a_reply_that_waits_for_others_has_the_cause_of_its_time() {
+    use Op::{Accept, Answer, Ask, AskTogether, Connect, Hang, Pass};
+    let connect = || Connect(Protocol::Postfix, false);
+    let start = vec![Hang(false), AskTogether(0, 0, 0), Pass(400), Hang(false), connect(), connect(), Ask(0, true)];
+    let end =
+        vec![Pass(400), Ask(1_890_282_114, false), Ask(1_652_886_214, false), Accept, connect(), Answer(0), Answer(0)];
+    let setup = Setup { connections: 3, pipeline: 1, cache: false, replicas: 1, ..Setup::default() };
+    Model::new(setup, World::new).run([start, end].concat());
+}
+
 /// The same over TLS, which costs a handshake per connection and is tried less often.
 #[cfg(feature = "tls")]
 mod over_tls {
