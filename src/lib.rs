@@ -59,8 +59,8 @@ pub fn open(specs: &[Spec]) -> Result<(Vec<TableEntry>, Backends), ConfigError> 
     let mut turn = Turn::new(Instant::now()); // no action can result before anything is connected
     let mut setup = Setup::new(&mut backends, &mut turn);
     let mut opened = Vec::new();
-    for Spec { name, kind, param, settings } in specs {
-        let spec = TableSpec { name, param, settings: Settings::new(settings) };
+    for Spec { name, kind, param, settings, decides } in specs {
+        let spec = TableSpec { name, param, settings: Settings::new(settings), decides: *decides };
         let table = table::open(kind, spec, &mut setup);
         let table = table.map_err(|error| format!("{} of table '{name}': {}", error.flag, error.why));
         opened.push(table.map_err(config::invalid)?);

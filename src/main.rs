@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let code = match config::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Run(config)) => commands::serve(&config),
+        Ok(Command::Run(config)) => commands::serve(config),
         Ok(Command::Check(config)) => commands::check(&config),
+        Ok(Command::Ask(ask)) => Ok(commands::ask(&ask)),
         Ok(Command::Query(query)) => Ok(commands::query(&query)),
         Ok(Command::Manual(chapter)) => commands::manual(chapter.as_deref()),
         Ok(Command::Help) => Ok(print(config::HELP.as_bytes())),

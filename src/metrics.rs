@@ -48,7 +48,7 @@ pub struct TableMetrics {
     pub missed: u64,
     pub failed: u64,
     pub timed_out: u64,
-    /// Latency of lookups with any result.
+    /// Latency of lookups and decisions with any result.
     pub latency: Histogram,
     pub iterated: u64,
     pub iterations_failed: u64,
@@ -63,7 +63,12 @@ pub struct TableMetrics {
     pub coalesced: u64,
     /// Requests that took longer than `--slow`.
     pub slow: u64,
+    /// Decisions by [`ACTIONS`], then those of any other action, and faults.
+    pub decisions: [u64; ACTIONS.len() + 2],
 }
+
+/// The first words of actions that are counted by themselves (access(5) of Postfix).
+pub const ACTIONS: [&str; 4] = ["OK", "DUNNO", "REJECT", "DEFER_IF_PERMIT"];
 
 /// Results of the requests to one backend.
 #[derive(Clone, Debug, Default)]

@@ -14,6 +14,8 @@ pub enum Query<'a> {
     Iterate(Box<Iterate>),
     /// Applies writes in order.
     Commit(Box<Commit>),
+    /// Asks for a decision.
+    Ask(Box<Ask>),
 }
 
 /// An iteration.
@@ -71,6 +73,15 @@ impl Path {
         }
         key
     }
+}
+
+/// A request for a decision.
+#[derive(Debug)]
+pub struct Ask {
+    /// What takes the place of the key in a URL.
+    pub key: Vec<u8>,
+    /// All that is known, as a JSON object.
+    pub json: Vec<u8>,
 }
 
 /// A transaction.

@@ -23,6 +23,8 @@ pub enum Asker {
     /// A request of an iteration, by its number.
     Iteration(Key, u32),
     Commit(Key),
+    /// A request for a decision.
+    Ask(Key),
     /// A lookup of a check, by its number.
     Probe(u32),
 }

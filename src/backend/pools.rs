@@ -116,6 +116,7 @@ impl Pools {
         let replicas = exchange.request.routes.len() > 1;
         Facts {
             safe: exchange.is_safe(),
+            repeatable: matches!(exchange.asker, Asker::Ask(_)),
             resent: exchange.is_resent(),
             other_route: replicas && self.pick(exchange, exchange.other_routes(), now).is_some(),
         }

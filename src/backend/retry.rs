@@ -5,6 +5,8 @@
 pub(super) struct Facts {
     /// Sending the request twice does no more than sending it once (a GET).
     pub safe: bool,
+    /// A request for a decision, which changes nothing if it is sent twice because a connection was closed.
+    pub repeatable: bool,
     /// It was sent again once before.
     pub resent: bool,
     /// Another backend may be used in place of the current one.
@@ -70,7 +72,7 @@ pub(super) enum Next {
 // A request that is not safe is never sent twice, unless no byte of it has left or the backend has announced that it
 // ignores it: the backend may have carried it out.
 pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
-    let Facts { safe, resent, other_route } = facts;
+    let Facts { safe, repeatable, resent, other_route } = facts;
     match outcome {
         Outcome::Response { status: 301 | 302 | 303 | 307 | 308, .. } if safe => Next::Redirect,
         Outcome::Response { status, certificate, other_address } => match status {
@@ -82,7 +84,7 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
             // A replica may accept the certificate. Without one it is a fault and no miss: an expired certificate would
             // bounce all mail.
             _ if safe && certificate && other_route => Next::FailOver,
-            _ if safe && certificate => Next::Fail { sent: true },
+            _ if (safe || repeatable) && certificate => Next::Fail { sent: true },
             _ => Next::Deliver,
         },
         Outcome::Closed { progress, reused, announced } => match progress {
@@ -92,7 +94,7 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
             // A server ignores what follows its announced end (RFC 9112, 9.6).
             Progress::Sent if announced => Next::Requeue,
             // The close may have crossed with the request: a server may close an idle connection at any time.
-            Progress::Sent if safe && reused && !resent => Next::Resend,
+            Progress::Sent if (safe || repeatable) && reused && !resent => Next::Resend,
             Progress::Sent | Progress::Begun if safe && other_route => Next::FailOver,
             // What was used would come again.
             Progress::Streamed => Next::Fail { sent: true },
@@ -109,7 +111,7 @@ pub(super) fn next(facts: Facts, outcome: Outcome) -> Next {
 mod tests {
     use super::*;
 
-    const GET: Facts = Facts { safe: true, resent: false, other_route: false };
+    const GET: Facts = Facts { safe: true, repeatable: false, resent: false, other_route: false };
     const RESENT: Facts = Facts { resent: true, ..GET };
     const REPLICATED: Facts = Facts { other_route: true, ..GET };
     const WRITE: Facts = Facts { safe: false, ..GET };
@@ -162,6 +164,21 @@ mod tests {
             (Outcome::Unreachable, [unsent, unsent, FailOver, unsent, FailOver]),
             (Outcome::Overloaded, [unsent, unsent, FailOver, unsent, FailOver]),
         ];
+        // A request for a decision is a write that may be sent again once, and whose 403 would be one.
+        let again = Facts { repeatable: true, ..WRITE };
+        let resent = Facts { resent: true, ..again };
+        for (outcome, asked, asked_again) in [
+            (closed(Sent, true), Resend, sent),
+            (closed(Sent, false), sent, sent),
+            (closed(Begun, true), sent, sent),
+            (closed(Unsent, true), Requeue, Requeue),
+            (response(503), Deliver, Deliver),
+            (response(302), Deliver, Deliver),
+            (two_addresses(503), Deliver, Deliver),
+            (rejected, sent, sent),
+        ] {
+            assert_eq!([next(again, outcome), next(resent, outcome)], [asked, asked_again], "{outcome:?}");
+        }
         for (outcome, expected) in cases {
             let got = [GET, RESENT, REPLICATED, WRITE, REPLICATED_WRITE].map(|facts| next(facts, outcome));
             assert_eq!(got, expected, "{outcome:?}");

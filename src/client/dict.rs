@@ -315,8 +315,8 @@ pub(super) fn reply(seq: u64, table: &str, reply: Reply<'_>, replies: &mut Repli
                 out.push(b'\t');
                 dict::escape(value, out);
             }
-            // An empty line ends an iteration. Only socketmap clients ask for explanations.
-            Reply::End | Reply::Explained { .. } => {}
+            // An empty line ends an iteration. The others are for other protocols.
+            Reply::End | Reply::Explained { .. } | Reply::Close => {}
             Reply::Committed(id, outcome) => {
                 let (letter, failure) = match outcome {
                     Outcome::Done => ('O', None),

@@ -68,6 +68,8 @@ pub enum Reply<'a> {
     Failed(Failure),
     /// The result of the transaction with this id.
     Committed(u32, Outcome),
+    /// None: the connection is closed after the replies before.
+    Close,
 }
 
 /// A violation of the protocol by the client. Its connection is closed.
@@ -85,6 +87,8 @@ pub enum ProtocolError {
     Transaction,
     /// Not an HTTP request, or too long, at the metrics listener.
     Http,
+    /// Not a policy request, too long, or with too many attributes.
+    Policy,
 }
 
 impl fmt::Display for ProtocolError {
@@ -97,6 +101,7 @@ impl fmt::Display for ProtocolError {
             ProtocolError::Version => f.write_str("unknown major version of the dict protocol"),
             ProtocolError::Transaction => f.write_str("unknown or reused transaction id"),
             ProtocolError::Http => f.write_str("invalid HTTP request to the metrics listener"),
+            ProtocolError::Policy => f.write_str("not a policy request of smtpd"),
         }
     }
 }

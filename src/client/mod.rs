@@ -3,6 +3,7 @@
 mod admin;
 mod dict;
 mod message;
+mod policy;
 mod replies;
 mod socketmap;
 
@@ -59,6 +60,7 @@ enum Protocol {
     /// Boxed, because most clients are Postfix processes, of which there may be ten thousand.
     Dict(Box<dict::DictSession>),
     Admin(Box<admin::AdminSession>),
+    Policy(Box<policy::PolicySession>),
 }
 
 impl Client {
@@ -84,6 +86,7 @@ impl Client {
             Mode::Postfix => client.protocol = Protocol::Socketmap(Default::default()),
             Mode::Admin => client.protocol = Protocol::Admin(Box::default()),
             Mode::Dovecot => client.protocol = client.begin_dict(),
+            Mode::Policy(table) => client.protocol = Protocol::Policy(Box::new(policy::PolicySession::new(table))),
         }
         client
     }
@@ -97,7 +100,7 @@ impl Client {
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
-            Protocol::Unknown | Protocol::Socketmap(_) | Protocol::Admin(_) => &[],
+            Protocol::Unknown | Protocol::Socketmap(_) | Protocol::Admin(_) | Protocol::Policy(_) => &[],
         }
     }
 
@@ -124,6 +127,7 @@ impl Client {
                 next
             }
             Protocol::Admin(session) => session.next(input),
+            Protocol::Policy(session) => session.next(input, &mut self.replies),
         };
         self.paused |= !self.accepts_requests();
         next
@@ -135,6 +139,10 @@ impl Client {
         match &mut self.protocol {
             Protocol::Unknown | Protocol::Admin(_) => {}
             Protocol::Socketmap(_) => socketmap::reply(seq, table, reply, &mut self.replies, out),
+            Protocol::Policy(_) => {
+                self.closing |= matches!(reply, Reply::Close);
+                policy::reply(seq, &reply, &mut self.replies, out);
+            }
             Protocol::Dict(session) => {
                 if let Reply::Committed(..) = reply {
                     session.committed(seq);

@@ -20,3 +20,9 @@ pub(super) fn failure(what: &str, error: &io::Error) -> ConfigError {
     };
     ConfigError { code, line: format!("{what}: {error}") }
 }
+
+/// Prints why there is no result, and returns the exit code.
+pub(super) fn report(code: u8, reason: &str) -> u8 {
+    let _ = writeln!(io::stderr(), "podop: {reason} (exit code {code})"); // the exit code reports it, too
+    code
+}

@@ -1,11 +1,14 @@
 //! The commands of the program, each a function from its arguments to an exit code.
 
+mod ask;
 mod check;
+mod connect;
 mod exit;
 mod manual;
 mod query;
 mod serve;
 
+pub use ask::ask;
 pub use check::check;
 pub use exit::print;
 pub use manual::manual;

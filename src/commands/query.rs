@@ -1,17 +1,11 @@
 //! `podop query`: lookups, sent as a mail server would send them.
 
-use super::exit::print;
-use crate::config::{EX_OSERR, EX_TEMPFAIL, Endpoint, QueryCommand};
+use super::connect::{Stream, connect};
+use super::exit::{print, report};
+use crate::config::{EX_OSERR, EX_TEMPFAIL, QueryCommand};
 use crate::engine::EXPLAIN;
 use crate::wire::{dict, netstring};
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
-
-/// Maximum time to wait for a reply.
-// As long as Postfix waits (dict_sockmap.c).
-const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Maximum length of a reply in bytes.
 // The dict protocol may escape each byte of a response body, whose limit is 4 MiB.
@@ -30,17 +24,7 @@ enum LookupResult {
 /// from stdin, one per line, of which those with values are printed, as `postmap -q -` does; the exit code is 0 if there
 /// was any.
 pub fn query(query: &QueryCommand) -> u8 {
-    let connected = match &query.socket {
-        Endpoint::Unix(path) => UnixStream::connect(path).and_then(|stream| {
-            stream.set_read_timeout(Some(READ_TIMEOUT))?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
-        }),
-        Endpoint::Inet(address) => TcpStream::connect(address).and_then(|stream| {
-            stream.set_read_timeout(Some(READ_TIMEOUT))?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
-        }),
-    };
-    let mut session = match connected {
+    let mut session = match connect(&query.socket) {
         Ok(stream) => Session { stream, query, greeted: false },
         Err(error) => return report(EX_TEMPFAIL, &format!("{}: {error}", query.socket)),
     };
@@ -55,15 +39,6 @@ pub fn query(query: &QueryCommand) -> u8 {
         Ok(LookupResult::Failure(reason)) => report(EX_TEMPFAIL, &reason),
     }
 }
-
-fn report(code: u8, reason: &str) -> u8 {
-    let _ = writeln!(io::stderr(), "podop: {reason} (exit code {code})"); // the exit code reports it, too
-    code
-}
-
-trait Stream: Read + Write {}
-
-impl<T: Read + Write> Stream for T {}
 
 /// A connection to a running Podop.
 struct Session<'a> {
@@ -210,6 +185,7 @@ fn dict_reply(reply: &[u8]) -> Option<LookupResult> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Endpoint;
 
     fn request_text(dovecot: bool, user: Option<&str>, key: &str) -> String {
         let socket = Endpoint::Unix("/s".into());

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 /// Serves until a signal requests a shutdown. Returns the exit code.
-pub fn serve(config: &Config) -> Result<u8, ConfigError> {
+pub fn serve(mut config: Config) -> Result<u8, ConfigError> {
     // First of all, as a wrong $LISTEN_FDS would count descriptors of this process among them.
     let inherited = system::inherited_sockets();
     log::start(match config.verbosity {
@@ -20,6 +20,9 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
         1 => Level::Info,
         _ => Level::Debug,
     });
+    for (name, _) in &inherited {
+        Mode::of_name(name).map_or(Ok(()), |mode| config.set_decides(mode))?;
+    }
     let uncaught = |error| failure("cannot catch signals", &error);
     Signals::defer().map_err(uncaught)?;
     let (tables, backends) = crate::open(&config.tables)?;
@@ -28,7 +31,7 @@ pub fn serve(config: &Config) -> Result<u8, ConfigError> {
     let signals = Signals::catch().map_err(uncaught)?;
     let descriptors = system::raise_descriptor_limit();
     // After the tables, so that a start that fails there leaves no socket file behind.
-    let listeners = listen(config, inherited, &endpoints)?;
+    let listeners = listen(&config, inherited, &endpoints)?;
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
     }

@@ -1,7 +1,8 @@
 //! The command line parser. Every error is one line that names the flag and the expected value.
 
 use super::command::{
-    Command, Config, ConfigError, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, invalid, seconds, usage,
+    AskCommand, Command, Config, ConfigError, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, invalid,
+    seconds, usage,
 };
 use super::expand::expand;
 use crate::system;
@@ -28,10 +29,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     if is_command(&args, "help") {
         return manual(args);
     }
-    let modes = all(&mut args, "--mode")?.iter().map(|mode| parse_mode(mode)).collect::<Result<Vec<_>, _>>()?;
+    let modes = all(&mut args, "--mode")?;
     if is_command(&args, "query") {
-        return query(args, &modes, verbosity > 0);
+        return if modes == ["policy"] { ask(args) } else { query(args, &parse_modes(&modes)?, verbosity > 0) };
     }
+    let modes = parse_modes(&modes)?;
     let check = args.contains("--check") || check_key.is_some();
     let endpoints: Vec<Endpoint> =
         all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
@@ -55,6 +57,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     // A check needs no listener, so that tables can be tried before the sockets are chosen.
     if endpoints.is_empty() && !check && system::inherited() == 0 {
         return Err(usage("--socket is required: where to listen"));
+    }
+    for mode in &modes {
+        config.set_decides(*mode)?;
     }
     config.listeners = pair(endpoints, &modes)?;
     for text in metrics {
@@ -103,9 +108,27 @@ fn query(mut args: Arguments, modes: &[Mode], verbose: bool) -> Result<Command, 
         // Only Dovecot's requests have a user.
         [] | [Mode::Postfix] => user.is_some(),
         [Mode::Dovecot] => true,
-        _ => return Err(usage("query expects one --mode, postfix or dovecot")),
+        _ => return Err(usage("query expects one --mode: postfix, dovecot or policy")),
     };
     Ok(Command::Query(QueryCommand { socket: endpoint("SOCKET", &socket)?, dovecot, verbose, user, table, key }))
+}
+
+/// Parses `query --mode policy SOCKET NAME=VALUE …`.
+fn ask(mut args: Arguments) -> Result<Command, ConfigError> {
+    let _ = args.subcommand();
+    let mut words = Vec::new();
+    while let Ok(word) = args.free_from_str::<String>() {
+        words.push(word);
+    }
+    finish(args)?;
+    let is_attribute = |word: &String| word.find('=').is_some_and(|at| at > 0) && !word.contains('\n');
+    match words.split_first() {
+        Some((socket, attributes)) if !attributes.is_empty() && attributes.iter().all(is_attribute) => {
+            let (socket, attributes) = (endpoint("SOCKET", socket)?, attributes.to_vec());
+            Ok(Command::Ask(AskCommand { socket, attributes }))
+        }
+        _ => Err(usage("query --mode policy expects SOCKET NAME=VALUE …")),
+    }
 }
 
 /// Reports the first argument that was not used.
@@ -133,11 +156,15 @@ fn one(args: &mut Arguments, flag: &'static str) -> Result<Option<String>, Confi
     }
 }
 
+fn parse_modes(modes: &[String]) -> Result<Vec<Mode>, ConfigError> {
+    modes.iter().map(|mode| parse_mode(mode)).collect()
+}
+
 fn parse_mode(text: &str) -> Result<Mode, ConfigError> {
     // Metrics have a flag of their own.
     Mode::of_name(text)
         .filter(|mode| *mode != Mode::Admin)
-        .ok_or_else(|| usage(format!("--mode expects postfix, dovecot or auto, not '{text}'")))
+        .ok_or_else(|| usage(format!("--mode expects postfix, dovecot, auto or policy=TABLE, not '{text}'")))
 }
 
 /// The value of a flag in seconds.
@@ -258,7 +285,7 @@ fn tables(args: &mut Arguments) -> Result<Vec<Spec>, ConfigError> {
         if specs.iter().any(|spec| spec.name == name) {
             return Err(invalid(format!("--name '{name}' is given twice")));
         }
-        specs.push(Spec { name, kind, param, settings: Vec::new() });
+        specs.push(Spec { name, kind, param, settings: Vec::new(), decides: false });
     }
     // After all tables, as a setting may precede its table on the command line.
     for option in all(args, "--option")? {
@@ -396,7 +423,16 @@ mod tests {
             (vec!["--socket", "inet::99"], 64, "--socket expects inet:HOST:PORT"),
             (vec!["--socket", "inet:h:99999"], 64, "--socket expects inet:HOST:PORT"),
             (vec!["--socket", "/s", "--socket", "/s"], 78, "--socket /s is given twice"),
-            (with(&["--mode", "exim"]), 64, "--mode expects postfix, dovecot or auto, not 'exim'"),
+            (with(&["--mode", "exim"]), 64, "--mode expects postfix, dovecot, auto or policy=TABLE, not 'exim'"),
+            (with(&["--mode", "policy="]), 64, "--mode expects postfix, dovecot, auto or policy=TABLE"),
+            (with(&["--mode", "policy=b"]), 78, "--mode policy=b: there is no table 'b'"),
+            (
+                vec!["--socket", "/s", "--name", "f", "--type", "file", "--param", "/f", "--mode", "policy=f"],
+                78,
+                "--mode policy=f: a table of type file cannot decide, only url",
+            ),
+            (vec!["query", "--mode", "policy", "/s"], 64, "query --mode policy expects SOCKET NAME=VALUE"),
+            (vec!["query", "--mode", "policy", "/s", "sender"], 64, "query --mode policy expects SOCKET NAME=VALUE"),
             (with(&["--mode", "auto", "--mode", "auto"]), 64, "--mode is given once for all, or once per --socket"),
             (with(&["--name", "b"]), 64, "there are 2 names, 1 types, 1 params"),
             (with(&["--name", "a", "--type", "url", "--param", "x"]), 78, "--name 'a' is given twice"),
@@ -419,7 +455,11 @@ mod tests {
             (vec!["@/no/such/file"], 78, "@/no/such/file: No such file"),
             (vec!["query", "/s", "t"], 64, "query expects SOCKET TABLE KEY, not 2 words"),
             (vec!["query", "/s", "t", "k", "x"], 64, "query expects SOCKET TABLE KEY, not 4 words"),
-            (vec!["query", "--mode", "auto", "/s", "t", "k"], 64, "query expects one --mode, postfix or dovecot"),
+            (
+                vec!["query", "--mode", "auto", "/s", "t", "k"],
+                64,
+                "query expects one --mode: postfix, dovecot or policy",
+            ),
         ];
         for (args, code, line) in cases {
             let error = parse(args.iter().map(OsString::from)).unwrap_err();

@@ -20,6 +20,7 @@ pub enum Command {
     Run(Config),
     Check(Config),
     Query(QueryCommand),
+    Ask(AskCommand),
     /// Print a chapter of the manual, or the list of chapters.
     Manual(Option<String>),
     Help,
@@ -46,6 +47,24 @@ pub struct Config {
     pub verbosity: usize,
 }
 
+impl Config {
+    /// Notes the table that decides for a listener with this mode.
+    ///
+    /// # Errors
+    /// There is no such table, or it cannot decide.
+    pub fn set_decides(&mut self, mode: Mode) -> Result<(), ConfigError> {
+        let Mode::Policy(name) = mode else { return Ok(()) };
+        let Some(spec) = self.tables.iter_mut().find(|spec| spec.name == name) else {
+            return Err(invalid(format!("--mode {mode}: there is no table '{name}'")));
+        };
+        if spec.kind != "url" {
+            return Err(invalid(format!("--mode {mode}: a table of type {} cannot decide, only url", spec.kind)));
+        }
+        spec.decides = true;
+        Ok(())
+    }
+}
+
 /// Lookups from the command line.
 #[derive(Debug)]
 pub struct QueryCommand {
@@ -57,6 +76,14 @@ pub struct QueryCommand {
     pub table: String,
     /// `-` stands for keys from stdin.
     pub key: String,
+}
+
+/// A request for a decision from the command line.
+#[derive(Debug)]
+pub struct AskCommand {
+    pub socket: Endpoint,
+    /// `name=value`
+    pub attributes: Vec<String>,
 }
 
 /// The address of a listener.
@@ -77,6 +104,9 @@ pub enum Mode {
     Dovecot,
     /// Metrics and health over HTTP.
     Admin,
+    /// Postfix policy delegation, decided by the table with this name.
+    // Leaked: there are as many as flags, and they are in use until the end.
+    Policy(&'static str),
 }
 
 /// Permissions of the unix sockets.
@@ -94,6 +124,8 @@ pub struct Spec {
     pub kind: String,
     pub param: String,
     pub settings: Vec<Setting>,
+    /// It decides for a listener, and needs no place for a key.
+    pub decides: bool,
 }
 
 /// One `--option` of a table.
@@ -131,7 +163,10 @@ pub fn invalid(line: impl Into<String>) -> ConfigError {
 impl Mode {
     /// The protocol that the name of an inherited socket specifies (`FileDescriptorName=` of a systemd socket unit).
     pub fn of_name(name: &str) -> Option<Mode> {
-        [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Admin].into_iter().find(|mode| mode.to_string() == name)
+        let table = name.strip_prefix("policy=").filter(|table| !table.is_empty());
+        let policy = table.map(|table| Mode::Policy(table.to_owned().leak()));
+        let fixed = [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Admin];
+        policy.or_else(|| fixed.into_iter().find(|mode| mode.to_string() == name))
     }
 }
 
@@ -159,6 +194,7 @@ impl fmt::Display for Mode {
             Mode::Postfix => "postfix",
             Mode::Dovecot => "dovecot",
             Mode::Admin => "metrics",
+            Mode::Policy(table) => return write!(f, "policy={table}"),
         })
     }
 }

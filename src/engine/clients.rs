@@ -152,6 +152,10 @@ impl Clients {
             log::warn(format_args!("client-timeout cause=\"more than 64 MiB of unread replies\""));
             return self.drop_client(to.client, turn);
         }
+        // The last reply has nothing to send, so that no flush would notice.
+        if client.closing && client.is_served() {
+            return self.remove(to.client, turn);
+        }
         // There may be room for the next request, and without async ids it may be the turn of an iteration.
         if client.mark_resumable() {
             self.resumable.push(to.client);

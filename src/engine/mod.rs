@@ -1,5 +1,6 @@
 //! The engine, without I/O: bytes and time in, bytes and actions out.
 
+mod asks;
 mod barred;
 mod clients;
 mod commit;
@@ -8,25 +9,21 @@ mod iterate;
 mod lookup;
 mod probes;
 mod report;
+mod requests;
 mod search;
 mod shared;
-mod sweep;
 mod tables;
 
 use crate::arena::Key;
-use crate::backend::{Arrived, Asker, Backends, CheckResult};
+use crate::backend::{Arrived, Backends, CheckResult};
 use crate::client::{AdminRequest, Event, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
 use crate::query::Query;
 use crate::table::TableEntry;
-use commit::Commits;
-use iterate::Iterations;
-use lookup::Lookups;
 pub use probes::ProbeResult;
-use probes::Probes;
+use requests::Requests;
 pub use search::EXPLAIN;
-use search::Search;
 use shared::Shared;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -36,10 +33,7 @@ const CACHE_SIZE: usize = 64 << 20;
 
 /// Everything between the sockets: routes bytes, time and answers between clients, requests and backends.
 pub struct Engine {
-    lookups: Lookups,
-    iterations: Iterations,
-    commits: Commits,
-    probes: Probes,
+    requests: Requests,
     shared: Shared,
     /// Requests to tables that do not exist.
     unknown_table: u64,
@@ -51,15 +45,7 @@ impl Engine {
     /// `timeout` is the time limit of requests to tables without a limit of their own.
     pub fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
         let shared = Shared::new(tables, backends, timeout);
-        Self {
-            lookups: Lookups::new(CACHE_SIZE),
-            iterations: Iterations::default(),
-            commits: Commits::default(),
-            probes: Probes::default(),
-            shared,
-            unknown_table: 0,
-            pending: false,
-        }
+        Self { requests: Requests::new(CACHE_SIZE), shared, unknown_table: 0, pending: false }
     }
 
     /// Sets the duration from which on exchanges are logged as slow; one second otherwise.
@@ -69,7 +55,7 @@ impl Engine {
 
     /// Sets the size limit of the answer cache in bytes, before anything is served; 64 MiB otherwise.
     pub fn set_cache_limit(&mut self, bytes: usize) {
-        self.lookups = Lookups::new(bytes);
+        self.requests.set_cache_limit(bytes);
     }
 
     /// Divides this many descriptors among the connections to all backends.
@@ -191,15 +177,14 @@ impl Engine {
         self.pending = false;
         self.shared.tables.tick(now);
         if self.shared.clients.take_abandoned() {
-            sweep::sweep(&mut self.lookups, &mut self.iterations, &mut self.commits, &mut self.shared);
+            self.requests.sweep(&mut self.shared);
         }
         // A result may lead to another exchange (the next write or row), which may fail at once.
         loop {
             self.shared.backends.tick(&mut self.shared.turn);
             let done = !self.complete(Arrived::default());
             // After the backends, whose reasons say what a request was waiting for.
-            self.lookups.expire(&mut self.shared);
-            self.iterations.expire(&mut self.shared);
+            self.requests.expire(&mut self.shared);
             self.shared.clients.expire(&mut self.shared.faults, &mut self.shared.turn);
             if done {
                 break;
@@ -228,9 +213,8 @@ impl Engine {
     /// When [`Engine::process`] must be called even without events.
     pub fn deadline(&mut self) -> Option<Instant> {
         let Shared { tables, clients, backends, faults, .. } = &mut self.shared;
-        let requests = [self.lookups.deadline(), self.iterations.deadline()];
         let others = [tables.deadline(), backends.deadline(), clients.deadline(), faults.deadline()];
-        requests.into_iter().chain(others).flatten().min()
+        others.into_iter().flatten().chain(self.requests.deadline()).min()
     }
 
     // --- requests
@@ -256,9 +240,9 @@ impl Engine {
                         (Some(table), Query::Get(key))
                             if is_socketmap && !self.shared.tables.keys(table).is_plain() =>
                         {
-                            self.start_search(to, table, &key, false);
+                            self.requests.start_search(to, table, &key, false, &mut self.shared);
                         }
-                        (Some(table), query) => self.start(to, table, query),
+                        (Some(table), query) => self.requests.start(to, table, query, &mut self.shared),
                         (None, query) => {
                             let name = name.to_vec();
                             self.refuse(to, &name, query, is_socketmap);
@@ -270,29 +254,12 @@ impl Engine {
         self.shared.clients.end_input(key, input, used, self.shared.turn.now);
     }
 
-    fn start(&mut self, to: ReplyTo, table: usize, query: Query<'_>) {
-        // Commits get the lookups as well, as a write invalidates its key in the cache.
-        match query {
-            Query::Get(key) if self.commits.hold(to, table, &key, self.shared.turn.now) => {}
-            Query::Get(key) => self.lookups.start(to, table, &key, self.shared.turn.now, &mut self.shared),
-            Query::Iterate(iterate) => self.iterations.start(to, table, *iterate, &mut self.shared),
-            Query::Commit(commit) => self.commits.start(to, table, *commit, &mut self.lookups, &mut self.shared),
-        }
-    }
-
-    /// Looks up the keys that the settings of the table say. `explained` has the reply show them.
-    fn start_search(&mut self, to: ReplyTo, table: usize, key: &[u8], explained: bool) {
-        let keys = self.shared.tables.keys(table).keys(key);
-        let search = Box::new(Search::new(keys, explained, self.shared.turn.now));
-        self.lookups.start_search(to, table, search, &mut self.shared);
-    }
-
     /// Answers a request to a table that does not exist, or whose name has `explain:` in front.
     fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>, is_socketmap: bool) {
         let explained =
             table.strip_prefix(EXPLAIN).filter(|_| is_socketmap).and_then(|name| self.shared.tables.find(name));
         if let (Some(table), Query::Get(key)) = (explained, &query) {
-            return self.start_search(to, table, key, true);
+            return self.requests.start_search(to, table, key, true, &mut self.shared);
         }
         self.unknown_table += 1;
         self.shared.refuse(to, table, query);
@@ -308,28 +275,22 @@ impl Engine {
 
     /// Gives the results of exchanges to the requests that they belong to. True if there were any.
     fn complete(&mut self, mut arrived: Arrived<'_>) -> bool {
-        let Self { lookups, iterations, commits, probes, shared, .. } = self;
+        let Self { requests, shared, .. } = self;
         let mut any = false;
         while let Some(finished) = shared.backends.next_finished(&mut arrived, &mut shared.turn) {
             any = true;
-            match finished.exchange.asker {
-                Asker::Lookup(key) => lookups.complete(key, finished, shared),
-                Asker::Fetch(key) => lookups.complete_fetch(key, finished, shared),
-                Asker::Iteration(key, number) => iterations.complete(key, number, finished, shared),
-                Asker::Commit(key) => commits.complete(key, finished, lookups, shared),
-                Asker::Probe(number) => probes.complete(number, finished, shared),
-            }
+            requests.complete(finished, shared);
         }
         while let Some(part) = shared.backends.next_part() {
             any = true;
-            iterations.on_part(part, shared);
+            requests.on_part(part, shared);
         }
         any
     }
 
     /// Continues with a client that has room again.
     fn resume_client(&mut self, key: Key) {
-        self.iterations.resume(key, &mut self.shared);
+        self.requests.resume(key, &mut self.shared);
         if !self.shared.clients.resume(key) {
             return;
         }
@@ -349,7 +310,7 @@ impl Engine {
         let Shared { tables, backends, turn, .. } = &mut self.shared;
         tables.reload(backends, turn);
         backends.reload();
-        self.lookups.forget_all();
+        self.requests.forget_all();
     }
 
     /// Stops reading requests of mail servers; those in flight are answered.
@@ -359,10 +320,7 @@ impl Engine {
 
     /// True if nothing is in flight and all replies are sent.
     pub fn is_drained(&self) -> bool {
-        // Of disconnected clients, commits count, as they are carried out; lookups do not.
-        let clients = &self.shared.clients;
-        let waiting = !self.lookups.is_drained(clients) || !self.iterations.is_drained(clients);
-        !waiting && self.commits.is_drained() && clients.is_drained()
+        self.requests.is_drained(&self.shared) && self.shared.clients.is_drained()
     }
 
     /// Answers a request on the metrics listener.
@@ -375,17 +333,17 @@ impl Engine {
     pub fn check(&mut self, key: Option<&[u8]>, now: Instant) {
         self.begin(now);
         self.shared.backends.check();
-        key.into_iter().for_each(|key| self.probes.start(key, &mut self.shared));
+        key.into_iter().for_each(|key| self.requests.probe(key, &mut self.shared));
     }
 
     /// The results of [`Engine::check`]; `None` until all are known.
     pub fn check_results(&mut self, now: Instant) -> Option<(Vec<CheckResult>, Vec<ProbeResult>)> {
-        Some((self.shared.backends.check_results(now)?, self.probes.results()?))
+        Some((self.shared.backends.check_results(now)?, self.requests.probe_results()?))
     }
 
     /// All metrics in the Prometheus text format.
     pub fn metrics(&self) -> String {
-        report::metrics(&self.shared, self.lookups.cache_metrics(), self.unknown_table)
+        report::metrics(&self.shared, self.requests.cache_metrics(), self.unknown_table)
     }
 
     /// Logs the metrics, without the buckets of histograms.

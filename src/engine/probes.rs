@@ -25,7 +25,7 @@ impl Probes {
     /// Looks up a key in each table, over each of its backends.
     pub(super) fn start(&mut self, key: &[u8], shared: &mut Shared) {
         let now = shared.turn.now;
-        for table in 0..shared.tables.len() {
+        for table in (0..shared.tables.len()).filter(|table| !shared.tables.decides(*table)).collect::<Vec<_>>() {
             let timeout = shared.tables.timeout(table);
             let limit = TimeLimit { deadline: now + timeout, timeout };
             match shared.tables.plan(table, Question::Get(key), now).plan {

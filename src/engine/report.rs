@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use crate::client::AdminRequest;
 use crate::log;
-use crate::metrics::{BackendMetrics, CacheMetrics, Exposition, TableMetrics};
+use crate::metrics::{ACTIONS, BackendMetrics, CacheMetrics, Exposition, TableMetrics};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -97,6 +97,16 @@ fn table_metrics(tables: &[(&str, &TableMetrics)], text: &mut Exposition) {
         ("uncertain", |table| table.commits_uncertain),
     ];
     family(text, what, ["table", "result"], each(), results);
+    let what = ["podop_decisions_total", "counter", "Decisions for policy clients, by the first word of the action."];
+    let actions: &[Series<TableMetrics>] = &[
+        (ACTIONS[0], |table| table.decisions[0]),
+        (ACTIONS[1], |table| table.decisions[1]),
+        (ACTIONS[2], |table| table.decisions[2]),
+        (ACTIONS[3], |table| table.decisions[3]),
+        ("other", |table| table.decisions[ACTIONS.len()]),
+        ("fault", |table| table.decisions[ACTIONS.len() + 1]),
+    ];
+    family(text, what, ["table", "action"], each(), actions);
     let what = ["podop_cache_answers_total", "counter", "Lookups answered without an exchange of their own."];
     let kinds: &[Series<TableMetrics>] = &[
         ("fresh", |table| table.cache_fresh),
@@ -107,7 +117,7 @@ fn table_metrics(tables: &[(&str, &TableMetrics)], text: &mut Exposition) {
     let what = ["podop_slow_exchanges_total", "counter", "Requests to backends that took longer than --slow."];
     family(text, what, ["table", ""], each(), &[("", |table| table.slow)]);
     let name = "podop_lookup_duration_seconds";
-    text.family(name, "histogram", "Time from the arrival of a lookup to its answer.");
+    text.family(name, "histogram", "Time from the arrival of a lookup, or a request for a decision, to its answer.");
     each().for_each(|(table, metrics)| text.histogram(name, &[("table", table)], &metrics.latency));
 }
 

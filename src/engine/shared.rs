@@ -55,7 +55,7 @@ impl Shared {
         let failure = Failure::temporary(format_args!("no such table: {}", String::from_utf8_lossy(table)));
         let reply = match query {
             Query::Get(_) => Reply::Answer(Answer::Failed(failure)),
-            Query::Iterate(_) => Reply::Failed(failure),
+            Query::Iterate(_) | Query::Ask(_) => Reply::Failed(failure),
             Query::Commit(commit) => Reply::Committed(commit.id, Outcome::Failed(failure)),
         };
         self.clients.reply(to, "", reply, &mut self.turn);

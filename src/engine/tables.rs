@@ -5,7 +5,7 @@ use crate::io::Turn;
 use crate::log::{self, Escaped};
 use crate::metrics::TableMetrics;
 use crate::query::{Answer, FailureKind, Write};
-use crate::table::{Caching, KeyRules, Plan, Question, ResponseError, ResponseOf, Setup, TableEntry, Written};
+use crate::table::{Caching, KeyRules, OnFault, Plan, Question, ResponseError, ResponseOf, Setup, TableEntry, Written};
 use crate::wire::http::Response;
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,20 @@ impl Tables {
         response: &Response<'_>,
     ) -> Result<Written, ResponseError> {
         self.entries[table].table.parse_write(write, response)
+    }
+
+    pub(super) fn parse_ask<'a>(&self, table: usize, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+        self.entries[table].table.parse_ask(response)
+    }
+
+    /// True if the table decides for a listener.
+    pub(super) fn decides(&self, table: usize) -> bool {
+        self.entries[table].decides
+    }
+
+    /// What a policy client gets in place of a fault.
+    pub(super) fn on_fault(&self, table: usize) -> OnFault {
+        self.entries[table].on_fault
     }
 
     /// Rereads files.

@@ -3,7 +3,7 @@
 use super::keys::KeyRules;
 use super::setup::Setup;
 use crate::backend::Request;
-use crate::query::{Answer, Path, Write};
+use crate::query::{Answer, Ask, Path, Write};
 use crate::wire::http::Response;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -31,6 +31,14 @@ pub trait Table {
         Err(ResponseError::Status(response.status))
     }
 
+    /// Interprets the response to a [`Question::Ask`]: a text is the decision, a miss is none.
+    ///
+    /// # Errors
+    /// There is no decision in it.
+    fn parse_ask<'a>(&self, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+        Err(ResponseError::Status(response.status))
+    }
+
     /// Does what is due by time alone. Returns when there is something to do again; `None` is never.
     fn tick(&mut self, now: Instant) -> Option<Instant> {
         let _ = now;
@@ -50,6 +58,7 @@ pub enum Question<'a> {
     /// The names below a path, with or without values.
     List(&'a Path),
     Write(&'a Write),
+    Ask(&'a Ask),
 }
 
 /// What a response belongs to.
@@ -89,6 +98,8 @@ pub enum ResponseError {
     CutNumber,
     /// There is nothing at this JSON pointer.
     NotSelected(String),
+    /// The body is no action: what it is instead.
+    NoAction(u16, &'static str),
 }
 
 impl fmt::Display for ResponseError {
@@ -99,6 +110,7 @@ impl fmt::Display for ResponseError {
             ResponseError::CutNumber => {
                 f.write_str("answered 200 with a number that may be cut: it ended with the connection")
             }
+            ResponseError::NoAction(status, what) => write!(f, "answered {status} with {what}"),
             ResponseError::NotSelected(pointer) => write!(f, "answered 200 without {pointer}"),
         }
     }
@@ -112,9 +124,22 @@ impl ResponseError {
             ResponseError::Status(_)
             | ResponseError::NotJson(_)
             | ResponseError::CutNumber
-            | ResponseError::NotSelected(_) => None,
+            | ResponseError::NotSelected(_)
+            | ResponseError::NoAction(..) => None,
         }
     }
+}
+
+/// What a policy client gets in place of a fault.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnFault {
+    /// `DEFER_IF_PERMIT`: what would be accepted is deferred.
+    #[default]
+    Defer,
+    /// The connection is closed, and Postfix's own `default_action` decides.
+    Close,
+    /// `DUNNO`: as if there were no policy.
+    Dunno,
 }
 
 /// A table that is open.
@@ -127,6 +152,10 @@ pub struct TableEntry {
     pub caching: Option<Caching>,
     /// The keys that a socketmap lookup asks for.
     pub keys: KeyRules,
+    /// What a policy client gets in place of a fault.
+    pub on_fault: OnFault,
+    /// It decides for a listener.
+    pub decides: bool,
     pub table: Box<dyn Table>,
 }
 

@@ -9,7 +9,7 @@ mod stamp;
 mod tls_options;
 mod url;
 
-pub use interface::{Caching, Plan, Question, ResponseError, ResponseOf, Table, TableEntry, Written};
+pub use interface::{Caching, OnFault, Plan, Question, ResponseError, ResponseOf, Table, TableEntry, Written};
 pub use keys::KeyRules;
 pub use settings::{SettingError, Settings};
 pub use setup::{Setup, TableSpec};

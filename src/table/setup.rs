@@ -11,6 +11,8 @@ pub struct TableSpec<'a> {
     pub name: &'a str,
     pub param: &'a str,
     pub settings: Settings<'a>,
+    /// It decides for a listener, and needs no place for a key.
+    pub decides: bool,
 }
 
 /// The environment in which tables are opened and reloaded.

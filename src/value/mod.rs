@@ -311,6 +311,17 @@ pub fn to_json_string(text: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(std::str::from_utf8(text).ok()?).ok()
 }
 
+/// Appends text as a JSON string; bytes that are not UTF-8 become replacement characters.
+pub fn push_quoted(text: &[u8], out: &mut Vec<u8>) {
+    if wire::all(text, |byte| PLAIN[usize::from(byte)]) {
+        out.push(b'"');
+        out.extend_from_slice(text);
+        out.push(b'"');
+    } else {
+        out.extend_from_slice(&quote(text));
+    }
+}
+
 /// Quotes text as a JSON string; bytes that are not UTF-8 become replacement characters.
 pub fn quote(text: &[u8]) -> Vec<u8> {
     // Serialising a string to memory cannot fail.

@@ -42,6 +42,9 @@ const WORDS: &[&[u8]] = &[
     b"Vary: *\r\n",
     b"Pragma: no-cache\r\n",
     b"null",
+    b"\n\n",
+    b"request=smtpd_access_policy\n",
+    b"recipient=",
     b"[1,{\"a\":\"\\u00e9\"}]",
     b"\"",
     b"\\",
@@ -84,6 +87,11 @@ fn percent() {
 #[test]
 fn date() {
     run("date", targets::date);
+}
+
+#[test]
+fn policy() {
+    run("policy", targets::policy);
 }
 
 #[test]

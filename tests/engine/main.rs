@@ -23,6 +23,8 @@ mod memory;
 mod model;
 /// Several lookups in flight on one connection.
 mod pipelining;
+/// Policy delegation.
+mod policy;
 /// Random sequences of events against a model.
 mod properties;
 /// Several replicas of one backend.

@@ -675,7 +675,8 @@ fn an_unusable_setting_is_reported_with_its_file() {
             .iter()
             .map(|(key, value)| Setting { key: (*key).to_owned(), value: (*value).to_owned(), general: false })
             .collect();
-        let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings) };
+        let opening =
+            TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings), decides: false };
         let error = open_url(opening, &mut Backends::default()).err().expect("an error");
         assert!(error.flag == "--option" && error.why.starts_with(&expected), "{}", error.why);
         assert!(!error.why.contains("secret") && !error.why.contains("c2Vj"), "{}", error.why);
@@ -698,7 +699,8 @@ fn tables_share_connections_only_in_the_same_terms() {
             value: value.to_owned(),
             general: false,
         });
-        let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings) };
+        let opening =
+            TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings), decides: false };
         open_url(opening, &mut backend).unwrap_or_else(|error| panic!("{error:?}"));
         backend.availability(Instant::now()).0
     };
@@ -759,7 +761,8 @@ fn a_tables_own_certificate_is_not_mixed_with_the_general_key() {
         ("ca", clients.file("ca.pem", &clients.pem()), false),
     ];
     let settings = files.map(|(key, value, general)| Setting { key: key.to_owned(), value, general });
-    let opening = TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings) };
+    let opening =
+        TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings), decides: false };
     open_url(opening, &mut Backends::default()).unwrap_or_else(|error| panic!("{error:?}"));
 }
 

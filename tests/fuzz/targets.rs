@@ -2,8 +2,10 @@
 #![allow(dead_code)] // each program runs one of them
 
 use crate::support::world::{MS, World};
+use podop::client::{Client, Event};
 use podop::config::Mode;
 use podop::io::{End, Peer};
+use podop::query::Query;
 use podop::value::stream::{Item, MemberReader};
 use podop::value::{self, Members, Value};
 use podop::wire::{date as dates, dict as lines, http as responses, netstring as frames, percent as percents};
@@ -42,6 +44,36 @@ pub fn netstring(data: &[u8]) {
         let mut out = Vec::new();
         frames::encode(&[&payload], &mut out);
         assert_eq!(frames::decode(&out, 1000), Ok(Some((&payload[..], out.len()))));
+    }
+}
+
+/// Requests for decisions: they do not depend on how they are cut, and are JSON objects of strings.
+pub fn policy(data: &[u8]) {
+    let Some((step, bytes)) = data.split_first() else { return };
+    let read = |step: usize| {
+        let (mut client, mut held, mut asked) = (Client::new(Mode::Policy("policy")), Vec::new(), Vec::new());
+        for piece in bytes.chunks(step) {
+            held.extend_from_slice(piece);
+            loop {
+                match client.next(&held) {
+                    Ok(None) => break,
+                    Ok(Some((Event::Request { query: Query::Ask(ask), .. }, used))) => {
+                        asked.push((ask.key, ask.json));
+                        held.drain(..used);
+                    }
+                    Ok(Some((event, _))) => panic!("{event:?}"),
+                    Err(error) => return (asked, Some(error)),
+                }
+            }
+        }
+        (asked, None)
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(read(usize::from(*step).max(1)), whole);
+    for (key, json) in whole.0 {
+        let Ok(Value::Object(object)) = Value::parse(&json) else { panic!("{}", json.escape_ascii()) };
+        assert_eq!(Value::Object(object).select("/request"), Ok(Value::Text(b"smtpd_access_policy".into())));
+        assert!(key.len() < 65_536);
     }
 }
 

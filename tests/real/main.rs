@@ -9,6 +9,8 @@ mod dovecot;
 mod manual;
 /// Moving from maps of Postfix.
 mod moving;
+/// Postfix with check_policy_service.
+mod policy;
 /// Postfix: postmap and SMTP.
 mod postfix;
 /// promtool on the metrics and on the package's alert rules.

@@ -172,6 +172,7 @@ fn every_flag_and_setting_is_in_the_chapter_on_options() {
         "values",
         "expire",
         "trace",
+        "fault",
     ] {
         assert!(text.contains(&format!("| `{setting}=")), "{setting}");
     }

@@ -2,7 +2,7 @@
 
 mod content;
 
-use super::interface::{Plan, Question, Table, TableEntry};
+use super::interface::{OnFault, Plan, Question, Table, TableEntry};
 use super::keys::KeyRules;
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
@@ -40,7 +40,15 @@ pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry,
         content,
         list: String::new(),
     };
-    Ok(TableEntry { name, timeout, caching: None, keys, table: Box::new(table) })
+    Ok(TableEntry {
+        name,
+        timeout,
+        caching: None,
+        keys,
+        on_fault: OnFault::default(),
+        decides: false,
+        table: Box::new(table),
+    })
 }
 
 struct File {
@@ -69,6 +77,9 @@ impl Table for File {
             Question::List(path) => {
                 self.list = self.content.list(path);
                 Answer::Found(Value::Object(Cow::Borrowed(&self.list)))
+            }
+            Question::Ask(_) => {
+                Answer::Failed(Failure::temporary(format_args!("{}: a file table cannot decide", self.name)))
             }
             Question::Write(_) => Answer::Failed(Failure::temporary(format_args!("{}: table is read-only", self.name))),
         })
@@ -170,7 +181,9 @@ mod tests {
 
     fn table(path: &Path) -> Result<TableEntry, SettingError> {
         let param = path.to_str().unwrap();
-        with_setup(|setup| open(TableSpec { name: "test", param, settings: Settings::default() }, setup))
+        with_setup(|setup| {
+            open(TableSpec { name: "test", param, settings: Settings::default(), decides: false }, setup)
+        })
     }
 
     fn get(table: &mut TableEntry, key: &str, now: Instant) -> Option<String> {

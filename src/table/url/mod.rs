@@ -11,7 +11,7 @@ use super::stamp::{CHECK_INTERVAL, Stamp};
 use crate::backend::tls::TlsConnector;
 use crate::backend::{BackendSpec, Body, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;
-use crate::query::{Answer, Change, Failure, Path, Write};
+use crate::query::{Answer, Ask, Change, Failure, Path, Write};
 use crate::value::{self, SelectError, Value};
 use crate::wire::http::Response;
 use fields::Fields;
@@ -34,10 +34,19 @@ const FIELDS: &str = concat!(
 // Table, backend and status have to fit into a reason as well.
 const MAX_DETAIL: usize = 120;
 
+/// Maximum length of an action in bytes. Postfix reads lines of twice that length (`line_length_limit`).
+const MAX_ACTION: usize = 1_000;
+
+/// Why a table that decides answers no lookup.
+const NO_KEY: &str = "the URL has no '§' where the key belongs: the table only decides";
+
 /// Opens a URL table; `--param` is one or more URLs.
 pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     let urls: Result<Vec<Url>, String> = spec.param.split_ascii_whitespace().map(Url::parse).collect();
     let urls = urls.map_err(SettingError::param)?;
+    if !spec.decides && !urls.iter().all(Url::has_key) {
+        return Err(SettingError::param("the URL has no '§' or '{}' where the key belongs".to_owned()));
+    }
     if urls.is_empty() || urls.len() > MAX_ROUTES {
         return Err(SettingError::param(format!("expects 1 to {MAX_ROUTES} URLs")));
     }
@@ -50,19 +59,21 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
             .push(setup.backends.add(BackendSpec { label, target, options: options.pool, connector }, urls.len() > 1));
     }
     let (name, timeout, caching, keys) = (spec.name.to_owned(), options.timeout, options.caching, options.keys);
+    let (on_fault, has_key) = (options.on_fault, urls.iter().all(Url::has_key));
     let mut table = UrlTable {
         name: name.clone(),
         urls,
         backends,
         routes: Rc::new([]),
         authorized: false,
+        has_key,
         stamps: Vec::new(),
         seen: Vec::new(),
         unreadable: None,
         options,
     };
     table.prepare().map_err(SettingError::option)?;
-    Ok(TableEntry { name, timeout, caching, keys, table: Box::new(table) })
+    Ok(TableEntry { name, timeout, caching, keys, on_fault, decides: spec.decides, table: Box::new(table) })
 }
 
 /// The TLS connector for a URL, from the current content of the files; `None` for a URL without TLS.
@@ -81,6 +92,8 @@ struct UrlTable {
     routes: Rc<[Route]>,
     /// Whether requests carry credentials, so that 401 is about those and not about the key.
     authorized: bool,
+    /// Every URL has a place for the key: without one, any key would get the same value.
+    has_key: bool,
     /// The versions of the header files that were read last; `None` for one that could not be read.
     stamps: Vec<Option<Stamp>>,
     /// The versions that were there at the last look.
@@ -96,7 +109,11 @@ impl Table for UrlTable {
             Question::Get(key) => return self.get(key),
             Question::List(path) => return self.list(path),
             Question::Write(write) => write,
+            Question::Ask(ask) => return self.ask(ask),
         };
+        if !self.has_key {
+            return self.refuse(NO_KEY);
+        }
         let (method, json) = match &write.change {
             Change::Set(text) if self.options.text_values => match value::to_json_string(text) {
                 Some(json) => (Method::Post, Some(json)),
@@ -153,6 +170,48 @@ impl Table for UrlTable {
             _ => value,
         };
         Ok(if value == Value::Null { Answer::Miss } else { Answer::Found(value) })
+    }
+
+    fn parse_ask<'a>(&self, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+        let status = response.status;
+        match status {
+            204 => return Ok(Answer::Miss),
+            200..300 => {}
+            _ if !self.options.misses.contains(status, self.authorized, false) => return Err(status_error(&response)),
+            _ if self.options.misses.json && Value::parse(&response.body).is_err() => {
+                return Err(ResponseError::NotJson(status));
+            }
+            _ => return Ok(Answer::Miss),
+        }
+        let no_action = |what| Err(ResponseError::NoAction(status, what));
+        let value = match Value::parse(&response.body) {
+            Ok(value) => value.into_owned(),
+            // Not JSON: a text as it is. Part of it could be another action.
+            Err(_) if response.until_end || self.options.select.is_some() => {
+                return Err(ResponseError::NotJson(status));
+            }
+            Err(_) => Value::Text(response.body.trim_ascii().to_owned().into()),
+        };
+        let value = match &self.options.select {
+            None => value,
+            Some(pointer) => value.select(pointer).map_err(|error| match error {
+                SelectError::Missing => ResponseError::NotSelected(pointer.clone()),
+                SelectError::Unreadable => ResponseError::NotJson(status),
+            })?,
+        };
+        match &value {
+            Value::Null => Ok(Answer::Miss),
+            Value::Array(_) if value.is_none_for_postfix() => Ok(Answer::Miss),
+            Value::Array(_) | Value::Object(_) => no_action("no text: select= names a part of it"),
+            Value::Scalar(_) => no_action("no text"),
+            Value::Text(action) if action.len() > MAX_ACTION => no_action("an action that is too long"),
+            // Of a page that was not meant for Postfix, the first byte is `<`.
+            Value::Text(action) if !action.first().is_some_and(u8::is_ascii_alphanumeric) => no_action("no action"),
+            Value::Text(action) if action.iter().any(u8::is_ascii_control) || std::str::from_utf8(action).is_err() => {
+                no_action("a line break or control character in the action")
+            }
+            Value::Text(_) => Ok(Answer::Found(value)),
+        }
     }
 
     fn parse_write(&self, write: &Write, response: &Response<'_>) -> Result<Written, ResponseError> {
@@ -212,7 +271,19 @@ fn status_error(response: &Response<'_>) -> ResponseError {
 }
 
 impl UrlTable {
+    fn ask(&self, ask: &Ask) -> Plan<'_> {
+        // Without a key, the path is that of no other one; a decision depends on the body.
+        if !ask.key.is_empty() && self.has_ambiguous_path(&ask.key) {
+            return self.refuse("the key has a segment that is empty or of dots");
+        }
+        let body = Some(Box::new(Body { fields: String::new(), json: ask.json.clone() }));
+        Plan::Request(Request { method: Method::Post, routes: self.routes.clone(), body })
+    }
+
     fn get(&self, key: &[u8]) -> Plan<'_> {
+        if !self.has_key {
+            return self.refuse(NO_KEY);
+        }
         if self.has_ambiguous_path(key) {
             return Plan::Answer(Answer::Miss);
         }
@@ -223,7 +294,9 @@ impl UrlTable {
         let key = path.key(b"");
         // The list of all keys, and a slash at the end, are what lists are requested with.
         match key.strip_suffix(b"/").unwrap_or(&key) {
-            b"" => Plan::Request(Request { method: Method::Get, routes: self.routes.clone(), body: None }),
+            b"" if self.has_key => {
+                Plan::Request(Request { method: Method::Get, routes: self.routes.clone(), body: None })
+            }
             key => self.get(key),
         }
     }
@@ -290,7 +363,7 @@ mod tests {
 
     fn open_with(settings: &[Setting]) -> Result<TableEntry, SettingError> {
         let (mut backends, mut turn) = (Backends::default(), Turn::new(Instant::now()));
-        let spec = TableSpec { name: "t", param: "http://h/§", settings: Settings::new(settings) };
+        let spec = TableSpec { name: "t", param: "http://h/§", settings: Settings::new(settings), decides: false };
         open(spec, &mut Setup::new(&mut backends, &mut turn))
     }
 

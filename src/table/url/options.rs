@@ -1,6 +1,6 @@
 //! The settings of a URL table from `--option`.
 
-use super::super::interface::Caching;
+use super::super::interface::{Caching, OnFault};
 use super::super::keys::KeyRules;
 use super::super::settings::Settings;
 use super::super::tls_options::TlsOptions;
@@ -30,6 +30,7 @@ pub(super) struct UrlOptions {
     pub text_values: bool,
     /// The request field with the number of seconds after which a value expires.
     pub expire: Option<String>,
+    pub on_fault: OnFault,
     /// Requests have ids, by which the backend's log can be searched.
     pub trace: bool,
     pub header: Vec<String>,
@@ -64,6 +65,12 @@ impl UrlOptions {
                 Some(other) => return Err(format!("values={other}: it is 'json' or 'text'")),
             },
             expire: settings.one("expire").map(str::to_owned),
+            on_fault: match settings.one("fault") {
+                None | Some("defer") => OnFault::Defer,
+                Some("close") => OnFault::Close,
+                Some("dunno") => OnFault::Dunno,
+                Some(other) => return Err(format!("fault={other}: it is 'defer', 'close' or 'dunno'")),
+            },
             trace: match settings.one("trace") {
                 None | Some("off") => false,
                 Some("on") => true,

@@ -56,6 +56,11 @@ impl Url {
         Ok(Self { label, secure, to, host, target: pieces(target)?, authorization })
     }
 
+    /// Whether it has a place for the key.
+    pub(super) fn has_key(&self) -> bool {
+        self.target.iter().any(|piece| matches!(piece, Piece::Key(_)))
+    }
+
     /// Whether the key makes a dot segment or an empty segment in the path, so that it cannot be expressed in a URL:
     /// any client, proxy or server on the way may resolve dots to another path (RFC 3986, section 5.2.4), even when
     /// they are percent-encoded, and many servers merge slashes. Another key would be looked up.
@@ -143,9 +148,6 @@ fn pieces(target: &str) -> Result<Vec<Piece>, String> {
         pieces.push(Piece::Key(if start < path_end { Component::Path } else { Component::Query }));
         at = start + mark.len();
     }
-    if pieces.is_empty() {
-        return Err("the URL has no '§' or '{}' where the key belongs".to_owned());
-    }
     pieces.push(Piece::Text(literal(&target[at..])?));
     pieces.retain(|piece| *piece != Piece::Text(Vec::new()));
     Ok(pieces)
@@ -222,7 +224,6 @@ mod tests {
             ("http://secret,x/y@admin/§", "percent-encoded"),
             ("http://u:secret", "port"), // what a blank leaves
             ("secret@admin/§", "not a URL"),
-            ("http://u:secret@admin/", "no '§'"),
             ("http://u:secret@/§", "not a host name"),
             ("http://u:secret@admin:x/§", "port is not a number"),
             ("http://u:secret@admin:0/§", "port is not a number"),
@@ -230,7 +231,6 @@ mod tests {
             ("http://u:secret@[::g]/§", "not an IPv6 address"),
             ("http://u:secret@a§b/", "xn--"),
             ("http://u:secret@bücher.example/§", "xn--"),
-            ("http://u:secret@admin/#§", "no '§'"),
             ("http://u:secret@admin/a/../§", "dot segment"),
             ("http+unix://run%2Fapp.sock/§", "absolute socket path"),
         ];
@@ -249,6 +249,8 @@ mod tests {
         for key in ["a.b", "...", ".a", "a..", "a/.b", "%2e%2e", "a@b.c", "\\.."] {
             assert!(!url.has_ambiguous_path(key.as_bytes()), "{key}");
         }
+        let has_key = |text: &str| Url::parse(text).unwrap().has_key();
+        assert!(has_key("http://h/§") && has_key("http://h/?k={}") && !has_key("http://h/x#§") && !has_key("http://h"));
         assert!(Url::parse("http://h/.§").unwrap().has_ambiguous_path(b"."));
         assert!(
             Url::parse("http://h/a/.§.").is_ok_and(|url| url.has_ambiguous_path(b"") && !url.has_ambiguous_path(b"x."))
