@@ -194,6 +194,6 @@ impl Bench {
             (output.len(), output.windows(4).filter(|end| *end == b"\r\n\r\n").count())
         };
         self.engine.sent(peer, length, self.now);
-        (0..count).for_each(|_| self.engine.received(peer, RESPONSE, self.now));
+        (0..count).for_each(|_| _ = self.engine.received(peer, RESPONSE, self.now));
     }
 }

@@ -1,5 +1,7 @@
 //! Input and output buffers of connections.
 
+use crate::secret::wipe;
+
 /// Default capacity in bytes up to which an empty buffer retains its memory.
 // Ten thousand clients may be connected: each retains the memory of its usual reply, but not that of its largest one.
 const RETAINED: usize = 1024;
@@ -18,6 +20,8 @@ pub struct Output {
     bytes: Vec<u8>,
     sent: usize,
     retained: usize,
+    /// It may hold a password, and is overwritten once it is empty.
+    is_secret: bool,
 }
 
 impl Default for Output {
@@ -29,12 +33,17 @@ impl Default for Output {
 impl Output {
     /// A buffer that retains up to `retained` bytes of memory while it is empty.
     pub fn retaining(retained: usize) -> Self {
-        Self { bytes: Vec::new(), sent: 0, retained }
+        Self { bytes: Vec::new(), sent: 0, retained, is_secret: false }
     }
 
     /// Sets the number of bytes of memory that the buffer retains while it is empty.
     pub fn set_retained(&mut self, retained: usize) {
         self.retained = retained;
+    }
+
+    /// Has the memory overwritten once the buffer is empty.
+    pub fn set_secret(&mut self) {
+        self.is_secret = true;
     }
 
     /// The end of the buffer, where encoders append.
@@ -59,6 +68,9 @@ impl Output {
         debug_assert!(self.sent <= self.bytes.len(), "more bytes sent than buffered");
         if self.is_empty() {
             self.sent = 0;
+            if std::mem::take(&mut self.is_secret) {
+                wipe(&mut self.bytes);
+            }
             recycle(&mut self.bytes, self.retained);
         } else if self.sent >= MAX_SENT.max(self.bytes.len() / 2) {
             self.bytes.drain(..std::mem::take(&mut self.sent));
@@ -70,9 +82,24 @@ impl Output {
 #[derive(Debug, Default)]
 pub struct Input {
     buffered: Vec<u8>,
+    /// What was used may have been a password, and is overwritten.
+    is_secret: bool,
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        if self.is_secret {
+            wipe(&mut self.buffered);
+        }
+    }
 }
 
 impl Input {
+    /// Has the memory of what was used overwritten.
+    pub fn set_secret(&mut self) {
+        self.is_secret = true;
+    }
+
     pub fn is_empty(&self) -> bool {
         self.buffered.is_empty()
     }
@@ -85,6 +112,11 @@ impl Input {
             return Joined::Arrived(arrived);
         }
         let mut buffered = std::mem::take(&mut self.buffered);
+        if self.is_secret {
+            let joined = [&buffered[..], arrived].concat();
+            wipe(&mut buffered); // it would be moved, and leave a copy
+            return Joined::Buffered(joined);
+        }
         buffered.extend_from_slice(arrived);
         Joined::Buffered(buffered)
     }
@@ -94,6 +126,10 @@ impl Input {
         debug_assert!(self.buffered.is_empty(), "bytes are buffered out of order");
         match joined {
             Joined::Arrived(bytes) => self.buffered.extend_from_slice(&bytes[used..]),
+            Joined::Buffered(mut bytes) if self.is_secret => {
+                self.buffered = bytes[used..].to_vec();
+                wipe(&mut bytes);
+            }
             Joined::Buffered(mut bytes) => {
                 bytes.drain(..used);
                 if bytes.is_empty() {

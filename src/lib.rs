@@ -41,6 +41,7 @@ pub mod metrics;
 pub mod notify;
 pub mod query;
 pub mod reactor;
+pub mod secret;
 pub mod system;
 pub mod table;
 pub mod timers;

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Ok(Command::Run(config)) => commands::serve(config),
         Ok(Command::Check(config)) => commands::check(&config),
         Ok(Command::Ask(ask)) => Ok(commands::ask(&ask)),
+        Ok(Command::LogIn(login)) => Ok(commands::log_in(&login)),
         Ok(Command::Query(query)) => Ok(commands::query(&query)),
         Ok(Command::Manual(chapter)) => commands::manual(chapter.as_deref()),
         Ok(Command::Help) => Ok(print(config::HELP.as_bytes())),

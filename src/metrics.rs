@@ -65,6 +65,8 @@ pub struct TableMetrics {
     pub slow: u64,
     /// Decisions by [`ACTIONS`], then those of any other action, and faults.
     pub decisions: [u64; ACTIONS.len() + 2],
+    /// Logins that were admitted, refused, and that failed.
+    pub logins: [u64; 3],
 }
 
 /// The first words of actions that are counted by themselves (access(5) of Postfix).

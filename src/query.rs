@@ -1,5 +1,6 @@
 //! The types that clients, jobs and tables share: queries, answers and failures.
 
+use crate::secret::Secret;
 use crate::value::Value;
 use std::borrow::Cow;
 use std::fmt;
@@ -78,10 +79,36 @@ impl Path {
 /// A request for a decision.
 #[derive(Debug)]
 pub struct Ask {
+    pub kind: AskKind,
     /// What takes the place of the key in a URL.
     pub key: Vec<u8>,
     /// All that is known, as a JSON object.
-    pub json: Vec<u8>,
+    pub json: Secret,
+}
+
+/// What is to be decided.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AskKind {
+    /// What Postfix does with a message.
+    Policy,
+    /// Whether a user may log in.
+    Login,
+}
+
+/// Whether tokens are accepted in place of passwords.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tokens {
+    pub xoauth2: bool,
+    pub oauthbearer: bool,
+}
+
+/// A decision. A fault is none.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Decision {
+    /// The action of a policy, or the name of a user, which is empty if it is the one that was asked for.
+    Yes(Vec<u8>),
+    /// No action, or no login, with what the backend says about it.
+    No(Option<String>),
 }
 
 /// A transaction.

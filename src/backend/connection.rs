@@ -160,6 +160,9 @@ impl Connection {
     pub(super) fn push(&mut self, exchange: Box<Exchange>, now: Instant) -> bool {
         let before = self.transport.unsent();
         // Written at once, encrypted only when it leaves: the requests of one turn share a record and a system call.
+        if exchange.has_body() {
+            self.transport.set_secret();
+        }
         exchange.write_to(self.transport.requests());
         let size = self.transport.unsent() - before;
         self.in_flight.push(exchange, size, now);

@@ -216,6 +216,11 @@ impl Exchange {
         self.request.write_to(self.route, &self.key, self.redirected(), self.trace(), out);
     }
 
+    /// True if it has a body, which may hold a password.
+    pub(super) fn has_body(&self) -> bool {
+        self.request.body.is_some()
+    }
+
     /// The id under which the backend can find the request in its own log.
     pub fn trace(&self) -> Option<TraceId> {
         self.rare.as_ref()?.trace
@@ -320,7 +325,8 @@ impl SpareExchanges {
     }
 
     /// Takes back an exchange that has ended and is not needed any more.
-    pub fn put(&mut self, exchange: Box<Exchange>) {
+    pub fn put(&mut self, mut exchange: Box<Exchange>) {
+        exchange.request.body = None; // which may hold a password
         if self.0.len() < Self::MAX_COUNT && exchange.key.capacity() <= Self::MAX_KEY {
             self.0.push(exchange);
         }

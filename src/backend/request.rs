@@ -2,6 +2,7 @@
 
 use super::redirect::{self, RedirectError};
 use super::trace::TraceId;
+use crate::secret::Secret;
 use crate::wire::percent::{self, Component};
 use std::io::Write;
 use std::rc::Rc;
@@ -96,7 +97,7 @@ pub struct Request {
 pub struct Body {
     /// Field lines of this request only, each with its CR LF.
     pub fields: String,
-    pub json: Vec<u8>,
+    pub json: Secret,
 }
 
 impl Request {
@@ -138,6 +139,7 @@ impl Request {
             None => out.extend_from_slice(b"\r\n"),
             Some(body) => {
                 let Body { fields, json } = &**body;
+                out.reserve(fields.len() + json.len() + 64); // memory that is moved would keep a copy
                 // Writing to memory does not fail.
                 let _ = write!(out, "{fields}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", json.len());
                 out.extend_from_slice(json);
@@ -187,7 +189,7 @@ mod tests {
         let routes: Rc<[Route]> = [Route::new(0, false, "h".into(), target, b"Host: h\r\n".to_vec(), false)].into();
         let written = |method, body: &str| {
             let fields = if method == Method::Patch { "Expires-In: 60\r\n" } else { "" }.to_owned();
-            let body = (!body.is_empty()).then(|| Box::new(Body { fields, json: body.as_bytes().to_vec() }));
+            let body = (!body.is_empty()).then(|| Box::new(Body { fields, json: body.as_bytes().to_vec().into() }));
             let mut out = Vec::new();
             Request { method, routes: routes.clone(), body }.write_to(0, b"a/b@c", None, None, &mut out);
             String::from_utf8(out).unwrap()

@@ -1,7 +1,7 @@
 //! Requests of clients and the replies to them.
 
 use crate::arena::Key;
-use crate::query::{Answer, Failure, Outcome, Query};
+use crate::query::{Answer, Decision, Failure, Outcome, Query};
 use crate::wire;
 use std::fmt;
 
@@ -68,6 +68,8 @@ pub enum Reply<'a> {
     Failed(Failure),
     /// The result of the transaction with this id.
     Committed(u32, Outcome),
+    /// A decision; `None` is a fault.
+    Decided(Option<Decision>),
     /// None: the connection is closed after the replies before.
     Close,
 }
@@ -89,6 +91,8 @@ pub enum ProtocolError {
     Http,
     /// Not a policy request, too long, or with too many attributes.
     Policy,
+    /// Not a command of an authentication client, too long, or with an id that is in use.
+    Sasl,
 }
 
 impl fmt::Display for ProtocolError {
@@ -102,6 +106,7 @@ impl fmt::Display for ProtocolError {
             ProtocolError::Transaction => f.write_str("unknown or reused transaction id"),
             ProtocolError::Http => f.write_str("invalid HTTP request to the metrics listener"),
             ProtocolError::Policy => f.write_str("not a policy request of smtpd"),
+            ProtocolError::Sasl => f.write_str("not a command of an authentication client"),
         }
     }
 }

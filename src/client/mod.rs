@@ -5,12 +5,14 @@ mod dict;
 mod message;
 mod policy;
 mod replies;
+mod sasl;
 mod socketmap;
 
 pub use message::{AdminRequest, Event, MAX_REQUEST, ProtocolError, Reply, ReplyTo};
 
 use crate::buffer::{Input, Output};
 use crate::config::Mode;
+use crate::query::Tokens;
 use replies::Replies;
 
 /// Maximum number of unanswered requests of one client; at this number reading stops.
@@ -61,11 +63,12 @@ enum Protocol {
     Dict(Box<dict::DictSession>),
     Admin(Box<admin::AdminSession>),
     Policy(Box<policy::PolicySession>),
+    Sasl(Box<sasl::SaslSession>),
 }
 
 impl Client {
     /// A connection that was accepted by a listener with this mode.
-    pub fn new(mode: Mode) -> Self {
+    pub fn new(mode: Mode, tokens: Tokens) -> Self {
         let (replies, input, output) = (Replies::default(), Input::default(), Output::default());
         let protocol = Protocol::Unknown;
         let mut client = Self {
@@ -86,6 +89,12 @@ impl Client {
             Mode::Postfix => client.protocol = Protocol::Socketmap(Default::default()),
             Mode::Admin => client.protocol = Protocol::Admin(Box::default()),
             Mode::Dovecot => client.protocol = client.begin_dict(),
+            Mode::Sasl(table) => {
+                client.input.set_secret();
+                let Self { output, replies, .. } = &mut client;
+                let session = sasl::SaslSession::new(table, tokens, output, replies);
+                client.protocol = Protocol::Sasl(Box::new(session));
+            }
             Mode::Policy(table) => client.protocol = Protocol::Policy(Box::new(policy::PolicySession::new(table))),
         }
         client
@@ -100,7 +109,11 @@ impl Client {
     pub fn table(&self) -> &[u8] {
         match &self.protocol {
             Protocol::Dict(session) => session.table(),
-            Protocol::Unknown | Protocol::Socketmap(_) | Protocol::Admin(_) | Protocol::Policy(_) => &[],
+            Protocol::Unknown
+            | Protocol::Socketmap(_)
+            | Protocol::Admin(_)
+            | Protocol::Policy(_)
+            | Protocol::Sasl(_) => &[],
         }
     }
 
@@ -128,6 +141,7 @@ impl Client {
             }
             Protocol::Admin(session) => session.next(input),
             Protocol::Policy(session) => session.next(input, &mut self.replies),
+            Protocol::Sasl(session) => session.next(input, &mut self.replies, &mut self.output),
         };
         self.paused |= !self.accepts_requests();
         next
@@ -139,6 +153,10 @@ impl Client {
         match &mut self.protocol {
             Protocol::Unknown | Protocol::Admin(_) => {}
             Protocol::Socketmap(_) => socketmap::reply(seq, table, reply, &mut self.replies, out),
+            Protocol::Sasl(session) => {
+                self.closing |= !matches!(reply, Reply::Decided(Some(_)));
+                session.reply(seq, reply, &mut self.replies, out);
+            }
             Protocol::Policy(_) => {
                 self.closing |= matches!(reply, Reply::Close);
                 policy::reply(seq, &reply, &mut self.replies, out);
@@ -152,6 +170,11 @@ impl Client {
             }
         }
         self.paused |= !self.accepts_requests();
+    }
+
+    /// Whether what the client sends may hold a password.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.protocol, Protocol::Sasl(_))
     }
 
     /// Whether this is a connection to the metrics listener.

@@ -3,7 +3,8 @@
 
 use super::message::{Event, MAX_KEY, MAX_REQUEST, ProtocolError, Reply};
 use super::replies::{Part, Replies};
-use crate::query::{Answer, Ask, Query};
+use crate::query::{Ask, AskKind, Decision, Query};
+use crate::secret::Secret;
 use crate::value;
 
 /// Maximum number of attributes of a request, of which Postfix sends about 35.
@@ -65,27 +66,31 @@ fn parse(lines: &[u8]) -> Option<Ask> {
     if !attributes.contains(&REQUEST) {
         return None;
     }
-    let mut json = Vec::with_capacity(lines.len() + 8 * attributes.len());
+    let mut object = Secret::with_capacity(lines.len() + 8 * attributes.len());
+    let json = object.writer();
     for (name, value) in &attributes {
         json.push(if json.is_empty() { b'{' } else { b',' });
-        value::push_quoted(name, &mut json);
+        value::push_quoted(name, json);
         json.push(b':');
-        value::push_quoted(value, &mut json);
+        value::push_quoted(value, json);
     }
     json.push(b'}');
     let recipient = attributes.iter().find(|(name, _)| *name == b"recipient").map_or(&[][..], |(_, value)| *value);
-    Some(Ask { key: recipient.get(..MAX_KEY).unwrap_or(recipient).to_vec(), json })
+    let key = recipient.get(..MAX_KEY).unwrap_or(recipient).to_vec();
+    Some(Ask { kind: AskKind::Policy, key, json: object })
 }
 
 /// Encodes the reply to the request with the sequence number `seq`.
 pub(super) fn reply(seq: u64, reply: &Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
     replies.write(seq, Part::Last, out, |out| {
         let action: &[u8] = match reply {
-            Reply::Answer(Answer::Found(value::Value::Text(action))) => action,
-            Reply::Answer(Answer::Miss) => b"DUNNO",
-            Reply::Answer(_) | Reply::Failed(_) => DEFER,
+            Reply::Decided(Some(Decision::Yes(action))) => action,
+            Reply::Decided(Some(Decision::No(_))) => b"DUNNO",
+            // `Failed`: the table does not exist.
+            Reply::Decided(None) | Reply::Failed(_) => DEFER,
             // A policy client sends nothing but requests for decisions.
-            Reply::Close | Reply::Explained { .. } | Reply::Row { .. } | Reply::End | Reply::Committed(..) => return,
+            Reply::Close | Reply::Answer(_) | Reply::Explained { .. } => return,
+            Reply::Row { .. } | Reply::End | Reply::Committed(..) => return,
         };
         out.extend_from_slice(b"action=");
         out.extend_from_slice(action);
@@ -108,7 +113,7 @@ mod tests {
                     panic!("{event:?}")
                 };
                 let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-                all.push((text(ask.key), text(ask.json)));
+                all.push((text(ask.key), text(ask.json.to_vec())));
                 input.drain(..used);
             }
         }

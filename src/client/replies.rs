@@ -20,6 +20,8 @@ pub(super) struct Replies {
     early_bytes: usize,
     /// Whether async ids are used (dict protocol 2.1 and later).
     ids: bool,
+    /// Replies have ids of their own, and may come in any order.
+    unordered: bool,
     /// Open requests that have an async id.
     identified: usize,
 }
@@ -35,6 +37,11 @@ impl Replies {
     /// Allows async ids, which dict clients understand from protocol 2.1 on.
     pub(super) fn allow_ids(&mut self, allowed: bool) {
         self.ids = allowed;
+    }
+
+    /// Allows replies in any order, which have ids of their own.
+    pub(super) fn allow_any_order(&mut self) {
+        self.unordered = true;
     }
 
     /// Requests without a complete reply.
@@ -63,6 +70,9 @@ impl Replies {
     pub(super) fn write(&mut self, seq: u64, part: Part, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
         if part == Part::Last {
             self.open -= 1;
+        }
+        if self.unordered {
+            return encode(out);
         }
         // Never stored: the id tells the client which command the reply belongs to.
         if self.ids {

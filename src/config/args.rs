@@ -1,8 +1,8 @@
 //! The command line parser. Every error is one line that names the flag and the expected value.
 
 use super::command::{
-    AskCommand, Command, Config, ConfigError, Endpoint, Mode, Permissions, QueryCommand, Setting, Spec, invalid,
-    seconds, usage,
+    AskCommand, Command, Config, ConfigError, Endpoint, LogInCommand, Mode, Permissions, QueryCommand, Setting, Spec,
+    invalid, seconds, usage,
 };
 use super::expand::expand;
 use crate::system;
@@ -31,7 +31,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     }
     let modes = all(&mut args, "--mode")?;
     if is_command(&args, "query") {
-        return if modes == ["policy"] { ask(args) } else { query(args, &parse_modes(&modes)?, verbosity > 0) };
+        return match &modes[..] {
+            [mode] if mode == "policy" => ask(args),
+            [mode] if mode == "sasl" => log_in(args),
+            _ => query(args, &parse_modes(&modes)?, verbosity > 0),
+        };
     }
     let modes = parse_modes(&modes)?;
     let check = args.contains("--check") || check_key.is_some();
@@ -108,7 +112,7 @@ fn query(mut args: Arguments, modes: &[Mode], verbose: bool) -> Result<Command, 
         // Only Dovecot's requests have a user.
         [] | [Mode::Postfix] => user.is_some(),
         [Mode::Dovecot] => true,
-        _ => return Err(usage("query expects one --mode: postfix, dovecot or policy")),
+        _ => return Err(usage("query expects one --mode: postfix, dovecot, policy or sasl")),
     };
     Ok(Command::Query(QueryCommand { socket: endpoint("SOCKET", &socket)?, dovecot, verbose, user, table, key }))
 }
@@ -129,6 +133,15 @@ fn ask(mut args: Arguments) -> Result<Command, ConfigError> {
         }
         _ => Err(usage("query --mode policy expects SOCKET NAME=VALUE …")),
     }
+}
+
+/// Parses `query --mode sasl SOCKET USER`.
+fn log_in(mut args: Arguments) -> Result<Command, ConfigError> {
+    let _ = args.subcommand();
+    let mut word = || args.free_from_str::<String>().map_err(|_| usage("query --mode sasl expects SOCKET USER"));
+    let (socket, user) = (endpoint("SOCKET", &word()?)?, word()?);
+    finish(args)?;
+    Ok(Command::LogIn(LogInCommand { socket, user }))
 }
 
 /// Reports the first argument that was not used.
@@ -162,9 +175,9 @@ fn parse_modes(modes: &[String]) -> Result<Vec<Mode>, ConfigError> {
 
 fn parse_mode(text: &str) -> Result<Mode, ConfigError> {
     // Metrics have a flag of their own.
-    Mode::of_name(text)
-        .filter(|mode| *mode != Mode::Admin)
-        .ok_or_else(|| usage(format!("--mode expects postfix, dovecot, auto or policy=TABLE, not '{text}'")))
+    Mode::of_name(text).filter(|mode| *mode != Mode::Admin).ok_or_else(|| {
+        usage(format!("--mode expects postfix, dovecot, auto, policy=TABLE or sasl=TABLE, not '{text}'"))
+    })
 }
 
 /// The value of a flag in seconds.
@@ -423,14 +436,19 @@ mod tests {
             (vec!["--socket", "inet::99"], 64, "--socket expects inet:HOST:PORT"),
             (vec!["--socket", "inet:h:99999"], 64, "--socket expects inet:HOST:PORT"),
             (vec!["--socket", "/s", "--socket", "/s"], 78, "--socket /s is given twice"),
-            (with(&["--mode", "exim"]), 64, "--mode expects postfix, dovecot, auto or policy=TABLE, not 'exim'"),
-            (with(&["--mode", "policy="]), 64, "--mode expects postfix, dovecot, auto or policy=TABLE"),
+            (
+                with(&["--mode", "exim"]),
+                64,
+                "--mode expects postfix, dovecot, auto, policy=TABLE or sasl=TABLE, not 'exim'",
+            ),
+            (with(&["--mode", "policy="]), 64, "--mode expects postfix, dovecot, auto, policy=TABLE or sasl=TABLE"),
             (with(&["--mode", "policy=b"]), 78, "--mode policy=b: there is no table 'b'"),
             (
                 vec!["--socket", "/s", "--name", "f", "--type", "file", "--param", "/f", "--mode", "policy=f"],
                 78,
                 "--mode policy=f: a table of type file cannot decide, only url",
             ),
+            (vec!["query", "--mode", "sasl", "/s"], 64, "query --mode sasl expects SOCKET USER"),
             (vec!["query", "--mode", "policy", "/s"], 64, "query --mode policy expects SOCKET NAME=VALUE"),
             (vec!["query", "--mode", "policy", "/s", "sender"], 64, "query --mode policy expects SOCKET NAME=VALUE"),
             (with(&["--mode", "auto", "--mode", "auto"]), 64, "--mode is given once for all, or once per --socket"),
@@ -458,7 +476,7 @@ mod tests {
             (
                 vec!["query", "--mode", "auto", "/s", "t", "k"],
                 64,
-                "query expects one --mode: postfix, dovecot or policy",
+                "query expects one --mode: postfix, dovecot, policy or sasl",
             ),
         ];
         for (args, code, line) in cases {

@@ -21,6 +21,7 @@ pub enum Command {
     Check(Config),
     Query(QueryCommand),
     Ask(AskCommand),
+    LogIn(LogInCommand),
     /// Print a chapter of the manual, or the list of chapters.
     Manual(Option<String>),
     Help,
@@ -53,7 +54,7 @@ impl Config {
     /// # Errors
     /// There is no such table, or it cannot decide.
     pub fn set_decides(&mut self, mode: Mode) -> Result<(), ConfigError> {
-        let Mode::Policy(name) = mode else { return Ok(()) };
+        let (Mode::Policy(name) | Mode::Sasl(name)) = mode else { return Ok(()) };
         let Some(spec) = self.tables.iter_mut().find(|spec| spec.name == name) else {
             return Err(invalid(format!("--mode {mode}: there is no table '{name}'")));
         };
@@ -86,6 +87,13 @@ pub struct AskCommand {
     pub attributes: Vec<String>,
 }
 
+/// A login from the command line. The password comes from stdin.
+#[derive(Debug)]
+pub struct LogInCommand {
+    pub socket: Endpoint,
+    pub user: String,
+}
+
 /// The address of a listener.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Endpoint {
@@ -107,6 +115,8 @@ pub enum Mode {
     /// Postfix policy delegation, decided by the table with this name.
     // Leaked: there are as many as flags, and they are in use until the end.
     Policy(&'static str),
+    /// Dovecot's authentication protocol, decided by the table with this name.
+    Sasl(&'static str),
 }
 
 /// Permissions of the unix sockets.
@@ -163,10 +173,13 @@ pub fn invalid(line: impl Into<String>) -> ConfigError {
 impl Mode {
     /// The protocol that the name of an inherited socket specifies (`FileDescriptorName=` of a systemd socket unit).
     pub fn of_name(name: &str) -> Option<Mode> {
-        let table = name.strip_prefix("policy=").filter(|table| !table.is_empty());
-        let policy = table.map(|table| Mode::Policy(table.to_owned().leak()));
-        let fixed = [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Admin];
-        policy.or_else(|| fixed.into_iter().find(|mode| mode.to_string() == name))
+        match name.split_once('=') {
+            Some(("policy", table)) if !table.is_empty() => Some(Mode::Policy(table.to_owned().leak())),
+            Some(("sasl", table)) if !table.is_empty() => Some(Mode::Sasl(table.to_owned().leak())),
+            _ => [Mode::Auto, Mode::Postfix, Mode::Dovecot, Mode::Admin]
+                .into_iter()
+                .find(|mode| mode.to_string() == name),
+        }
     }
 }
 
@@ -195,6 +208,7 @@ impl fmt::Display for Mode {
             Mode::Dovecot => "dovecot",
             Mode::Admin => "metrics",
             Mode::Policy(table) => return write!(f, "policy={table}"),
+            Mode::Sasl(table) => return write!(f, "sasl={table}"),
         })
     }
 }

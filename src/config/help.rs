@@ -10,12 +10,14 @@ Answers lookups of Postfix (socketmap) and Dovecot (dict) with requests to an HT
                          user; with -v, show which keys were asked for
   podop query --mode policy SOCKET NAME=VALUE ...
                          ask for a decision, as Postfix does
+  podop query --mode sasl SOCKET USER
+                         log in, as Postfix does; the password is read from stdin
   podop help [CHAPTER]   list the chapters of the manual, or print one
 
 Listeners:
   --socket PATH          unix socket to listen on, or inet:HOST:PORT; repeatable
-  --mode MODE            postfix, dovecot, auto (default) or policy=TABLE; once for all, or once per
-                         socket
+  --mode MODE            postfix, dovecot, auto (default), policy=TABLE or sasl=TABLE; once for all, or
+                         once per socket
   --socket-mode MODE     permissions of the unix sockets, default 0660
   --socket-owner USER    their owner, by name or number
   --socket-group GROUP   their group, by name or number

@@ -6,10 +6,12 @@ use crate::arena::{Arena, Key};
 use crate::backend::{Asker, Finished, TimeLimit};
 use crate::client::{Reply, ReplyTo};
 use crate::metrics::ACTIONS;
-use crate::query::{Answer, Ask};
+use crate::query::{Answer, Ask, AskKind, Decision, Failure};
 use crate::table::{OnFault, Plan, Question};
-use crate::value::Value;
 use std::time::Duration;
+
+/// The longest time for a login, as Postfix waits 10 s (xsasl_dovecot_server.c).
+const MAX_LOGIN: Duration = Duration::from_secs(8);
 
 /// The requests for decisions in progress.
 #[derive(Default)]
@@ -20,22 +22,31 @@ pub(super) struct Asks {
 struct RunningAsk {
     to: ReplyTo,
     table: usize,
+    kind: AskKind,
 }
 
 impl Asks {
     pub(super) fn start(&mut self, to: ReplyTo, table: usize, ask: &Ask, shared: &mut Shared) {
-        let (now, timeout) = (shared.turn.now, shared.tables.timeout(table));
+        let (now, kind) = (shared.turn.now, ask.kind);
+        let timeout = match kind {
+            AskKind::Policy => shared.tables.timeout(table),
+            AskKind::Login => shared.tables.timeout(table).min(MAX_LOGIN),
+        };
         match shared.tables.plan(table, Question::Ask(ask), now).plan {
             Plan::Request(request) => {
                 // The exchange expires at the deadline, which therefore needs no timer.
-                let asker = Asker::Ask(self.running.insert(RunningAsk { to, table }));
+                let asker = Asker::Ask(self.running.insert(RunningAsk { to, table, kind }));
                 let limit = TimeLimit { deadline: now + timeout, timeout };
                 let exchange = shared.spare.take(asker, table, limit, request, &ask.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
             Plan::Answer(answer) => {
-                let answer = answer.into_owned();
-                reply(to, table, answer, Duration::ZERO, shared);
+                // A table that has no request for it has a reason.
+                let result = match answer {
+                    Answer::Failed(failure) => Err(failure),
+                    Answer::Found(_) | Answer::Miss => Err(Failure::temporary(format_args!("no decision"))),
+                };
+                reply(RunningAsk { to, table, kind }, result, Duration::ZERO, shared);
             }
         }
     }
@@ -43,17 +54,17 @@ impl Asks {
     /// Handles the result of an exchange.
     pub(super) fn complete(&mut self, key: Key, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
-        let Some(RunningAsk { to, table }) = self.running.remove(key) else { return };
-        let took = shared.took(&exchange);
-        let answer = match result {
-            Err(fault) => Answer::Failed(shared.fault(table, &exchange, &fault)),
+        let Some(running) = self.running.remove(key) else { return };
+        let (table, took) = (running.table, shared.took(&exchange));
+        let result = match result {
+            Err(fault) => Err(shared.fault(table, &exchange, &fault)),
             Ok(response) => {
                 shared.check_slow(table, &exchange, took);
-                let parsed = shared.tables.parse_ask(table, response);
-                parsed.unwrap_or_else(|error| Answer::Failed(shared.response_failure(table, &exchange, &error)))
+                let parsed = shared.tables.parse_ask(table, running.kind, &response);
+                parsed.map_err(|error| shared.response_failure(table, &exchange, &error))
             }
         };
-        reply(to, table, answer, took, shared);
+        reply(running, result, took, shared);
         shared.spare.put(exchange);
     }
 
@@ -75,29 +86,43 @@ impl Asks {
 /// Where `DUNNO` is in [`ACTIONS`].
 const DUNNO: usize = 1;
 
+/// Counts a decision, which took the time `took`, and sends it.
+fn reply(running: RunningAsk, result: Result<Decision, Failure>, took: Duration, shared: &mut Shared) {
+    let RunningAsk { to, table, kind } = running;
+    let metrics = shared.tables.metrics(table);
+    metrics.latency.observe(took);
+    match kind {
+        AskKind::Policy => metrics.decisions[action_at(&result)] += 1,
+        AskKind::Login => metrics.logins[login_at(&result)] += 1,
+    }
+    let reply = match (result, kind, shared.tables.on_fault(table)) {
+        (Ok(decision), ..) => Reply::Decided(Some(decision)),
+        // Postfix takes any reply but OK for a wrong password.
+        (Err(_), AskKind::Login, _) | (Err(_), _, OnFault::Close) => Reply::Close,
+        (Err(_), _, OnFault::Dunno) => Reply::Decided(Some(Decision::No(None))),
+        (Err(_), _, OnFault::Defer) => Reply::Decided(None),
+    };
+    shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
+}
+
 /// Where a decision is counted.
-fn kind(answer: &Answer<'_>) -> usize {
-    match answer {
-        Answer::Failed(_) => ACTIONS.len() + 1,
-        Answer::Miss => DUNNO,
-        Answer::Found(Value::Text(action)) => {
+fn action_at(result: &Result<Decision, Failure>) -> usize {
+    match result {
+        Err(_) => ACTIONS.len() + 1,
+        Ok(Decision::No(_)) => DUNNO,
+        Ok(Decision::Yes(action)) => {
             let word = action.split(|byte| *byte == b' ').next().unwrap_or_default();
             let known = ACTIONS.iter().position(|known| known.as_bytes().eq_ignore_ascii_case(word));
             known.unwrap_or(ACTIONS.len())
         }
-        Answer::Found(_) => ACTIONS.len(),
     }
 }
 
-/// Counts a decision, which took the time `took`, and sends it.
-fn reply(to: ReplyTo, table: usize, answer: Answer<'_>, took: Duration, shared: &mut Shared) {
-    let metrics = shared.tables.metrics(table);
-    metrics.decisions[kind(&answer)] += 1;
-    metrics.latency.observe(took);
-    let reply = match (&answer, shared.tables.on_fault(table)) {
-        (Answer::Failed(_), OnFault::Close) => Reply::Close,
-        (Answer::Failed(_), OnFault::Dunno) => Reply::Answer(Answer::Miss),
-        _ => Reply::Answer(answer),
-    };
-    shared.clients.reply(to, shared.tables.name(table), reply, &mut shared.turn);
+/// Where a login is counted.
+fn login_at(result: &Result<Decision, Failure>) -> usize {
+    match result {
+        Ok(Decision::Yes(_)) => 0,
+        Ok(Decision::No(_)) => 1,
+        Err(_) => 2,
+    }
 }

@@ -6,6 +6,7 @@ use crate::client::{AdminRequest, Client, Event, Reply, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, Peer, Turn};
 use crate::log::{self, Repeats};
+use crate::query::Tokens;
 use crate::timers::Timers;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -38,8 +39,13 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn accept(&mut self, mode: Mode, now: Instant) -> Key {
-        let key = self.arena.insert(Client::new(mode));
+    pub(super) fn accept(&mut self, mode: Mode, tokens: Tokens, turn: &mut Turn) -> Key {
+        let (client, now) = (Client::new(mode, tokens), turn.now);
+        let speaks_first = !client.output.is_empty();
+        let key = self.arena.insert(client);
+        if speaks_first {
+            turn.push(Action::Flush(Peer::Client(key)));
+        }
         // Each scrape or probe is a connection; together they would outnumber the mail servers.
         if mode == Mode::Admin {
             self.watch(key, now);
@@ -111,6 +117,11 @@ impl Clients {
                 None
             }
         }
+    }
+
+    /// True if what a client sends may hold a password.
+    pub(super) fn is_secret(&self, key: Key) -> bool {
+        self.arena.get(key).is_some_and(Client::is_secret)
     }
 
     /// The table that a dict client has named in HELLO.

@@ -19,7 +19,7 @@ use crate::backend::{Arrived, Backends, CheckResult};
 use crate::client::{AdminRequest, Event, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
-use crate::query::Query;
+use crate::query::{Query, Tokens};
 use crate::table::TableEntry;
 pub use probes::ProbeResult;
 use requests::Requests;
@@ -75,7 +75,10 @@ impl Engine {
 
     /// A client has connected to a listener of this mode.
     pub fn accepted(&mut self, mode: Mode, now: Instant) -> Peer {
-        Peer::Client(self.shared.clients.accept(mode, now))
+        self.begin(now);
+        let Shared { clients, tables, turn, .. } = &mut self.shared;
+        let tokens = if let Mode::Sasl(table) = mode { tables.tokens(table) } else { Tokens::default() };
+        Peer::Client(clients.accept(mode, tokens, turn))
     }
 
     /// Connections to the metrics listener.
@@ -109,12 +112,19 @@ impl Engine {
         }
     }
 
-    /// Bytes have arrived.
-    pub fn received(&mut self, peer: Peer, bytes: &[u8], now: Instant) {
+    /// Bytes have arrived. True if they may hold a password, so that their memory should be overwritten.
+    pub fn received(&mut self, peer: Peer, bytes: &[u8], now: Instant) -> bool {
         self.begin(now);
         match peer {
-            Peer::Client(key) => self.serve(key, bytes),
-            Peer::Backend(key) => drop(self.complete(Arrived::new(key, bytes))),
+            Peer::Client(key) => {
+                let is_secret = self.shared.clients.is_secret(key); // it may be closed then
+                self.serve(key, bytes);
+                is_secret
+            }
+            Peer::Backend(key) => {
+                self.complete(Arrived::new(key, bytes));
+                false
+            }
         }
     }
 

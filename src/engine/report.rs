@@ -107,6 +107,10 @@ fn table_metrics(tables: &[(&str, &TableMetrics)], text: &mut Exposition) {
         ("fault", |table| table.decisions[ACTIONS.len() + 1]),
     ];
     family(text, what, ["table", "action"], each(), actions);
+    let what = ["podop_logins_total", "counter", "Logins of authentication clients, by result."];
+    let results: &[Series<TableMetrics>] =
+        &[("ok", |table| table.logins[0]), ("fail", |table| table.logins[1]), ("fault", |table| table.logins[2])];
+    family(text, what, ["table", "result"], each(), results);
     let what = ["podop_cache_answers_total", "counter", "Lookups answered without an exchange of their own."];
     let kinds: &[Series<TableMetrics>] = &[
         ("fresh", |table| table.cache_fresh),

@@ -4,7 +4,8 @@ use crate::backend::{Backends, TraceId};
 use crate::io::Turn;
 use crate::log::{self, Escaped};
 use crate::metrics::TableMetrics;
-use crate::query::{Answer, FailureKind, Write};
+use crate::query::Tokens;
+use crate::query::{Answer, AskKind, Decision, FailureKind, Write};
 use crate::table::{Caching, KeyRules, OnFault, Plan, Question, ResponseError, ResponseOf, Setup, TableEntry, Written};
 use crate::wire::http::Response;
 use std::time::{Duration, Instant};
@@ -89,13 +90,23 @@ impl Tables {
         self.entries[table].table.parse_write(write, response)
     }
 
-    pub(super) fn parse_ask<'a>(&self, table: usize, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
-        self.entries[table].table.parse_ask(response)
+    pub(super) fn parse_ask(
+        &self,
+        table: usize,
+        kind: AskKind,
+        response: &Response<'_>,
+    ) -> Result<Decision, ResponseError> {
+        self.entries[table].table.parse_ask(kind, response)
     }
 
     /// True if the table decides for a listener.
     pub(super) fn decides(&self, table: usize) -> bool {
         self.entries[table].decides
+    }
+
+    /// Whether the table with this name accepts tokens.
+    pub(super) fn tokens(&self, name: &str) -> Tokens {
+        self.find(name.as_bytes()).map(|table| self.entries[table].tokens).unwrap_or_default()
     }
 
     /// What a policy client gets in place of a fault.

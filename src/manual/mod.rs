@@ -36,6 +36,7 @@ macro_rules! chapters {
 chapters! {
     postfix "setup, the keys that Postfix sends, the chroot, failures in the mail log"
     policy "decisions for check_policy_service: greylisting, rate limits, lists"
+    sasl "logins for Postfix without Dovecot: SMTP AUTH, submission"
     dovecot "logins with 2.3 and 2.4, dicts for quota, ACL, METADATA, Sieve and last login"
     backend "what a backend has to do: requests, statuses, values; a complete one in Python"
     options "flags, tables and their settings, signals, exit codes, limits"

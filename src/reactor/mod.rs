@@ -216,7 +216,9 @@ impl Reactor {
             match socket.read(&mut self.chunk) {
                 ReadResult::Data { count, more } => {
                     any = true;
-                    self.engine.received(peer, &self.chunk[..count], self.now);
+                    if self.engine.received(peer, &self.chunk[..count], self.now) {
+                        crate::secret::overwrite(&mut self.chunk[..count]);
+                    }
                     if !more {
                         return any;
                     }

@@ -3,7 +3,7 @@
 use super::keys::KeyRules;
 use super::setup::Setup;
 use crate::backend::Request;
-use crate::query::{Answer, Ask, Path, Write};
+use crate::query::{Answer, Ask, AskKind, Decision, Path, Tokens, Write};
 use crate::wire::http::Response;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -31,11 +31,12 @@ pub trait Table {
         Err(ResponseError::Status(response.status))
     }
 
-    /// Interprets the response to a [`Question::Ask`]: a text is the decision, a miss is none.
+    /// Interprets the response to a [`Question::Ask`].
     ///
     /// # Errors
     /// There is no decision in it.
-    fn parse_ask<'a>(&self, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+    fn parse_ask(&self, kind: AskKind, response: &Response<'_>) -> Result<Decision, ResponseError> {
+        let _ = kind;
         Err(ResponseError::Status(response.status))
     }
 
@@ -154,6 +155,8 @@ pub struct TableEntry {
     pub keys: KeyRules,
     /// What a policy client gets in place of a fault.
     pub on_fault: OnFault,
+    /// What else than passwords an authentication client may send.
+    pub tokens: Tokens,
     /// It decides for a listener.
     pub decides: bool,
     pub table: Box<dyn Table>,

@@ -45,6 +45,10 @@ const WORDS: &[&[u8]] = &[
     b"\n\n",
     b"request=smtpd_access_policy\n",
     b"recipient=",
+    b"VERSION\t1\t0\n",
+    b"AUTH\t1\tPLAIN\tresp=",
+    b"CONT\t1\tYQ==\n",
+    b"=",
     b"[1,{\"a\":\"\\u00e9\"}]",
     b"\"",
     b"\\",
@@ -92,6 +96,11 @@ fn date() {
 #[test]
 fn policy() {
     run("policy", targets::policy);
+}
+
+#[test]
+fn sasl() {
+    run("sasl", targets::sasl);
 }
 
 #[test]

@@ -29,6 +29,8 @@ mod policy;
 mod properties;
 /// Several replicas of one backend.
 mod replicas;
+/// Dovecot's authentication protocol.
+mod sasl;
 /// Lookups that ask for several keys.
 mod search;
 /// Keys and replicas that fault, hang and return at random.

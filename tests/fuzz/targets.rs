@@ -2,10 +2,10 @@
 #![allow(dead_code)] // each program runs one of them
 
 use crate::support::world::{MS, World};
-use podop::client::{Client, Event};
+use podop::client::{Client, Event, Reply};
 use podop::config::Mode;
 use podop::io::{End, Peer};
-use podop::query::Query;
+use podop::query::{Decision, Query, Tokens};
 use podop::value::stream::{Item, MemberReader};
 use podop::value::{self, Members, Value};
 use podop::wire::{date as dates, dict as lines, http as responses, netstring as frames, percent as percents};
@@ -51,14 +51,15 @@ pub fn netstring(data: &[u8]) {
 pub fn policy(data: &[u8]) {
     let Some((step, bytes)) = data.split_first() else { return };
     let read = |step: usize| {
-        let (mut client, mut held, mut asked) = (Client::new(Mode::Policy("policy")), Vec::new(), Vec::new());
+        let (mut client, mut held, mut asked) =
+            (Client::new(Mode::Policy("policy"), Tokens::default()), Vec::new(), Vec::new());
         for piece in bytes.chunks(step) {
             held.extend_from_slice(piece);
             loop {
                 match client.next(&held) {
                     Ok(None) => break,
                     Ok(Some((Event::Request { query: Query::Ask(ask), .. }, used))) => {
-                        asked.push((ask.key, ask.json));
+                        asked.push((ask.key, ask.json.to_vec()));
                         held.drain(..used);
                     }
                     Ok(Some((event, _))) => panic!("{event:?}"),
@@ -74,6 +75,44 @@ pub fn policy(data: &[u8]) {
         let Ok(Value::Object(object)) = Value::parse(&json) else { panic!("{}", json.escape_ascii()) };
         assert_eq!(Value::Object(object).select("/request"), Ok(Value::Text(b"smtpd_access_policy".into())));
         assert!(key.len() < 65_536);
+    }
+}
+
+/// Logins: they do not depend on how they are cut, and are JSON objects with a name.
+pub fn sasl(data: &[u8]) {
+    let Some((step, bytes)) = data.split_first() else { return };
+    let tokens = Tokens { xoauth2: true, oauthbearer: true };
+    let read = |step: usize| {
+        let (mut client, mut held, mut asked) = (Client::new(Mode::Sasl("login"), tokens), Vec::new(), Vec::new());
+        let hello = client.output.unsent().len();
+        client.output.advance(hello); // it differs each time
+        let error = 'all: {
+            for piece in bytes.chunks(step) {
+                held.extend_from_slice(piece);
+                loop {
+                    let used = match client.next(&held) {
+                        Ok(None) => break,
+                        Ok(Some((Event::Request { seq, query: Query::Ask(ask), .. }, used))) => {
+                            asked.push((ask.key, ask.json.to_vec()));
+                            client.reply(seq, "login", Reply::Decided(Some(Decision::No(None))));
+                            used
+                        }
+                        Ok(Some((Event::Nothing, used))) => used,
+                        Ok(Some((event, _))) => panic!("{event:?}"),
+                        Err(error) => break 'all Some(error),
+                    };
+                    held.drain(..used);
+                }
+            }
+            None
+        };
+        (asked, error, client.output.unsent().to_vec())
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(read(usize::from(*step).max(1)), whole);
+    for (key, json) in whole.0 {
+        let Ok(Value::Object(object)) = Value::parse(&json) else { panic!("{}", json.escape_ascii()) };
+        assert_eq!(Value::Object(object).select("/username"), Ok(Value::Text(key.into())));
     }
 }
 

@@ -15,6 +15,8 @@ mod policy;
 mod postfix;
 /// promtool on the metrics and on the package's alert rules.
 mod prometheus;
+/// Postfix with smtpd_sasl_type = dovecot.
+mod sasl;
 /// nginx as a shared cache, and HAProxy in front of two services.
 mod shared;
 /// Socket activation, notifications, and the package's units.

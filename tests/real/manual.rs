@@ -173,6 +173,7 @@ fn every_flag_and_setting_is_in_the_chapter_on_options() {
         "expire",
         "trace",
         "fault",
+        "mechanisms",
     ] {
         assert!(text.contains(&format!("| `{setting}=")), "{setting}");
     }

@@ -77,6 +77,11 @@ impl Transport {
         self.requests.writer()
     }
 
+    /// Has the memory of requests overwritten once they have left.
+    pub(super) fn set_secret(&mut self) {
+        self.requests.set_secret();
+    }
+
     /// Bytes of requests that have not left.
     pub(super) fn unsent(&self) -> usize {
         self.requests.unsent().len()

@@ -8,7 +8,7 @@ use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
 use super::stamp::{CHECK_INTERVAL, Stamp};
 use crate::log;
-use crate::query::{Answer, Failure};
+use crate::query::{Answer, Failure, Tokens};
 use crate::value::Value;
 use content::Content;
 use std::borrow::Cow;
@@ -46,6 +46,7 @@ pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry,
         caching: None,
         keys,
         on_fault: OnFault::default(),
+        tokens: Tokens::default(),
         decides: false,
         table: Box::new(table),
     })

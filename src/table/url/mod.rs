@@ -11,7 +11,7 @@ use super::stamp::{CHECK_INTERVAL, Stamp};
 use crate::backend::tls::TlsConnector;
 use crate::backend::{BackendSpec, Body, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;
-use crate::query::{Answer, Ask, Change, Failure, Path, Write};
+use crate::query::{Answer, Ask, AskKind, Change, Decision, Failure, Path, Write};
 use crate::value::{self, SelectError, Value};
 use crate::wire::http::Response;
 use fields::Fields;
@@ -59,7 +59,7 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
             .push(setup.backends.add(BackendSpec { label, target, options: options.pool, connector }, urls.len() > 1));
     }
     let (name, timeout, caching, keys) = (spec.name.to_owned(), options.timeout, options.caching, options.keys);
-    let (on_fault, has_key) = (options.on_fault, urls.iter().all(Url::has_key));
+    let (on_fault, tokens, has_key) = (options.on_fault, options.tokens, urls.iter().all(Url::has_key));
     let mut table = UrlTable {
         name: name.clone(),
         urls,
@@ -73,7 +73,7 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
         options,
     };
     table.prepare().map_err(SettingError::option)?;
-    Ok(TableEntry { name, timeout, caching, keys, on_fault, decides: spec.decides, table: Box::new(table) })
+    Ok(TableEntry { name, timeout, caching, keys, on_fault, tokens, decides: spec.decides, table: Box::new(table) })
 }
 
 /// The TLS connector for a URL, from the current content of the files; `None` for a URL without TLS.
@@ -138,7 +138,7 @@ impl Table for UrlTable {
         if self.has_ambiguous_path(&write.key) {
             return self.refuse("the key has a segment that is empty or of dots");
         }
-        let body = json.map(|json| Box::new(Body { fields, json }));
+        let body = json.map(|json| Box::new(Body { fields, json: json.into() }));
         Plan::Request(Request { method, routes: self.routes.clone(), body })
     }
 
@@ -172,45 +172,25 @@ impl Table for UrlTable {
         Ok(if value == Value::Null { Answer::Miss } else { Answer::Found(value) })
     }
 
-    fn parse_ask<'a>(&self, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+    fn parse_ask(&self, kind: AskKind, response: &Response<'_>) -> Result<Decision, ResponseError> {
         let status = response.status;
+        let is_miss = self.options.misses.contains(status, self.authorized, false);
+        let is_denied = match kind {
+            AskKind::Policy => is_miss,
+            // With credentials of the table, 401 is about those.
+            AskKind::Login => is_miss || status == 403 || status == 401 && !self.authorized,
+        };
         match status {
-            204 => return Ok(Answer::Miss),
             200..300 => {}
-            _ if !self.options.misses.contains(status, self.authorized, false) => return Err(status_error(&response)),
+            _ if !is_denied => return Err(status_error(response)),
             _ if self.options.misses.json && Value::parse(&response.body).is_err() => {
                 return Err(ResponseError::NotJson(status));
             }
-            _ => return Ok(Answer::Miss),
+            _ => return Ok(Decision::No(status_error(response).detail().map(str::to_owned))),
         }
-        let no_action = |what| Err(ResponseError::NoAction(status, what));
-        let value = match Value::parse(&response.body) {
-            Ok(value) => value.into_owned(),
-            // Not JSON: a text as it is. Part of it could be another action.
-            Err(_) if response.until_end || self.options.select.is_some() => {
-                return Err(ResponseError::NotJson(status));
-            }
-            Err(_) => Value::Text(response.body.trim_ascii().to_owned().into()),
-        };
-        let value = match &self.options.select {
-            None => value,
-            Some(pointer) => value.select(pointer).map_err(|error| match error {
-                SelectError::Missing => ResponseError::NotSelected(pointer.clone()),
-                SelectError::Unreadable => ResponseError::NotJson(status),
-            })?,
-        };
-        match &value {
-            Value::Null => Ok(Answer::Miss),
-            Value::Array(_) if value.is_none_for_postfix() => Ok(Answer::Miss),
-            Value::Array(_) | Value::Object(_) => no_action("no text: select= names a part of it"),
-            Value::Scalar(_) => no_action("no text"),
-            Value::Text(action) if action.len() > MAX_ACTION => no_action("an action that is too long"),
-            // Of a page that was not meant for Postfix, the first byte is `<`.
-            Value::Text(action) if !action.first().is_some_and(u8::is_ascii_alphanumeric) => no_action("no action"),
-            Value::Text(action) if action.iter().any(u8::is_ascii_control) || std::str::from_utf8(action).is_err() => {
-                no_action("a line break or control character in the action")
-            }
-            Value::Text(_) => Ok(Answer::Found(value)),
+        match kind {
+            AskKind::Policy => self.action(response),
+            AskKind::Login => self.user(response),
         }
     }
 
@@ -271,6 +251,71 @@ fn status_error(response: &Response<'_>) -> ResponseError {
 }
 
 impl UrlTable {
+    /// The value of a response with a body that decides. One that is not JSON is a text as it is.
+    fn decided<'a>(&self, response: &'a Response<'_>) -> Result<Value<'a>, ResponseError> {
+        let not_json = || ResponseError::NotJson(response.status);
+        let value = match Value::parse(&response.body) {
+            Ok(value) => value,
+            // Part of a text could be another one.
+            Err(_) if response.until_end || self.options.select.is_some() => return Err(not_json()),
+            Err(_) => Value::Text(response.body.trim_ascii().into()),
+        };
+        match &self.options.select {
+            None => Ok(value),
+            Some(pointer) => value.select(pointer).map_err(|error| match error {
+                SelectError::Missing => ResponseError::NotSelected(pointer.clone()),
+                SelectError::Unreadable => not_json(),
+            }),
+        }
+    }
+
+    /// The action in a response.
+    fn action(&self, response: &Response<'_>) -> Result<Decision, ResponseError> {
+        if response.status == 204 {
+            return Ok(Decision::No(None));
+        }
+        let no_action = |what| Err(ResponseError::NoAction(response.status, what));
+        let value = self.decided(response)?;
+        match &value {
+            Value::Null => Ok(Decision::No(None)),
+            Value::Array(_) if value.is_none_for_postfix() => Ok(Decision::No(None)),
+            Value::Array(_) | Value::Object(_) => no_action("no text: select= names a part of it"),
+            Value::Scalar(_) => no_action("no text"),
+            Value::Text(action) if action.len() > MAX_ACTION => no_action("an action that is too long"),
+            // Of a page that was not meant for Postfix, the first byte is `<`.
+            Value::Text(action) if !action.first().is_some_and(u8::is_ascii_alphanumeric) => no_action("no action"),
+            Value::Text(action) if action.iter().any(u8::is_ascii_control) || std::str::from_utf8(action).is_err() => {
+                no_action("a line break or control character in the action")
+            }
+            Value::Text(action) => Ok(Decision::Yes(action.to_vec())),
+        }
+    }
+
+    /// The user in a response that admits one: the one that the backend names as a JSON string, or the one that was
+    /// asked for.
+    // A page is no yes: it may be that of a login form. Nor is an object, which may be an error.
+    fn user(&self, response: &Response<'_>) -> Result<Decision, ResponseError> {
+        if response.status == 204 || response.body.is_empty() && !response.until_end {
+            return Ok(Decision::Yes(Vec::new()));
+        }
+        if Value::parse(&response.body).is_err() {
+            return Err(ResponseError::NotJson(response.status));
+        }
+        let no_user = |what| Err(ResponseError::NoAction(response.status, what));
+        match self.decided(response)? {
+            Value::Text(user)
+                if user.is_empty() || user.len() > MAX_ACTION || user.iter().any(u8::is_ascii_control) =>
+            {
+                no_user("no name of a user")
+            }
+            Value::Text(user) => Ok(Decision::Yes(user.into_owned())),
+            Value::Null => no_user("null, which is neither a yes nor a no"),
+            Value::Scalar(raw) if raw == "true" => Ok(Decision::Yes(Vec::new())),
+            Value::Scalar(_) => no_user("neither a name nor true: a no is 403"),
+            Value::Array(_) | Value::Object(_) => no_user("no name of a user: select= names a part of it"),
+        }
+    }
+
     fn ask(&self, ask: &Ask) -> Plan<'_> {
         // Without a key, the path is that of no other one; a decision depends on the body.
         if !ask.key.is_empty() && self.has_ambiguous_path(&ask.key) {

@@ -6,6 +6,7 @@ use super::super::settings::Settings;
 use super::super::tls_options::TlsOptions;
 use super::fields::Fields;
 use crate::backend::{Method, PoolOptions};
+use crate::query::Tokens;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub(super) struct UrlOptions {
     /// The request field with the number of seconds after which a value expires.
     pub expire: Option<String>,
     pub on_fault: OnFault,
+    pub tokens: Tokens,
     /// Requests have ids, by which the backend's log can be searched.
     pub trace: bool,
     pub header: Vec<String>,
@@ -71,6 +73,7 @@ impl UrlOptions {
                 Some("dunno") => OnFault::Dunno,
                 Some(other) => return Err(format!("fault={other}: it is 'defer', 'close' or 'dunno'")),
             },
+            tokens: tokens(settings.one("mechanisms"))?,
             trace: match settings.one("trace") {
                 None | Some("off") => false,
                 Some("on") => true,
@@ -157,6 +160,19 @@ fn misses(setting: Option<&str>) -> Result<Misses, String> {
     let statuses =
         statuses.ok_or_else(|| format!("miss={text}: expects statuses like 404,410, or 4xx, none, 404,json"))?;
     Ok(Misses { statuses, json })
+}
+
+fn tokens(setting: Option<&str>) -> Result<Tokens, String> {
+    let mut tokens = Tokens::default();
+    for name in setting.into_iter().flat_map(|text| text.split([',', ' '])).filter(|name| !name.is_empty()) {
+        match name.to_ascii_uppercase().as_str() {
+            "PLAIN" | "LOGIN" => {}
+            "XOAUTH2" => tokens.xoauth2 = true,
+            "OAUTHBEARER" => tokens.oauthbearer = true,
+            _ => return Err(format!("mechanisms={name}: it is PLAIN, LOGIN, XOAUTH2 or OAUTHBEARER")),
+        }
+    }
+    Ok(tokens)
 }
 
 fn number(settings: &mut Settings<'_>, key: &'static str) -> Result<Option<usize>, String> {
