@@ -61,6 +61,7 @@ impl Output {
     }
 
     /// Removes `count` bytes that the socket has accepted.
+    #[inline]
     pub fn advance(&mut self, count: usize) {
         // A position instead of a removal: moving the rest to the front at each partial write would copy long replies
         // repeatedly. Moved once it is no longer than what it replaces, no byte costs more than one copy.

@@ -325,8 +325,11 @@ impl SpareExchanges {
     }
 
     /// Takes back an exchange that has ended and is not needed any more.
+    #[inline]
     pub fn put(&mut self, mut exchange: Box<Exchange>) {
-        exchange.request.body = None; // which may hold a password
+        if exchange.request.body.is_some() {
+            exchange.request.body = None; // which may hold a password
+        }
         if self.0.len() < Self::MAX_COUNT && exchange.key.capacity() <= Self::MAX_KEY {
             self.0.push(exchange);
         }

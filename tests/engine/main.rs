@@ -7,6 +7,8 @@ mod admin;
 mod caching;
 /// The order of commits and lookups of one client, and the memory of commits.
 mod commits;
+/// Any sequence of requests for decisions.
+mod decisions;
 /// The dict protocol: versions, order, commits, iterations and bounds.
 mod dict;
 /// A short run of the fuzz targets on the seeds in `tests/data/fuzz`.

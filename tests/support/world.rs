@@ -303,6 +303,12 @@ impl World {
         Some((peer, self.taken(peer)))
     }
 
+    /// The next backend connection that was sent a request.
+    pub fn next_busy(&self) -> Option<Peer> {
+        let is_busy = |(peer, wire): &(&Peer, &Wire)| matches!(peer, Peer::Backend(_)) && !wire.output.is_empty();
+        self.wires.iter().find(is_busy).map(|(peer, _)| *peer)
+    }
+
     /// The next backend connection that was sent a request, which is taken.
     pub fn next_asked(&mut self) -> Option<Peer> {
         self.next_request().map(|(peer, _)| peer)
