@@ -3,6 +3,7 @@
 use crate::support;
 
 use podop::wire::base64::encode;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::http::{Backend, Request, Script, Then, raw, response};
@@ -37,6 +38,11 @@ struct Rig {
 
 impl Rig {
     fn start(backend: &Backend) -> Option<Rig> {
+        Self::start_with(backend, &[])
+    }
+
+    /// With further settings of main.cf.
+    fn start_with(backend: &Backend, extra: &[(&str, &str)]) -> Option<Rig> {
         if !postfix::is_root() {
             println!("skipped: the Postfix master needs root");
             return None;
@@ -77,7 +83,7 @@ impl Rig {
             ("virtual_mailbox_domains", ""),
             ("transport_maps", ""),
         ];
-        let postfix = Postfix::start(&maps, &[&settings[..], &more].concat());
+        let postfix = Postfix::start(&maps, &[&settings[..], &more, extra].concat());
         Some(Rig { postfix, podop, _maps: dir })
     }
 
@@ -140,6 +146,45 @@ fn users_log_in_and_an_outage_is_never_a_wrong_password() {
     for log in [rig.podop.log(), rig.postfix.log()] {
         assert!(!log.contains("cret") && !log.contains(&right[11..]), "{log}");
     }
+}
+
+#[test]
+#[ignore = "needs Debian's postfix and openssl; tests/run installs them"]
+fn over_starttls_the_service_is_told_so() {
+    let backend = Backend::start(service);
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (key, cert) = (path("key.pem"), path("cert.pem"));
+    let mut make = Command::new("openssl");
+    make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]);
+    make.args(["-subj", "/CN=localhost", "-keyout", &key, "-out", &cert]).stderr(Stdio::null());
+    assert!(make.status().unwrap().success());
+    let tls =
+        [("smtpd_tls_security_level", "encrypt"), ("smtpd_tls_cert_file", &cert[..]), ("smtpd_tls_key_file", &key)];
+    let Some(rig) = Rig::start_with(&backend, &tls) else { return };
+    assert!(rig.postfix.smtp().command(&plain("alice@x.test", "se\tcret\"")).starts_with("530"), "not without TLS");
+    let mut client = Command::new("openssl");
+    client.args(["s_client", "-quiet", "-starttls", "smtp", "-connect", &format!("127.0.0.1:{}", rig.postfix.port())]);
+    let mut client =
+        Running(client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let (mut stdin, stdout) = (client.0.stdin.take().unwrap(), client.0.stdout.take().unwrap());
+    let mut lines = BufReader::new(stdout).lines();
+    let mut command = |line: &str| {
+        stdin.write_all(format!("{line}\r\n").as_bytes()).unwrap();
+        // The last line of a reply has a space behind its code; the reply to the hello before TLS may come first.
+        let last = |line: &String| line.as_bytes().get(3) == Some(&b' ');
+        lines.by_ref().map_while(Result::ok).find(last).unwrap_or_else(|| panic!("{}", rig.postfix.log()))
+    };
+    let mut reply = command("EHLO client.test");
+    while !reply.starts_with("250") {
+        reply = command("NOOP");
+    }
+    let reply = command(&plain("alice@x.test", "se\tcret\""));
+    let reply = if reply.starts_with("250") { command("NOOP") } else { reply };
+    assert!(reply.starts_with("235 2.7.0"), "{reply}");
+    let logins = backend.requests().into_iter().filter(|request| request.method == "POST");
+    let bodies: Vec<String> = logins.map(|request| String::from_utf8(request.body).unwrap()).collect();
+    assert!(bodies.len() == 1 && bodies[0].ends_with("\"tls\":true}"), "{bodies:?}");
 }
 
 #[test]

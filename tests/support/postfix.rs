@@ -61,6 +61,7 @@ const MAIN_CF: &[(&str, &str)] = &[
 /// The services: every delivery agent is discard(8), so that nothing ever leaves the machine.
 const MASTER_CF: &str = "\
 127.0.0.1:{port} inet n - {chroot} - - smtpd
+tlsmgr unix - - n 1000? 1 tlsmgr
 cleanup   unix  n  -  {chroot}  -  0  cleanup
 rewrite   unix  -  -  {chroot}  -  -  trivial-rewrite
 qmgr      unix  n  -  n  300  1  qmgr
@@ -132,6 +133,11 @@ impl Postfix {
     /// The queue, which is the root folder of chrooted daemons and the working folder of all.
     pub fn queue_directory(&self) -> PathBuf {
         self.folder.path().join("queue")
+    }
+
+    /// The port of smtpd.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Opens an SMTP session and says hello.
