@@ -76,6 +76,31 @@ fn each_inherited_socket_keeps_its_own_name() {
 }
 
 #[test]
+fn an_inherited_socket_may_be_for_decisions_or_logins() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a", "b"].map(|name| dir.path().join(name));
+    let sockets = paths.each_ref().map(|path| UnixListener::bind(path).unwrap());
+    let table = |name: &'static str| ["--name", name, "--type", "url", "--param", "http://127.0.0.1:1/"];
+    let tables = [table("rules"), table("login")].concat();
+    let _podop = Running(inheriting(&sockets.each_ref(), "policy=rules:sasl=login", &tables).spawn().unwrap());
+    let mut policy = UnixStream::connect(&paths[0]).unwrap();
+    policy.set_read_timeout(Some(SOON)).unwrap();
+    policy.write_all(b"request=smtpd_access_policy\n\n").unwrap();
+    let mut action = [0; 50];
+    policy.read_exact(&mut action).unwrap();
+    assert_eq!(&action, b"action=DEFER_IF_PERMIT 4.3.0 Service unavailable\n\n");
+    let mut sasl = UnixStream::connect(&paths[1]).unwrap();
+    sasl.set_read_timeout(Some(SOON)).unwrap();
+    let mut hello = [0; 12];
+    sasl.read_exact(&mut hello).unwrap();
+    assert_eq!(&hello, b"VERSION\t1\t2\n");
+    // Of a table that does not exist, the start says so.
+    let output = inheriting(&[&sockets[0]], "policy=none", &tables).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--mode policy=none: there is no table 'none'"));
+}
+
+#[test]
 fn sockets_that_were_passed_to_another_process_are_not_ours() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("s")).unwrap();
