@@ -1,6 +1,7 @@
 //! Input and output buffers of connections.
 
-use crate::secret::wipe;
+use crate::secret::{Secret, wipe};
+use std::fmt;
 
 /// Default capacity in bytes up to which an empty buffer retains its memory.
 // Ten thousand clients may be connected: each retains the memory of its usual reply, but not that of its largest one.
@@ -15,7 +16,6 @@ const MAX_SPARE: usize = 128 * 1024;
 const MAX_SENT: usize = 64 * 1024;
 
 /// Bytes to be written to the socket.
-#[derive(Debug)]
 pub struct Output {
     bytes: Vec<u8>,
     sent: usize,
@@ -80,7 +80,7 @@ impl Output {
 }
 
 /// Received bytes of an incomplete frame.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Input {
     buffered: Vec<u8>,
     /// What was used may have been a password, and is overwritten.
@@ -92,6 +92,27 @@ impl Drop for Input {
         if self.is_secret {
             wipe(&mut self.buffered);
         }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.is_secret {
+            wipe(&mut self.bytes);
+        }
+    }
+}
+
+// Without the bytes, which may be a password.
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Input({} bytes)", self.buffered.len())
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Output({} bytes)", self.unsent().len())
     }
 }
 
@@ -116,7 +137,7 @@ impl Input {
         if self.is_secret {
             let joined = [&buffered[..], arrived].concat();
             wipe(&mut buffered); // it would be moved, and leave a copy
-            return Joined::Buffered(joined);
+            return Joined::Secret(joined.into());
         }
         buffered.extend_from_slice(arrived);
         Joined::Buffered(buffered)
@@ -127,10 +148,7 @@ impl Input {
         debug_assert!(self.buffered.is_empty(), "bytes are buffered out of order");
         match joined {
             Joined::Arrived(bytes) => self.buffered.extend_from_slice(&bytes[used..]),
-            Joined::Buffered(mut bytes) if self.is_secret => {
-                self.buffered = bytes[used..].to_vec();
-                wipe(&mut bytes);
-            }
+            Joined::Secret(bytes) => self.buffered = bytes[used..].to_vec(),
             Joined::Buffered(mut bytes) => {
                 bytes.drain(..used);
                 if bytes.is_empty() {
@@ -145,10 +163,11 @@ impl Input {
 }
 
 /// The result of [`Input::join`].
-#[derive(Debug)]
 pub enum Joined<'a> {
     Arrived(&'a [u8]),
     Buffered(Vec<u8>),
+    /// They may be a password.
+    Secret(Secret),
 }
 
 impl Joined<'_> {
@@ -157,6 +176,7 @@ impl Joined<'_> {
         match self {
             Joined::Arrived(bytes) => bytes,
             Joined::Buffered(bytes) => bytes,
+            Joined::Secret(bytes) => bytes,
         }
     }
 }

@@ -277,12 +277,14 @@ impl Connection {
     }
 
     /// Reads the response to a write of which a part has not left. A backend may refuse a large body before it has all of
-    /// it (RFC 9112, section 9.5); any other status cannot be about the write. The connection is closed after it.
+    /// it (RFC 9112, section 9.5); any other status cannot be about the write, nor any be a decision. The connection is closed after it.
     fn decode_refusal<'a>(&mut self, input: &mut &'a [u8]) -> Arrival<'a> {
         self.decoder.set_streams(false);
         match self.decoder.push(input) {
             Ok(None) => Arrival::Nothing,
-            Ok(Some(response)) if response.status >= 400 => Arrival::Response { response, surplus: true },
+            Ok(Some(response)) if response.status >= 400 && !self.in_flight.begins_with_ask() => {
+                Arrival::Response { response, surplus: true }
+            }
             Ok(Some(_)) => Arrival::Closed(CloseReason::Fault(Fault::Unsolicited)),
             Err(error) => Arrival::Closed(CloseReason::Fault(Fault::Malformed(error))),
         }
@@ -357,7 +359,7 @@ impl Connection {
 
     /// Takes out all exchanges in flight, in order. `invalid` means that an invalid response has arrived.
     pub(super) fn take_orphans(&mut self, invalid: bool) -> Vec<(Box<Exchange>, Progress)> {
-        self.in_flight.take(invalid || !self.decoder.is_clean())
+        self.in_flight.take(invalid || self.refused_early || !self.decoder.is_clean())
     }
 
     /// The table of the exchange whose response is the next one, and when it was sent.

@@ -1,6 +1,6 @@
 //! The exchanges in flight on one connection.
 
-use super::exchange::Exchange;
+use super::exchange::{Asker, Exchange};
 use super::retry::Progress;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -87,6 +87,12 @@ impl InFlight {
     pub(super) fn may_be_refused_early(&self) -> bool {
         let is_write = |first: &Slot| first.exchange.as_ref().is_some_and(|exchange| !exchange.is_safe());
         self.slots.front().is_some_and(|first| first.begins < self.left && self.left < first.ends && is_write(first))
+    }
+
+    /// True if the request at the front is one for a decision.
+    pub(super) fn begins_with_ask(&self) -> bool {
+        let is_ask = |exchange: &Exchange| matches!(exchange.asker, Asker::Ask(_));
+        self.slots.front().and_then(|first| first.exchange.as_deref()).is_some_and(is_ask)
     }
 
     /// True if the request at the front may not be sent twice, and none of it has left.

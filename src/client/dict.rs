@@ -316,7 +316,7 @@ pub(super) fn reply(seq: u64, table: &str, reply: Reply<'_>, replies: &mut Repli
                 dict::escape(value, out);
             }
             // An empty line ends an iteration. The others are for other protocols.
-            Reply::End | Reply::Explained { .. } | Reply::Decided(_) | Reply::Close => {}
+            Reply::End | Reply::Explained { .. } | Reply::Decided(_) | Reply::Close(_) => {}
             Reply::Committed(id, outcome) => {
                 let (letter, failure) = match outcome {
                     Outcome::Done => ('O', None),

@@ -4,6 +4,7 @@ use crate::arena::Key;
 use crate::query::{Answer, Decision, Failure, Outcome, Query};
 use crate::wire;
 use std::fmt;
+use std::time::Instant;
 
 /// Maximum length in bytes of a request that is buffered: the payload of a netstring, or a dict line.
 // Dovecot's own dict server has the same limit for a line (dict-client.h).
@@ -70,8 +71,8 @@ pub enum Reply<'a> {
     Committed(u32, Outcome),
     /// A decision; `None` is a fault.
     Decided(Option<Decision>),
-    /// None: the connection is closed after the replies before.
-    Close,
+    /// None: the connection is closed after the replies that are owed, until this time.
+    Close(Instant),
 }
 
 /// A violation of the protocol by the client. Its connection is closed.

@@ -21,6 +21,9 @@ pub const MAX_OPEN: usize = 1_000;
 /// Maximum size of unread replies in bytes; above it reading stops and no rows are added.
 pub const MAX_UNSENT: usize = 256 * 1024;
 
+/// Maximum number of bytes of open requests for decisions of one client; at this number reading stops.
+const MAX_ASKED: usize = 4 << 20;
+
 /// Bytes of output memory that a dict client retains while it has nothing to send.
 // Dovecot sends dozens of lookups at once, and there are few of these clients; Postfix waits for each reply.
 const RETAINED_FOR_DICT: usize = 4 * 1024;
@@ -153,14 +156,8 @@ impl Client {
         match &mut self.protocol {
             Protocol::Unknown | Protocol::Admin(_) => {}
             Protocol::Socketmap(_) => socketmap::reply(seq, table, reply, &mut self.replies, out),
-            Protocol::Sasl(session) => {
-                self.closing |= !matches!(reply, Reply::Decided(Some(_)));
-                session.reply(seq, reply, &mut self.replies, out);
-            }
-            Protocol::Policy(_) => {
-                self.closing |= matches!(reply, Reply::Close);
-                policy::reply(seq, &reply, &mut self.replies, out);
-            }
+            Protocol::Sasl(session) => self.closing |= session.reply(seq, reply, &mut self.replies, out),
+            Protocol::Policy(session) => self.closing |= session.reply(seq, &reply, &mut self.replies, out),
             Protocol::Dict(session) => {
                 if let Reply::Committed(..) = reply {
                     session.committed(seq);
@@ -192,7 +189,7 @@ impl Client {
 
     /// Whether more requests may be read from the client.
     pub fn accepts_requests(&self) -> bool {
-        self.replies.open() < MAX_OPEN && !self.is_full() && !self.is_committing
+        self.replies.open() < MAX_OPEN && !self.is_full() && !self.is_committing && self.asked() < MAX_ASKED
     }
 
     /// Marks the client if it may have room again. True if it was not marked before: the caller lists it then.
@@ -205,6 +202,15 @@ impl Client {
     pub fn may_stream(&self, seq: u64) -> bool {
         // Replies that wait for the end of this iteration must not keep it from its rows.
         self.output.unsent().len() < MAX_UNSENT && self.replies.may_stream(seq)
+    }
+
+    /// Bytes of the requests for decisions that are open.
+    fn asked(&self) -> usize {
+        match &self.protocol {
+            Protocol::Policy(session) => session.asked(),
+            Protocol::Sasl(session) => session.asked(),
+            Protocol::Unknown | Protocol::Socketmap(_) | Protocol::Dict(_) | Protocol::Admin(_) => 0,
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -229,7 +235,8 @@ impl Client {
     /// Whether the client has received all replies to what it has sent.
     pub fn is_served(&self) -> bool {
         // While it is paused, `input` may hold whole requests that have not been started.
-        self.replies.open() == 0 && self.output.is_empty() && !self.paused
+        let is_cut = self.replies.open() > 0 && self.replies.is_complete();
+        self.replies.is_complete() && self.output.is_empty() && (is_cut || !self.paused)
     }
 
     /// Whether the client has sent only a part of a request, or has not read a reply.

@@ -6,6 +6,7 @@ use super::replies::{Part, Replies};
 use crate::query::{Ask, AskKind, Decision, Query};
 use crate::secret::Secret;
 use crate::value;
+use std::collections::BTreeMap;
 
 /// Maximum number of attributes of a request, of which Postfix sends about 35.
 const MAX_ATTRIBUTES: usize = 64;
@@ -23,11 +24,14 @@ pub(super) struct PolicySession {
     table: &'static str,
     /// Bytes at the front of the input in which no end of the request begins.
     searched: usize,
+    /// The sizes of open requests, and their sum.
+    sizes: BTreeMap<u64, usize>,
+    asked: usize,
 }
 
 impl PolicySession {
     pub(super) fn new(table: &'static str) -> Self {
-        Self { table, searched: 0 }
+        Self { table, searched: 0, sizes: BTreeMap::new(), asked: 0 }
     }
 
     /// Parses the next request and returns it with its length in bytes; `None` if it is incomplete.
@@ -47,7 +51,38 @@ impl PolicySession {
         }
         let ask = parse(&input[..end]).ok_or(ProtocolError::Policy)?;
         let (seq, table) = (replies.enter(), Some(self.table.as_bytes()));
+        self.asked += ask.json.len();
+        self.sizes.insert(seq, ask.json.len());
         Ok(Some((Event::Request { seq, table, query: Query::Ask(Box::new(ask)) }, end + 2)))
+    }
+
+    /// Bytes of open requests.
+    pub(super) fn asked(&self) -> usize {
+        self.asked
+    }
+
+    /// Encodes the reply to the request with the sequence number `seq`. True if the connection is to be closed in its
+    /// place.
+    pub(super) fn reply(&mut self, seq: u64, reply: &Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) -> bool {
+        self.asked -= self.sizes.remove(&seq).unwrap_or_default();
+        let action: &[u8] = match reply {
+            Reply::Decided(Some(Decision::Yes(action))) => action,
+            Reply::Decided(Some(Decision::No(_))) => b"DUNNO",
+            // `Failed`: the table does not exist.
+            Reply::Decided(None) | Reply::Failed(_) => DEFER,
+            // A policy client sends nothing but requests for decisions.
+            Reply::Close(_) | Reply::Answer(_) | Reply::Explained { .. } | Reply::Row { .. } => b"",
+            Reply::End | Reply::Committed(..) => b"",
+        };
+        if action.is_empty() {
+            replies.cut(seq);
+        }
+        replies.write(seq, Part::Last, out, |out| {
+            out.extend_from_slice(b"action=");
+            out.extend_from_slice(action);
+            out.extend_from_slice(b"\n\n");
+        });
+        action.is_empty()
     }
 }
 
@@ -78,24 +113,6 @@ fn parse(lines: &[u8]) -> Option<Ask> {
     let recipient = attributes.iter().find(|(name, _)| *name == b"recipient").map_or(&[][..], |(_, value)| *value);
     let key = recipient.get(..MAX_KEY).unwrap_or(recipient).to_vec();
     Some(Ask { kind: AskKind::Policy, key, json: object })
-}
-
-/// Encodes the reply to the request with the sequence number `seq`.
-pub(super) fn reply(seq: u64, reply: &Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
-    replies.write(seq, Part::Last, out, |out| {
-        let action: &[u8] = match reply {
-            Reply::Decided(Some(Decision::Yes(action))) => action,
-            Reply::Decided(Some(Decision::No(_))) => b"DUNNO",
-            // `Failed`: the table does not exist.
-            Reply::Decided(None) | Reply::Failed(_) => DEFER,
-            // A policy client sends nothing but requests for decisions.
-            Reply::Close | Reply::Answer(_) | Reply::Explained { .. } => return,
-            Reply::Row { .. } | Reply::End | Reply::Committed(..) => return,
-        };
-        out.extend_from_slice(b"action=");
-        out.extend_from_slice(action);
-        out.extend_from_slice(b"\n\n");
-    });
 }
 
 #[cfg(test)]

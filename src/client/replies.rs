@@ -22,6 +22,8 @@ pub(super) struct Replies {
     ids: bool,
     /// Replies have ids of their own, and may come in any order.
     unordered: bool,
+    /// The first request that gets no reply, as its connection is closed then. None behind it gets any.
+    cut: Option<u64>,
     /// Open requests that have an async id.
     identified: usize,
 }
@@ -42,6 +44,16 @@ impl Replies {
     /// Allows replies in any order, which have ids of their own.
     pub(super) fn allow_any_order(&mut self) {
         self.unordered = true;
+    }
+
+    /// A request gets no reply, and none behind it, as the client would take that for its own.
+    pub(super) fn cut(&mut self, seq: u64) {
+        self.cut = Some(self.cut.map_or(seq, |other| other.min(seq)));
+    }
+
+    /// True if nothing is left to be written.
+    pub(super) fn is_complete(&self) -> bool {
+        self.open == 0 || !self.unordered && self.cut.is_some_and(|cut| self.first > cut)
     }
 
     /// Requests without a complete reply.
@@ -79,7 +91,9 @@ impl Replies {
             self.write_id(seq, part, out);
             encode(out);
         } else if seq == self.first {
-            encode(out);
+            if self.cut.is_none_or(|cut| seq < cut) {
+                encode(out);
+            }
             if part == Part::Last {
                 self.first += 1;
                 // Checked first, as replies nearly always arrive in order.
@@ -100,7 +114,9 @@ impl Replies {
     fn catch_up(&mut self, out: &mut Vec<u8>) {
         while let Some(bytes) = self.early.remove(&self.first) {
             self.early_bytes -= bytes.len();
-            out.extend_from_slice(&bytes);
+            if self.cut.is_none_or(|cut| self.first < cut) {
+                out.extend_from_slice(&bytes);
+            }
             self.first += 1;
         }
     }

@@ -7,11 +7,11 @@ use crate::buffer::Output;
 use crate::query::{Ask, AskKind, Decision, Query, Tokens};
 use crate::secret::Secret;
 use crate::value::push_quoted;
-use crate::wire::{base64, dict, percent};
-use std::collections::BTreeMap;
+use crate::wire::{base64, dict};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// Maximum number of exchanges of one client that wait for its next line.
+/// Maximum number of exchanges of one client that wait for its next line; the oldest are forgotten beyond it.
 const MAX_CONTINUED: usize = 100;
 
 /// How a client proves who it is.
@@ -46,9 +46,12 @@ pub(super) struct SaslSession {
     /// Bytes at the front of the input in which no line ends.
     searched: usize,
     /// Exchanges by their ids, of which the next line has not come.
-    continued: BTreeMap<u32, Exchange>,
+    // The oldest first: Postfix does not cancel those of its clients that have gone.
+    continued: VecDeque<(u32, Exchange)>,
     /// Those that the table decides, by the sequence numbers of their requests.
     decided: BTreeMap<u64, Decided>,
+    /// Bytes of open requests.
+    asked: usize,
 }
 
 /// An authentication that is not complete.
@@ -73,6 +76,7 @@ struct About {
 struct Decided {
     id: u32,
     user: Vec<u8>,
+    size: usize,
     /// The client is not interested any more.
     cancelled: bool,
 }
@@ -89,8 +93,15 @@ impl SaslSession {
     // MECH before SPID, or Postfix reports a wrong socket.
     pub(super) fn new(table: &'static str, tokens: Tokens, output: &mut Output, replies: &mut Replies) -> Self {
         replies.allow_any_order();
-        let session =
-            Self { table, tokens, greeted: false, searched: 0, continued: BTreeMap::new(), decided: BTreeMap::new() };
+        let session = Self {
+            table,
+            tokens,
+            greeted: false,
+            searched: 0,
+            continued: VecDeque::new(),
+            decided: BTreeMap::new(),
+            asked: 0,
+        };
         let mut hello = String::from("VERSION\t1\t2\n");
         for (name, mechanism) in MECHANISMS.iter().filter(|(_, mechanism)| session.offers(*mechanism)) {
             let plaintext = matches!(mechanism, Mechanism::Plain | Mechanism::Login);
@@ -133,7 +144,9 @@ impl SaslSession {
             None => Event::Nothing,
             Some((id, ask)) => {
                 let seq = replies.enter();
-                self.decided.insert(seq, Decided { id, user: ask.key.clone(), cancelled: false });
+                let (user, size) = (ask.key.clone(), ask.json.len());
+                self.asked += size;
+                self.decided.insert(seq, Decided { id, user, size, cancelled: false });
                 Event::Request { seq, table: Some(self.table.as_bytes()), query: Query::Ask(Box::new(ask)) }
             }
         };
@@ -160,18 +173,29 @@ impl SaslSession {
             }
             b"CONT" => {
                 let id = id()?;
-                let exchange = self.continued.remove(&id).ok_or(ProtocolError::Sasl)?;
+                let exchange = self.take(id).ok_or(ProtocolError::Sasl)?;
                 Ok(self.advance(id, exchange, fields.next().unwrap_or_default(), output))
             }
             b"CANCEL" => {
                 let id = id()?;
-                self.continued.remove(&id);
+                self.take(id);
                 self.decided.values_mut().filter(|one| one.id == id).for_each(|one| one.cancelled = true);
                 Ok(None)
             }
             // CPID, and what a later version may have.
             _ => Ok(None),
         }
+    }
+
+    /// Takes out an exchange that has waited for this line.
+    fn take(&mut self, id: u32) -> Option<Exchange> {
+        let at = self.continued.iter().position(|(other, _)| *other == id)?;
+        self.continued.remove(at).map(|(_, exchange)| exchange)
+    }
+
+    /// Bytes of open requests.
+    pub(super) fn asked(&self) -> usize {
+        self.asked
     }
 
     /// Handles `AUTH`: the name of a mechanism, and parameters, of which `resp=` is the last.
@@ -181,10 +205,10 @@ impl SaslSession {
         mut fields: impl Iterator<Item = &'f [u8]>,
         output: &mut Output,
     ) -> Result<Option<(u32, Ask)>, ProtocolError> {
-        let is_used = self.continued.contains_key(&id) || self.decided.values().any(|one| one.id == id);
-        if is_used || self.continued.len() >= MAX_CONTINUED {
+        if self.decided.values().any(|one| one.id == id && !one.cancelled) {
             return Err(ProtocolError::Sasl);
         }
+        self.take(id);
         let name = fields.next().unwrap_or_default();
         let known = MECHANISMS.iter().find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name));
         let Some((_, mechanism)) = known.filter(|(_, mechanism)| self.offers(*mechanism)) else {
@@ -216,7 +240,10 @@ impl SaslSession {
     }
 
     fn wait(&mut self, id: u32, exchange: Exchange, prompt: &str, output: &mut Output) {
-        self.continued.insert(id, exchange);
+        if self.continued.len() >= MAX_CONTINUED {
+            self.continued.pop_front();
+        }
+        self.continued.push_back((id, exchange));
         output.writer().extend_from_slice(format!("CONT\t{id}\t{prompt}\n").as_bytes());
     }
 
@@ -237,9 +264,8 @@ impl SaslSession {
             (Mechanism::OauthBearer, Some(response)) => oauthbearer(&response),
         };
         // Nothing that a table could decide: the client has made a mistake.
-        let usable = |one: &Credentials| {
-            !one.user.is_empty() && one.user.len() <= MAX_KEY && std::str::from_utf8(&one.user).is_ok()
-        };
+        let is_text = |part: &[u8]| !part.is_empty() && !part.contains(&0) && std::str::from_utf8(part).is_ok();
+        let usable = |one: &Credentials| is_text(&one.user) && is_text(&one.secret) && one.user.len() <= MAX_KEY;
         let Some(credentials) = credentials.filter(usable) else {
             fail(id, output.writer());
             return None;
@@ -248,17 +274,26 @@ impl SaslSession {
         Some((id, Ask { kind: AskKind::Login, key: credentials.user.to_vec(), json }))
     }
 
-    /// Encodes the reply to the request with the sequence number `seq`.
-    pub(super) fn reply(&mut self, seq: u64, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) {
-        let Some(Decided { id, user, cancelled }) = self.decided.remove(&seq) else { return };
-        replies.write(seq, Part::Last, out, |out| match reply {
-            _ if cancelled => {}
-            Reply::Decided(Some(Decision::Yes(name))) => {
+    /// Encodes the reply to the request with the sequence number `seq`. True if the connection is to be closed in its
+    /// place: Postfix takes any other reply than OK for a wrong password.
+    pub(super) fn reply(&mut self, seq: u64, reply: Reply<'_>, replies: &mut Replies, out: &mut Vec<u8>) -> bool {
+        let Some(Decided { id, user, size, cancelled }) = self.decided.remove(&seq) else { return false };
+        self.asked -= size;
+        let decision = match reply {
+            _ if cancelled => None,
+            Reply::Decided(decision) => decision,
+            Reply::Close(_) | Reply::Failed(_) | Reply::Answer(_) | Reply::Explained { .. } | Reply::Row { .. } => None,
+            Reply::End | Reply::Committed(..) => None,
+        };
+        let is_fault = decision.is_none() && !cancelled;
+        replies.write(seq, Part::Last, out, |out| match decision {
+            None => {}
+            Some(Decision::Yes(name)) => {
                 out.extend_from_slice(format!("OK\t{id}\tuser=").as_bytes());
                 dict::escape(if name.is_empty() { &user } else { &name }, out);
                 out.push(b'\n');
             }
-            Reply::Decided(Some(Decision::No(reason))) => {
+            Some(Decision::No(reason)) => {
                 out.extend_from_slice(format!("FAIL\t{id}\tuser=").as_bytes());
                 dict::escape(&user, out);
                 if let Some(reason) = reason {
@@ -267,11 +302,8 @@ impl SaslSession {
                 }
                 out.push(b'\n');
             }
-            // The connection is closed, as Postfix takes any other reply for a wrong password.
-            Reply::Decided(None) | Reply::Close | Reply::Failed(_) => {}
-            // For other protocols.
-            Reply::Answer(_) | Reply::Explained { .. } | Reply::Row { .. } | Reply::End | Reply::Committed(..) => {}
         });
+        is_fault
     }
 }
 
@@ -301,10 +333,23 @@ fn oauthbearer(response: &[u8]) -> Option<Credentials> {
     let mut parts = response.split(|byte| *byte == 1);
     let header = parts.next()?.strip_prefix(b"n,")?;
     let name = header.strip_prefix(b"a=")?.strip_suffix(b",")?;
-    // A comma or an equals sign in a name is encoded (RFC 5801, section 4).
-    let name =
-        percent::decode(&String::from_utf8_lossy(name).replace('%', "%25").replace("=2C", "%2C").replace("=3D", "%3D"));
-    Some(Credentials { user: name.into(), secret: bearer(parts)? })
+    Some(Credentials { user: sasl_name(name)?.into(), secret: bearer(parts)? })
+}
+
+/// A name in which a comma is `=2C` and an equals sign `=3D` (RFC 5801, section 4).
+fn sasl_name(text: &[u8]) -> Option<Vec<u8>> {
+    let mut parts = text.split(|byte| *byte == b'=');
+    let mut name = parts.next()?.to_vec();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(2)?;
+        name.push(match code {
+            b"2C" => b',',
+            b"3D" => b'=',
+            _ => return None,
+        });
+        name.extend_from_slice(rest);
+    }
+    Some(name)
 }
 
 /// The token of a part `auth=Bearer TOKEN`.

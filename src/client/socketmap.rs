@@ -124,8 +124,12 @@ pub(super) fn reply(seq: u64, table: &str, reply: Reply<'_>, replies: &mut Repli
             netstring::encode(&[b"OK ", steps.as_bytes(), b"\n", &answered], out);
         }
         // A socketmap client sends nothing but lookups.
-        Reply::Row { .. } | Reply::End | Reply::Failed(_) | Reply::Committed(..) | Reply::Decided(_) | Reply::Close => {
-        }
+        Reply::Row { .. }
+        | Reply::End
+        | Reply::Failed(_)
+        | Reply::Committed(..)
+        | Reply::Decided(_)
+        | Reply::Close(_) => {}
     });
 }
 

@@ -3,24 +3,27 @@
 use super::connect::{Stream, connect};
 use super::exit::{print, report};
 use crate::config::{EX_TEMPFAIL, LogInCommand};
-use crate::secret::{Secret, wipe};
+use crate::secret::{Secret, overwrite, wipe};
 use crate::wire::{base64, dict};
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+
+/// Maximum length of a password in bytes.
+const MAX_PASSWORD: usize = 16_384;
 
 /// Logs in with the password on the first line of stdin: exit code 0 and the user if that is admitted, 1 if it is refused,
 /// 75 if neither.
 pub fn log_in(login: &LogInCommand) -> u8 {
-    let mut password = Secret::default();
-    if let Err(error) = io::stdin().lock().read_until(b'\n', password.writer()) {
-        return report(EX_TEMPFAIL, &format!("stdin: {error}"));
-    }
-    while password.last().is_some_and(|byte| b"\r\n".contains(byte)) {
-        password.writer().pop();
-    }
+    let password = match password() {
+        Ok(password) => password,
+        Err(error) => return report(EX_TEMPFAIL, &format!("stdin: {error}")),
+    };
     match exchange(login, &password) {
         Ok(reply) if reply.starts_with(b"OK\t") => {
             print(&[field(&reply, b"user=").unwrap_or_default(), b"\n".into()].concat())
         }
+        Ok(reply) if !reply.starts_with(b"FAIL\t") => report(EX_TEMPFAIL, "this is no reply to a login"),
         Ok(reply) => {
             let reason = field(&reply, b"reason=").map(|reason| format!(": {}", String::from_utf8_lossy(&reason)));
             report(1, &format!("refused{}", reason.unwrap_or_default()))
@@ -30,6 +33,23 @@ pub fn log_in(login: &LogInCommand) -> u8 {
         }
         Err(error) => report(EX_TEMPFAIL, &format!("{}: {error}", login.socket)),
     }
+}
+
+/// The first line of stdin, without a buffer that would keep a copy.
+fn password() -> io::Result<Secret> {
+    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let (mut password, mut byte) = (Secret::with_capacity(MAX_PASSWORD), [0]);
+    while stdin.read(&mut byte)? == 1 && byte != *b"\n" {
+        if password.len() == MAX_PASSWORD {
+            return Err(ErrorKind::FileTooLarge.into());
+        }
+        password.writer().push(byte[0]);
+    }
+    if password.last() == Some(&b'\r') {
+        password.writer().pop();
+    }
+    overwrite(&mut byte);
+    Ok(password)
 }
 
 fn exchange(login: &LogInCommand, password: &[u8]) -> io::Result<Vec<u8>> {

@@ -8,7 +8,7 @@ use crate::client::{Reply, ReplyTo};
 use crate::metrics::ACTIONS;
 use crate::query::{Answer, Ask, AskKind, Decision, Failure};
 use crate::table::{OnFault, Plan, Question};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest time for a login, as Postfix waits 10 s (xsasl_dovecot_server.c).
 const MAX_LOGIN: Duration = Duration::from_secs(8);
@@ -23,6 +23,7 @@ struct RunningAsk {
     to: ReplyTo,
     table: usize,
     kind: AskKind,
+    deadline: Instant,
 }
 
 impl Asks {
@@ -32,11 +33,12 @@ impl Asks {
             AskKind::Policy => shared.tables.timeout(table),
             AskKind::Login => shared.tables.timeout(table).min(MAX_LOGIN),
         };
+        let running = RunningAsk { to, table, kind, deadline: now + timeout };
         match shared.tables.plan(table, Question::Ask(ask), now).plan {
             Plan::Request(request) => {
                 // The exchange expires at the deadline, which therefore needs no timer.
-                let asker = Asker::Ask(self.running.insert(RunningAsk { to, table, kind }));
-                let limit = TimeLimit { deadline: now + timeout, timeout };
+                let limit = TimeLimit { deadline: running.deadline, timeout };
+                let asker = Asker::Ask(self.running.insert(running));
                 let exchange = shared.spare.take(asker, table, limit, request, &ask.key, now);
                 shared.backends.submit(exchange, &mut shared.turn);
             }
@@ -44,9 +46,11 @@ impl Asks {
                 // A table that has no request for it has a reason.
                 let result = match answer {
                     Answer::Failed(failure) => Err(failure),
+                    // No user can have such a name.
+                    Answer::Miss if kind == AskKind::Login => Ok(Decision::No(None)),
                     Answer::Found(_) | Answer::Miss => Err(Failure::temporary(format_args!("no decision"))),
                 };
-                reply(RunningAsk { to, table, kind }, result, Duration::ZERO, shared);
+                reply(running, result, Duration::ZERO, shared);
             }
         }
     }
@@ -88,7 +92,7 @@ const DUNNO: usize = 1;
 
 /// Counts a decision, which took the time `took`, and sends it.
 fn reply(running: RunningAsk, result: Result<Decision, Failure>, took: Duration, shared: &mut Shared) {
-    let RunningAsk { to, table, kind } = running;
+    let RunningAsk { to, table, kind, deadline } = running;
     let metrics = shared.tables.metrics(table);
     metrics.latency.observe(took);
     match kind {
@@ -98,7 +102,7 @@ fn reply(running: RunningAsk, result: Result<Decision, Failure>, took: Duration,
     let reply = match (result, kind, shared.tables.on_fault(table)) {
         (Ok(decision), ..) => Reply::Decided(Some(decision)),
         // Postfix takes any reply but OK for a wrong password.
-        (Err(_), AskKind::Login, _) | (Err(_), _, OnFault::Close) => Reply::Close,
+        (Err(_), AskKind::Login, _) | (Err(_), _, OnFault::Close) => Reply::Close(deadline),
         (Err(_), _, OnFault::Dunno) => Reply::Decided(Some(Decision::No(None))),
         (Err(_), _, OnFault::Defer) => Reply::Decided(None),
     };

@@ -26,6 +26,8 @@ pub(super) struct Clients {
     resumable: Vec<Key>,
     /// When to check stuck clients for progress.
     stalls: Timers<Key>,
+    /// When to close clients that are owed replies after a fault.
+    closings: Timers<Key>,
     /// Connections to the metrics listener, the oldest first.
     admins: VecDeque<Key>,
     /// Total number of connections of mail servers.
@@ -154,6 +156,7 @@ impl Clients {
     pub(super) fn reply(&mut self, to: ReplyTo, table: &str, reply: Reply<'_>, turn: &mut Turn) {
         let Some(client) = self.arena.get_mut(to.client) else { return };
         let was_empty = client.output.is_empty();
+        let close_by = if let Reply::Close(by) = &reply { Some(*by) } else { None };
         client.reply(to.seq, table, reply);
         if was_empty && !client.output.is_empty() {
             turn.push(Action::Flush(Peer::Client(to.client)));
@@ -166,6 +169,9 @@ impl Clients {
         // The last reply has nothing to send, so that no flush would notice.
         if client.closing && client.is_served() {
             return self.remove(to.client, turn);
+        }
+        if let Some(by) = close_by.filter(|_| client.closing) {
+            self.closings.add_by(turn.now, Duration::ZERO, by.max(turn.now), to.client);
         }
         // There may be room for the next request, and without async ids it may be the turn of an iteration.
         if client.mark_resumable() {
@@ -289,6 +295,9 @@ impl Clients {
 
     /// Closes stuck clients that made no progress since they were last checked.
     pub(super) fn expire(&mut self, faults: &mut Repeats, turn: &mut Turn) {
+        while let Some(key) = self.closings.due(turn.now, |key| self.arena.contains(*key)) {
+            self.remove(key, turn);
+        }
         while let Some(key) = self.stalls.due(turn.now, |key| self.arena.contains(*key)) {
             let Some(client) = self.arena.get_mut(key) else { continue };
             let before = client.watched.take();
@@ -312,7 +321,9 @@ impl Clients {
 
     /// When [`Clients::expire`] must be called.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        self.stalls.next(|key| self.arena.contains(*key))
+        let Self { stalls, closings, arena, .. } = self;
+        let is_there = |key: &Key| arena.contains(*key);
+        [stalls.next(is_there), closings.next(is_there)].into_iter().flatten().min()
     }
 
     // --- reports

@@ -312,14 +312,29 @@ pub fn to_json_string(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Appends text as a JSON string; bytes that are not UTF-8 become replacement characters.
+// Without memory of its own, as it may be a password.
 pub fn push_quoted(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
     if wire::all(text, |byte| PLAIN[usize::from(byte)]) {
-        out.push(b'"');
         out.extend_from_slice(text);
-        out.push(b'"');
     } else {
-        out.extend_from_slice(&quote(text));
+        for chunk in text.utf8_chunks() {
+            for byte in chunk.valid().bytes() {
+                match byte {
+                    b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                    ..b' ' => {
+                        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+                        out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+                    }
+                    _ => out.push(byte),
+                }
+            }
+            if !chunk.invalid().is_empty() {
+                out.extend_from_slice("\u{fffd}".as_bytes());
+            }
+        }
     }
+    out.push(b'"');
 }
 
 /// Quotes text as a JSON string; bytes that are not UTF-8 become replacement characters.

@@ -57,6 +57,8 @@ struct Model {
     /// Requests at the backend, by connection.
     busy: Vec<(Peer, u32)>,
     next: u32,
+    /// Requests that the backend has not answered in time, since it has answered any: it may be down from five on.
+    hung: usize,
 }
 
 impl Model {
@@ -64,7 +66,7 @@ impl Model {
         let (mode, limit) = (if is_login { "sasl=t" } else { "policy=t" }, format!("t:connections={connections}"));
         let table = ["--mode", mode, "--name", "t", "--type", "url", "--param", "http://192.0.2.1/", "--timeout", "6"];
         let world = World::new(&[&table[..], &["--option", &limit]].concat());
-        Model { world, is_login, clients: Vec::new(), known: BTreeMap::new(), busy: Vec::new(), next: 0 }
+        Model { world, is_login, clients: Vec::new(), known: BTreeMap::new(), busy: Vec::new(), next: 0, hung: 0 }
     }
 
     fn apply(&mut self, op: Op) {
@@ -93,7 +95,7 @@ impl Model {
                     false => format!("request=smtpd_access_policy\nrecipient=z{number}z\n\n"),
                 };
                 let peer = client.peer;
-                self.known.insert(number, Known::Nothing);
+                self.known.insert(number, if self.hung < 5 { Known::Nothing } else { Known::Fault });
                 self.world.send(peer, text.as_bytes());
             }
             Op::Answer(at, outcome) => self.answer(at, outcome),
@@ -114,6 +116,8 @@ impl Model {
             Op::Accept | Op::Refuse => {}
             Op::Pass(ms) => {
                 // Any that is open may time out by then.
+                let waiting = self.known.values().filter(|known| **known == Known::Nothing).count();
+                self.hung += waiting * usize::from(ms > 1_000);
                 self.fail_waiting();
                 self.world.wait(ms * MS);
             }
@@ -148,6 +152,7 @@ impl Model {
             Outcome::Status | Outcome::Garbage | Outcome::Close(true) => Known::Fault,
             Outcome::Close(false) => *known, // it may be sent again
         };
+        self.hung = 0;
         let yes = format!("\"OK z{number}z\"");
         match outcome {
             Outcome::Yes => self.world.send(peer, &response(200, &yes)),

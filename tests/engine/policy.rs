@@ -221,3 +221,55 @@ fn a_table_without_a_place_for_the_key_answers_no_lookup() {
     assert_eq!(replies.lines().filter(|line| line.starts_with('F')).count(), 3, "{replies}");
     assert!(world.connecting.is_empty());
 }
+
+#[test]
+fn after_a_fault_that_closes_no_later_action_is_sent() {
+    for first_fails_first in [false, true] {
+        let mut world = deciding(&["--option", "policy:fault=close"]);
+        let client = ask(&mut world);
+        world.send(client, REQUEST.replace("r@y", "second@y").as_bytes());
+        let (one, other) = (world.accept(), world.accept());
+        let (first, second) = if world.taken(one).contains("r@y") { (one, other) } else { (other, one) };
+        world.taken(second);
+        world.block(client, true);
+        if first_fails_first {
+            world.send(first, &response(500, ""));
+        }
+        world.send(second, &response(200, "OK"));
+        if !first_fails_first {
+            world.send(first, &response(500, ""));
+        }
+        assert!(world.engine.output(client).is_empty(), "the client would take it for the first one");
+        assert!(!world.is_open(client));
+    }
+}
+
+#[test]
+fn a_status_that_means_no_action_has_none() {
+    let mut world = deciding(&["--option", "policy:miss=202"]);
+    let client = ask(&mut world);
+    world.serve(|_, _, _| Some(response(202, "OK")));
+    assert_eq!(world.taken(client), "action=DUNNO\n\n");
+    // A status before all of the request has left cannot be about it.
+    let mut world = deciding(&[]);
+    let client = world.client(Mode::Policy("policy"));
+    let long = "x".repeat(60_000);
+    world.send(client, format!("request=smtpd_access_policy\nhelo_name={long}\n\n").as_bytes());
+    let backend = world.accept_blocked();
+    world.trickle(backend, 300);
+    world.send(backend, &response(404, ""));
+    assert_eq!(world.taken(client), DEFER);
+}
+
+#[test]
+fn a_client_cannot_fill_the_memory_with_requests() {
+    let mut world = deciding(&[]);
+    let client = world.client(Mode::Policy("policy"));
+    let request = format!("request=smtpd_access_policy\nhelo_name={}\n\n", "\u{1}".repeat(60_000));
+    for _ in 0..100 {
+        world.send(client, request.as_bytes());
+    }
+    assert!(world.held(client) > 80 * 60_000, "{}", world.held(client));
+    world.serve(|_, _, _| Some(response(204, "")));
+    assert_eq!((world.held(client), world.taken(client).matches("action=DUNNO").count()), (0, 100));
+}

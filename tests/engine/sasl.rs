@@ -255,20 +255,16 @@ fn clients_that_break_the_protocol_are_closed() {
         b"VERSION\t1\t0\nAUTH\t-1\tPLAIN\n",
         b"VERSION\t1\t0\nAUTH\t99999999999\tPLAIN\n",
         b"VERSION\t1\t0\nCONT\t7\tYQ==\n",
-        b"VERSION\t1\t0\nAUTH\t1\tPLAIN\nAUTH\t1\tPLAIN\n",
     ]
     .map(<[u8]>::to_vec)
     .into();
+    dialogues.push([HELLO, &plain(1, "a", "p"), &plain(1, "b", "p")].concat());
     dialogues.push([b"VERSION\t1\t0\nAUTH\t1\tPLAIN\tresp=", &[b'A'; 70_000][..]].concat());
-    dialogues.push(
-        [HELLO, &(0..200).flat_map(|id| format!("AUTH\t{id}\tLOGIN\n").into_bytes()).collect::<Vec<_>>()].concat(),
-    );
     for bytes in dialogues {
         let mut world = login(&[]);
         let client = world.client(Mode::Sasl("login"));
         world.send(client, &bytes);
         assert!(!world.is_open(client), "{}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
-        assert!(world.connecting.is_empty());
     }
     // Byte by byte it is the same as at once, and one that vanishes stops nobody.
     let mut world = login(&[]);
@@ -294,4 +290,118 @@ fn a_used_connection_that_closes_without_a_byte_is_no_fault() {
     world.end(backend, End::HalfClosed);
     assert_eq!(serve(&mut world, 200, "true").len(), 1);
     assert_eq!(world.taken(client), "OK\t2\tuser=a\n");
+}
+
+#[test]
+fn exchanges_that_were_given_up_stop_no_login() {
+    let mut world = login(&[]);
+    let client = client(&mut world);
+    // Clients of Postfix that vanish after AUTH: it does not cancel their exchanges.
+    for id in 0..300 {
+        world.send(client, format!("AUTH\t{id}\tLOGIN\tservice=smtp\n").as_bytes());
+    }
+    world.taken(client);
+    world.send(client, &plain(300, "a", "p"));
+    serve(&mut world, 200, "true");
+    assert_eq!(world.taken(client), "OK\t300\tuser=a\n");
+    world.send(client, b"AUTH\t299\tPLAIN\tservice=smtp\n"); // the id of one that was given up
+    assert_eq!(world.taken(client), "CONT\t299\t\n");
+}
+
+#[test]
+fn after_a_fault_others_are_waited_for_until_its_deadline() {
+    let mut world = login(&[]);
+    let client = client(&mut world);
+    world.send(client, &plain(1, "a", "p"));
+    world.accept();
+    world.wait(SECOND * 7);
+    world.send(client, &plain(2, "b", "p"));
+    world.accept();
+    world.wait(SECOND * 2);
+    assert!(!world.is_open(client), "Postfix has waited for the first one for 8 s");
+}
+
+#[test]
+fn a_fault_of_a_cancelled_login_is_of_no_interest() {
+    let mut world = login(&[]);
+    let client = client(&mut world);
+    world.send(client, &plain(1, "a", "p"));
+    world.send(client, b"AUTH\t2\tLOGIN\tservice=smtp\nCANCEL\t1\n");
+    serve(&mut world, 500, "");
+    assert!(world.is_open(client));
+}
+
+#[test]
+fn what_comes_before_the_password_has_left_is_no_decision() {
+    for status in [200, 403] {
+        let mut world = login(&[]);
+        let client = client(&mut world);
+        world.send(client, &plain(1, "a", "p"));
+        let (backend, _) = world.next_request().expect("a request");
+        world.send(backend, &response(200, "true"));
+        world.taken(client);
+        world.block(backend, true);
+        world.send(client, &plain(2, "b", &"p".repeat(40_000)));
+        world.trickle(backend, 300);
+        world.send(backend, &response(status, "\"x\""));
+        assert!(!world.is_open(client), "{status}");
+        assert!(world.connecting.is_empty(), "it is not sent again");
+    }
+}
+
+#[test]
+fn names_and_passwords_that_no_service_could_tell_apart_are_refused() {
+    let mut world = login(&["--option", "login:mechanisms=XOAUTH2 OAUTHBEARER"]);
+    let client = client(&mut world);
+    for (mechanism, response) in [
+        ("PLAIN", &b"\0alice\0"[..]),
+        ("PLAIN", b"\0alice\0p\xff"),
+        ("OAUTHBEARER", b"n,a=al\xffice,\x01auth=Bearer t\x01\x01"),
+        ("OAUTHBEARER", b"n,a=al=2Xice,\x01auth=Bearer t\x01\x01"),
+        ("XOAUTH2", b"user=al\0ice\x01auth=Bearer t\x01\x01"),
+        ("XOAUTH2", b"user=alice\x01auth=Bearer t\0\x01\x01"),
+    ] {
+        world.send(client, format!("AUTH\t1\t{mechanism}\tresp={}\n", encode(response)).as_bytes());
+        assert_eq!((serve(&mut world, 200, "true").len(), &world.taken(client)[..]), (0, "FAIL\t1\n"), "{mechanism}");
+    }
+    world.send(client, b"AUTH\t1\tLOGIN\n");
+    world.send(client, format!("CONT\t1\t{}\nCONT\t1\t{}\n", encode(b"a\0b"), encode(b"p")).as_bytes());
+    assert!(world.taken(client).ends_with("FAIL\t1\n"));
+    // A password keeps its characters.
+    world.send(client, &plain(2, "jörg", "ä\"\\\t\u{1}"));
+    let asked = serve(&mut world, 200, "true");
+    assert!(asked[0].starts_with("{\"username\":\"jörg\",\"password\":\"ä\\\"\\\\\\u0009\\u0001\","), "{}", asked[0]);
+}
+
+#[test]
+fn a_status_that_means_no_is_never_a_yes() {
+    let mut world = login(&["--option", "login:miss=204,404"]);
+    let client = client(&mut world);
+    world.send(client, &plain(1, "a", "p"));
+    serve(&mut world, 204, "");
+    assert_eq!(world.taken(client), "FAIL\t1\tuser=a\n");
+    // A name that no URL can express is that of no user.
+    let table = ["--mode", "sasl=login", "--name", "login", "--type", "url", "--param", "http://192.0.2.1/login/§"];
+    let mut world = World::new(&table);
+    let client = self::client(&mut world);
+    world.send(client, &plain(1, "..", "p"));
+    assert_eq!(world.taken(client), "FAIL\t1\tuser=..\n");
+}
+
+#[test]
+fn a_client_cannot_fill_the_memory_with_logins() {
+    let mut world = login(&[]);
+    let client = client(&mut world);
+    let mut sent = 0;
+    for id in 0..900 {
+        world.send(client, &plain(id, "a", &"\u{1}".repeat(40_000)));
+        sent += 1;
+        if world.held(client) > 0 {
+            break;
+        }
+    }
+    assert!(sent < 40, "it is not read any more after 4 MiB: {sent}");
+    // As its logins are decided, it is read again.
+    world.serve(|_, _, _| Some(response(200, "true")));
+    assert!(world.held(client) == 0 && world.taken(client).matches("OK\t").count() == sent);
 }

@@ -181,12 +181,12 @@ impl Table for UrlTable {
             AskKind::Login => is_miss || status == 403 || status == 401 && !self.authorized,
         };
         match status {
-            200..300 => {}
-            _ if !is_denied => return Err(status_error(response)),
-            _ if self.options.misses.json && Value::parse(&response.body).is_err() => {
+            _ if is_denied && self.options.misses.json && Value::parse(&response.body).is_err() => {
                 return Err(ResponseError::NotJson(status));
             }
-            _ => return Ok(Decision::No(status_error(response).detail().map(str::to_owned))),
+            _ if is_denied => return Ok(Decision::No(status_error(response).detail().map(str::to_owned))),
+            200..300 => {}
+            _ => return Err(status_error(response)),
         }
         match kind {
             AskKind::Policy => self.action(response),
@@ -319,6 +319,9 @@ impl UrlTable {
     fn ask(&self, ask: &Ask) -> Plan<'_> {
         // Without a key, the path is that of no other one; a decision depends on the body.
         if !ask.key.is_empty() && self.has_ambiguous_path(&ask.key) {
+            if ask.kind == AskKind::Login {
+                return Plan::Answer(Answer::Miss);
+            }
             return self.refuse("the key has a segment that is empty or of dots");
         }
         let body = Some(Box::new(Body { fields: String::new(), json: ask.json.clone() }));
