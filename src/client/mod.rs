@@ -235,8 +235,8 @@ impl Client {
     /// Whether the client has received all replies to what it has sent.
     pub fn is_served(&self) -> bool {
         // While it is paused, `input` may hold whole requests that have not been started.
-        let is_cut = self.replies.open() > 0 && self.replies.is_complete();
-        self.replies.is_complete() && self.output.is_empty() && (is_cut || !self.paused)
+        let is_ended = self.replies.open() > 0 && self.replies.is_complete();
+        self.replies.is_complete() && self.output.is_empty() && (is_ended || !self.paused)
     }
 
     /// Whether the client has sent only a part of a request, or has not read a reply.
