@@ -2,11 +2,14 @@
 //! nested values are passed on as they were written.
 
 mod pointer;
+mod quote;
 mod scan;
 pub mod stream;
 
 use crate::wire;
 use pointer::{index, token, unescaped};
+use quote::PLAIN;
+pub use quote::{push_quoted, quote};
 use scan::{compact, is_empty, is_space, value_end};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -15,17 +18,6 @@ use std::fmt;
 /// The UTF-8 byte order mark.
 // RFC 8259, section 8.1 lets a parser ignore it, and some frameworks send it.
 const BOM: &[u8] = b"\xef\xbb\xbf";
-
-/// ASCII that stands for itself in a JSON string: no control characters, quotes and backslashes (RFC 8259, section 7).
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut byte = b' ' as usize;
-    while byte < 128 {
-        plain[byte] = byte != b'"' as usize && byte != b'\\' as usize;
-        byte += 1;
-    }
-    plain
-};
 
 /// A validated JSON document.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -309,38 +301,6 @@ pub fn to_json(text: &[u8]) -> Option<Cow<'_, [u8]>> {
 /// `text` as a JSON string. `None` if it is not UTF-8.
 pub fn to_json_string(text: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(std::str::from_utf8(text).ok()?).ok()
-}
-
-/// Appends text as a JSON string; bytes that are not UTF-8 become replacement characters.
-// Without memory of its own, as it may be a password.
-pub fn push_quoted(text: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
-    if wire::all(text, |byte| PLAIN[usize::from(byte)]) {
-        out.extend_from_slice(text);
-    } else {
-        for chunk in text.utf8_chunks() {
-            for byte in chunk.valid().bytes() {
-                match byte {
-                    b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-                    ..b' ' => {
-                        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
-                        out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
-                    }
-                    _ => out.push(byte),
-                }
-            }
-            if !chunk.invalid().is_empty() {
-                out.extend_from_slice("\u{fffd}".as_bytes());
-            }
-        }
-    }
-    out.push(b'"');
-}
-
-/// Quotes text as a JSON string; bytes that are not UTF-8 become replacement characters.
-pub fn quote(text: &[u8]) -> Vec<u8> {
-    // Serialising a string to memory cannot fail.
-    serde_json::to_vec(&String::from_utf8_lossy(text)).unwrap_or_default()
 }
 
 /// The decoded name and the raw value of a member of an object.
