@@ -276,13 +276,12 @@ impl Connection {
         }
     }
 
-    /// Reads the response to a write of which a part has not left. A backend may refuse a large body before it has all of
-    /// it (RFC 9112, section 9.5); any other status cannot be about the write, nor any be a decision. The connection is closed after it.
+    /// Reads the response to a write of which a part has not left. The connection is closed after it.
     fn decode_refusal<'a>(&mut self, input: &mut &'a [u8]) -> Arrival<'a> {
         self.decoder.set_streams(false);
         match self.decoder.push(input) {
             Ok(None) => Arrival::Nothing,
-            Ok(Some(response)) if response.status >= 400 && !self.in_flight.begins_with_ask() => {
+            Ok(Some(response)) if self.in_flight.can_be_refused_with(response.status) => {
                 Arrival::Response { response, surplus: true }
             }
             Ok(Some(_)) => Arrival::Closed(CloseReason::Fault(Fault::Unsolicited)),
@@ -309,7 +308,9 @@ impl Connection {
             // only close_notify is the end.
             None => match self.decoder.end() {
                 Ok(Some(_)) if self.is_truncated() => Fault::Truncated,
-                Ok(Some(response)) if self.refused_early && response.status < 400 => Fault::Unsolicited,
+                Ok(Some(response)) if self.refused_early && !self.in_flight.can_be_refused_with(response.status) => {
+                    Fault::Unsolicited
+                }
                 Ok(Some(response)) => return Arrival::Response { response, surplus: self.refused_early },
                 Ok(None) => Fault::Closed,
                 Err(http::Error::Cut) => Fault::Cut,

@@ -89,10 +89,11 @@ impl InFlight {
         self.slots.front().is_some_and(|first| first.begins < self.left && self.left < first.ends && is_write(first))
     }
 
-    /// True if the request at the front is one for a decision.
-    pub(super) fn begins_with_ask(&self) -> bool {
+    /// True if a status can be about the request at the front before all of it has left. A backend may refuse a large
+    /// body early (RFC 9112, section 9.5), but not decide about what it does not have.
+    pub(super) fn can_be_refused_with(&self, status: u16) -> bool {
         let is_ask = |exchange: &Exchange| matches!(exchange.asker, Asker::Ask(_));
-        self.slots.front().and_then(|first| first.exchange.as_deref()).is_some_and(is_ask)
+        status >= 400 && !self.slots.front().and_then(|first| first.exchange.as_deref()).is_some_and(is_ask)
     }
 
     /// True if the request at the front may not be sent twice, and none of it has left.

@@ -405,3 +405,32 @@ fn a_client_cannot_fill_the_memory_with_logins() {
     world.serve(|_, _, _| Some(response(200, "true")));
     assert!(world.held(client) == 0 && world.taken(client).matches("OK\t").count() == sent);
 }
+
+#[test]
+fn a_status_before_the_whole_login_has_left_is_no_decision_also_at_the_end_of_the_stream() {
+    for (status, body) in [(403, ""), (401, "x"), (404, "")] {
+        let mut world = login(&[]);
+        let client = client(&mut world);
+        world.send(client, &plain(1, "a", "p"));
+        let (backend, _) = world.next_request().expect("a request");
+        world.send(backend, &response(200, "true"));
+        world.taken(client);
+        world.block(backend, true);
+        world.send(client, &plain(2, "b", &"p".repeat(40_000)));
+        world.trickle(backend, 300);
+        world.send(backend, format!("HTTP/1.1 {status} No\r\nConnection: close\r\n\r\n{body}").as_bytes());
+        world.end(backend, End::HalfClosed);
+        assert_eq!((world.is_open(client), world.taken(client).as_str()), (false, ""), "{status}");
+    }
+}
+
+#[test]
+fn no_other_status_without_a_body_admits_a_user() {
+    for status in [201, 202, 203, 205, 206, 226] {
+        let mut world = login(&[]);
+        let client = client(&mut world);
+        world.send(client, &plain(1, "a", "p"));
+        serve(&mut world, status, "");
+        assert_eq!((world.is_open(client), world.taken(client).as_str()), (false, ""), "{status}");
+    }
+}

@@ -104,7 +104,9 @@ fn action(options: &UrlOptions, response: &Response<'_>) -> Result<Decision, Res
 /// asked for.
 // A page is no yes: it may be that of a login form. Nor is an object, which may be an error.
 fn user(options: &UrlOptions, response: &Response<'_>) -> Result<Decision, ResponseError> {
-    if response.status == 204 || response.body.is_empty() && !response.until_end {
+    // Any other status without a body says that something is accepted (202) or a part (206), and not that a user is.
+    let is_empty = response.body.is_empty() && !response.until_end;
+    if response.status == 204 || response.status == 200 && is_empty {
         return Ok(Decision::Yes(Vec::new()));
     }
     if Value::parse(&response.body).is_err() {
