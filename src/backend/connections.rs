@@ -3,6 +3,11 @@
 use super::connection::Connection;
 use crate::arena::{Arena, Key};
 use crate::io::{Action, Peer, Turn};
+use std::time::{Duration, Instant};
+
+/// How long a connection may be read for others without being free, until another one is read too: its backend may have
+/// stopped in the middle of the list.
+const HURRY_TIME: Duration = Duration::from_secs(1);
 
 /// Exchanges that wait in a pool for which no connection may be opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,8 +23,8 @@ pub struct Connections {
     pub(super) arena: Arena<Connection>,
     /// Connections whose responses are streamed, and that are not read.
     paused: Vec<Key>,
-    /// The same, but they are read, as others wait for them.
-    hurried: Vec<Key>,
+    /// The same, but they are read, as others wait for them; and until when those wait for these alone.
+    hurried: Vec<(Key, Option<Instant>)>,
     /// The pools in which exchanges wait for a connection, and none can be opened.
     lacking: Vec<(usize, Lacking)>,
 }
@@ -53,10 +58,10 @@ impl Connections {
         }
         self.paused.retain(|other| *other != key && self.arena.contains(*other));
         if !paused {
-            self.hurried.retain(|other| *other != key);
+            self.hurried.retain(|(other, _)| *other != key);
             return self.set_read(key, true, turn);
         }
-        if self.arena.contains(key) && !self.hurried.contains(&key) {
+        if self.arena.contains(key) && !self.hurried.iter().any(|(other, _)| *other == key) {
             self.paused.push(key);
             self.set_read(key, false, turn);
             self.hurry(turn);
@@ -83,26 +88,40 @@ impl Connections {
         self.hurry(turn);
     }
 
+    /// When [`Connections::tick`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.hurried.iter().filter_map(|(_, until)| *until).min()
+    }
+
+    /// Reads further connections if the ones that others wait for have not become free.
+    pub(super) fn tick(&mut self, turn: &mut Turn) {
+        if self.deadline().is_some_and(|next| next <= turn.now) {
+            self.hurry(turn);
+        }
+    }
+
     /// Reads as many of the paused connections as are waited for, the longest paused first. Each that is read may take
     /// megabytes that its client does not.
     fn hurry(&mut self, turn: &mut Turn) {
-        self.hurried.retain(|key| self.arena.contains(*key));
-        let pool_of = |key: &Key| self.arena.get(*key).map(Connection::pool);
-        let mut chosen = Vec::new();
+        let pool_of = |key: Key| self.arena.get(key).map(Connection::pool);
+        let fits = |key: Key, pool: usize, lacking: Lacking| lacking.anywhere || pool_of(key) == Some(pool);
+        // What is waited for no longer may be paused again, by its next part.
+        let is_needed = |key: Key| self.lacking.iter().any(|(pool, lacking)| fits(key, *pool, *lacking));
+        self.hurried.retain(|(key, _)| self.arena.contains(*key) && is_needed(*key));
+        for (_, until) in &mut self.hurried {
+            *until = until.filter(|until| *until > turn.now);
+        }
+        let mut chosen: Vec<Key> = Vec::new();
         for (pool, lacking) in &self.lacking {
-            let fits = |key: &&Key| lacking.anywhere || pool_of(key) == Some(*pool);
-            let hurried = self.hurried.iter().filter(fits).count();
-            let more = self.paused.iter().filter(fits).filter(|key| !chosen.contains(*key));
-            chosen.extend(more.take(lacking.count.saturating_sub(hurried)).copied().collect::<Vec<_>>());
+            let hurried = self.hurried.iter().filter(|(key, until)| until.is_some() && fits(*key, *pool, *lacking));
+            let count = lacking.count.saturating_sub(hurried.count());
+            let others = self.paused.iter().filter(|key| fits(**key, *pool, *lacking) && !chosen.contains(key));
+            chosen.extend(others.take(count).copied().collect::<Vec<_>>());
         }
         for key in chosen {
             self.paused.retain(|other| *other != key);
-            self.hurried.push(key);
+            self.hurried.push((key, Some(turn.now + HURRY_TIME)));
             self.set_read(key, true, turn);
-        }
-        // What is waited for no longer may be paused again, by its next part.
-        if self.lacking.is_empty() {
-            self.hurried.clear();
         }
     }
 }

@@ -309,7 +309,7 @@ impl Backends {
         if self.soonest.is_some_and(|soonest| soonest <= turn.now) {
             self.expire(turn);
         }
-        self.pools.begin_tick(turn.now);
+        self.pools.begin_tick(turn);
         loop {
             // This ends: what comes here has used up a route or a redirect, or its backend has just gone down.
             if let Some(exchange) = self.pending.pop_front() {

@@ -290,8 +290,9 @@ impl Pools {
     }
 
     /// Marks the pools that have something to do now.
-    pub(super) fn begin_tick(&mut self, now: Instant) {
-        self.schedule.mark_due(now);
+    pub(super) fn begin_tick(&mut self, turn: &mut Turn) {
+        self.schedule.mark_due(turn.now);
+        self.connections.tick(turn);
     }
 
     /// The next pool that has something to do. [`Pools::end_tick`] follows.
@@ -366,7 +367,7 @@ impl Pools {
 
     /// When there is something to do for the connections of any pool.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.schedule.deadline()
+        [self.schedule.deadline(), self.connections.deadline()].into_iter().flatten().min()
     }
 
     /// Opens a connection to each backend, to see whether it can be reached.

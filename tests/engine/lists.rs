@@ -375,3 +375,53 @@ fn after_a_list_the_body_of_any_other_response_is_bounded() {
     world.send(backend, b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n");
     assert_eq!(world.taken(client), "W1\tmeta: 192.0.2.1 sent an invalid response: response body is too long\n");
 }
+
+#[test]
+fn one_list_whose_backend_stops_does_not_keep_others_from_a_connection() {
+    let slow = ["--name", "meta", "--type", "url", "--param", "http://192.0.2.1/m/§"];
+    let quick = ["--name", "alias", "--type", "url", "--param", "http://192.0.2.1/a/§", "--option", "alias:timeout=5"];
+    let limits = ["meta:connections=2", "meta:timeout=300", "alias:connections=2"].map(|option| ["--option", option]);
+    let mut world = World::new(&[&slow[..], &quick, &limits.concat()].concat());
+    let client = dovecot(&mut world);
+    world.block(client, true);
+    world.send(client, b"I8\t0\tshared/all0/\t\nI8\t0\tshared/all1/\t\n");
+    let (one, two) = (world.accept(), world.accept());
+    world.taken(one);
+    world.taken(two);
+    // The first one is paused first, and lacks its end.
+    let whole = response(200, &names());
+    world.send(one, &whole[..whole.len() - 10]);
+    world.send(two, &whole);
+    let lookup = world.lookup("k");
+    world.wait(2 * SECOND);
+    world.serve(|_, target, _| target.starts_with("/a/").then(|| response(200, "\"v\"")));
+    assert_eq!(world.taken(lookup), "4:OK v,");
+}
+
+#[test]
+fn a_list_is_not_read_for_others_once_they_have_left_even_if_another_pool_is_full() {
+    let table = ["--name", "meta", "--type", "url", "--param", "http://192.0.2.1/m/§"];
+    let other = ["--name", "alias", "--type", "url", "--param", "http://192.0.2.2/a/§"];
+    let limits = ["meta:connections=1", "meta:timeout=300", "alias:connections=1", "alias:timeout=300"];
+    let limits = limits.map(|option| ["--option", option]);
+    let mut world = World::new(&[&table[..], &other, &limits.concat()].concat());
+    let _busy = world.lookup("x");
+    let hangs = world.accept();
+    world.asked(hangs);
+    let _waits = world.lookup("y");
+    let client = dovecot(&mut world);
+    world.block(client, true);
+    world.send(client, b"I8\t0\tshared/all/\t\n");
+    let backend = world.accept();
+    world.taken(backend);
+    let names = ",\"name\"".repeat(150_000);
+    world.send(backend, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n[\"a\"{names}", 100 << 20).as_bytes());
+    assert!(world.held(backend) > 0, "it is paused");
+    let gone = dovecot(&mut world);
+    world.send(gone, b"Lshared/k\t\n");
+    assert_eq!(world.held(backend), 0, "it is read for the other");
+    world.end(gone, End::Closed(None));
+    world.wait(SECOND);
+    (0..20).for_each(|_| world.send(backend, names.as_bytes()));
+    assert!(world.held(backend) > 0, "it is paused again");
+}
