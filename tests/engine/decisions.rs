@@ -115,9 +115,6 @@ impl Model {
             }
             Op::Accept | Op::Refuse => {}
             Op::Pass(ms) => {
-                // Any that is open may time out by then.
-                let waiting = self.known.values().filter(|known| **known == Known::Nothing).count();
-                self.hung += waiting * usize::from(ms > 1_000);
                 self.fail_waiting();
                 self.world.wait(ms * MS);
             }
@@ -152,7 +149,10 @@ impl Model {
             Outcome::Status | Outcome::Garbage | Outcome::Close(true) => Known::Fault,
             Outcome::Close(false) => *known, // it may be sent again
         };
-        self.hung = 0;
+        // Garbage does not show that a backend which has hung answers again.
+        if matches!(outcome, Outcome::Yes | Outcome::No | Outcome::Status) {
+            self.hung = 0;
+        }
         let yes = format!("\"OK z{number}z\"");
         match outcome {
             Outcome::Yes => self.world.send(peer, &response(200, &yes)),
@@ -178,7 +178,10 @@ impl Model {
 
     /// Requests that were not answered may fail now.
     fn fail_waiting(&mut self) {
-        self.known.values_mut().filter(|known| **known == Known::Nothing).for_each(|known| *known = Known::Fault);
+        for known in self.known.values_mut().filter(|known| **known == Known::Nothing) {
+            // Or time out later, on a connection that was not refused.
+            (*known, self.hung) = (Known::Fault, self.hung + 1);
+        }
     }
 
     fn read(&mut self) {
