@@ -367,3 +367,34 @@ fn a_header_file_that_is_being_written_turns_no_fault_into_a_miss() {
     world.serve(|_, _, _| Some(response(401, "")));
     assert!(world.taken(client).contains(":TEMP alias: "));
 }
+
+#[test]
+fn a_header_file_is_read_again_whatever_happens_to_the_others() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let paths = ["token", "pipe", "time"].map(|name| dir.path().join(name));
+    let [token, pipe, time] = &paths;
+    std::fs::write(token, "Authorization: Bearer x\n").expect("a file");
+    std::fs::write(time, "X-Time: 0\n").expect("a file");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().expect("mkfifo").success());
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(pipe, "X-Pipe: p\n").expect("a pipe")
+    });
+    let options = paths.each_ref().map(|path| format!("alias:header-file={}", path.display()));
+    let options: Vec<&str> = options.iter().flat_map(|option| ["--option", option]).collect();
+    let mut world = World::with_alias(&options);
+    writer.join().expect("it has written");
+    for count in 1..20 {
+        std::fs::write(time, format!("X-Time: {}\n", "1".repeat(count))).expect("a file");
+        if count == 5 {
+            std::fs::write(token, "Authorization: Bearer new\n").expect("a file");
+        }
+        world.wait(SECOND);
+    }
+    world.engine.reload();
+    world.lookup("k");
+    let (_, request) = world.next_request().expect("a request");
+    assert!(request.contains("Authorization: Bearer new\r\n"), "{request}");
+    assert!(request.contains("X-Pipe: p\r\n"), "the pipe is not read again: {request}");
+    assert!(request.contains("X-Time: 1111"), "one that always changes is read all the same: {request}");
+}

@@ -2,13 +2,14 @@
 
 mod decision;
 mod fields;
+mod header_file;
 mod options;
 mod parse;
 
 use super::interface::{Plan, Question, ResponseError, ResponseOf, Table, TableEntry, Written};
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
-use super::stamp::{CHECK_INTERVAL, Stamp};
+use super::stamp::CHECK_INTERVAL;
 use crate::backend::tls::TlsConnector;
 use crate::backend::{BackendSpec, Body, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;
@@ -17,10 +18,10 @@ use crate::value::{self, SelectError, Value};
 use crate::wire::http::Response;
 use decision::status_error;
 use fields::Fields;
+use header_file::HeaderFile;
 use options::UrlOptions;
 use parse::Url;
 use std::borrow::Cow;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -46,6 +47,8 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
         return Err(SettingError::param(format!("expects 1 to {MAX_ROUTES} URLs")));
     }
     let options = UrlOptions::take(spec.settings, urls.iter().any(|url| url.secure)).map_err(SettingError::option)?;
+    let header_files = options.header_files.iter().cloned().map(HeaderFile::open).collect::<Result<_, _>>();
+    let header_files = header_files.map_err(SettingError::option)?;
     let mut backends = Vec::new();
     for url in &urls {
         let connector = connector(url, &options, setup).map_err(SettingError::option)?;
@@ -62,9 +65,7 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
         routes: Rc::new([]),
         authorized: false,
         has_key,
-        stamps: Vec::new(),
-        seen: Vec::new(),
-        unreadable: None,
+        header_files,
         options,
     };
     table.prepare().map_err(SettingError::option)?;
@@ -89,12 +90,7 @@ struct UrlTable {
     authorized: bool,
     /// Every URL has a place for the key: without one, any key would get the same value.
     has_key: bool,
-    /// The versions of the header files that were read last; `None` for one that could not be read.
-    stamps: Vec<Option<Stamp>>,
-    /// The versions that were there at the last look.
-    seen: Vec<Option<Stamp>>,
-    /// Why a header file could not be used.
-    unreadable: Option<String>,
+    header_files: Vec<HeaderFile>,
     options: UrlOptions,
 }
 
@@ -182,21 +178,19 @@ impl Table for UrlTable {
     }
 
     fn tick(&mut self, now: Instant) -> Option<Instant> {
-        // To read a pipe again could block.
-        let stamp = |path: &PathBuf| Stamp::of(path).filter(|stamp| stamp.is_regular);
-        let now_there: Vec<Option<Stamp>> = self.options.header_files.iter().map(stamp).collect();
-        // One that is being written may have no credentials yet, or a part: it is read once it has not changed for an
-        // interval. One that is gone is not new.
-        let is_new = now_there.iter().zip(&self.stamps).any(|(new, old)| new.is_some() && new != old);
-        if is_new && now_there == self.seen {
+        let mut is_new = false;
+        for file in self.header_files.iter_mut().filter_map(|file| file.is_due().then_some(file)) {
+            file.read_again(&self.name);
+            is_new = true;
+        }
+        if is_new {
             self.prepare_again();
         }
-        self.seen = now_there;
-        (!self.options.header_files.is_empty()).then_some(now + CHECK_INTERVAL)
+        (!self.header_files.is_empty()).then_some(now + CHECK_INTERVAL)
     }
 
     fn reload(&mut self, setup: &mut Setup<'_>) {
-        self.unreadable = None;
+        self.header_files.iter_mut().for_each(|file| file.reload(&self.name));
         self.prepare_again();
         for (url, backend) in self.urls.iter().zip(&self.backends) {
             match connector(url, &self.options, setup) {
@@ -253,16 +247,10 @@ impl UrlTable {
         Plan::Answer(Answer::Failed(Failure::temporary(format_args!("{}: {why}", self.name))))
     }
 
-    /// Prepares requests from the header files as they are now. The old ones stay in use if that fails.
+    /// Prepares requests from the header files as they were read last.
     fn prepare_again(&mut self) {
-        match self.prepare() {
-            Ok(()) => self.unreadable = None,
-            // Once: it is tried again each second.
-            Err(error) if self.unreadable.as_ref() == Some(&error) => {}
-            Err(error) => {
-                log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name));
-                self.unreadable = Some(error);
-            }
+        if let Err(error) = self.prepare() {
+            log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name));
         }
     }
 
@@ -270,18 +258,7 @@ impl UrlTable {
     fn prepare(&mut self) -> Result<(), String> {
         let mut extra = Fields::default();
         self.options.header.iter().try_for_each(|line| extra.add(line))?;
-        // One that cannot be read is tried again; one that cannot be used, once it changes.
-        self.stamps = self.options.header_files.iter().map(|_| None).collect();
-        for (path, stamp) in self.options.header_files.iter().zip(&mut self.stamps) {
-            let at = |error: String| format!("header-file {}: {error}", path.display());
-            let read = Stamp::of(path);
-            let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
-            *stamp = read;
-            if text.trim().is_empty() {
-                return Err(at("empty".to_owned()));
-            }
-            text.lines().filter(|line| !line.trim().is_empty()).try_for_each(|line| extra.add(line)).map_err(at)?;
-        }
+        self.header_files.iter().try_for_each(|file| file.add_to(&mut extra))?;
         let route = |(url, backend): (&Url, &usize)| {
             let host = extra.host.as_ref().unwrap_or(&url.host).clone();
             let basic = url.authorization.as_ref().filter(|_| !extra.authorized);
