@@ -16,8 +16,8 @@ use std::time::Instant;
 /// Maximum number of rows that are written in one turn, after which others get theirs.
 const MAX_ROWS: usize = 1_000;
 
-/// Maximum number of bytes of the lists of all iterations that wait for their clients. Beyond it, iterations with more
-/// than [`SMALL_LIST`] bytes fail.
+/// Maximum number of bytes of the lists of all iterations that wait for their clients. Beyond it, a list fails when one
+/// grows that has more than [`SMALL_LIST`] bytes.
 const MAX_BUFFERED: usize = 64 << 20;
 const SMALL_LIST: usize = 1 << 20;
 
@@ -128,7 +128,7 @@ impl Iterations {
         running.source = Some(connection);
         running.iteration.on_part(&bytes);
         if running.iteration.buffered() > SMALL_LIST && self.buffered() > MAX_BUFFERED {
-            self.running.get_mut(key).into_iter().for_each(|running| running.iteration.fail_for_memory());
+            self.fail_largest(shared);
         }
         self.advance(key, shared);
     }
@@ -136,6 +136,17 @@ impl Iterations {
     /// Bytes of the lists of all iterations that were not used.
     fn buffered(&self) -> usize {
         self.running.iter().map(|(_, running)| running.iteration.buffered()).sum()
+    }
+
+    /// Fails the largest list of the client whose lists take the most: not that of another one, which may read.
+    fn fail_largest(&mut self, shared: &mut Shared) {
+        let buffered = |key: &Key| self.running.get(*key).map_or(0, |running| running.iteration.buffered());
+        let of_client = self.of_client.values().max_by_key(|keys| keys.iter().map(buffered).sum::<usize>());
+        let largest = of_client.and_then(|keys| keys.iter().copied().max_by_key(buffered));
+        if let Some((key, running)) = largest.and_then(|key| Some((key, self.running.get_mut(key)?))) {
+            running.iteration.fail_for_memory();
+            self.advance(key, shared);
+        }
     }
 
     /// Handles the end of a list that came in parts.

@@ -425,3 +425,21 @@ fn a_list_is_not_read_for_others_once_they_have_left_even_if_another_pool_is_ful
     (0..20).for_each(|_| world.send(backend, names.as_bytes()));
     assert!(world.held(backend) > 0, "it is paused again");
 }
+
+#[test]
+fn lists_that_one_client_does_not_read_do_not_end_those_of_another() {
+    let mut world = meta(&["--option", "meta:connections=20"]);
+    let list =
+        |count: u32| format!("[{}]", (0..count).map(|at| format!("\"name{at:07}\",")).collect::<String>() + "\"\"");
+    let (large, small) = (list(1_190_000), list(150_000));
+    let client = dovecot(&mut world);
+    world.block(client, true);
+    (0..7).for_each(|at| world.send(client, format!("I8\t0\tshared/big{at}/\t\n").as_bytes()));
+    world.serve(|_, _, _| Some(response(200, &large)));
+    let other = dovecot(&mut world);
+    world.send(other, b"I0\t0\tshared/all/\t\n");
+    let value = |target: &str| if target.ends_with('/') { response(200, &small) } else { response(200, "\"v\"") };
+    world.serve(|_, target, _| Some(value(target)));
+    let rows = world.taken(other);
+    assert_eq!((rows.matches("\tv\n").count(), rows.ends_with("\n\n")), (150_000, true), "{:?}", rows.lines().last());
+}
