@@ -41,6 +41,8 @@ pub struct Client {
     pub output: Output,
     /// The client has closed its sending side, or gets only one response: it is closed after the last reply.
     pub closing: bool,
+    /// Its connection is closed in place of a reply: what it sends after that is not started, as it gets none either.
+    pub refuses: bool,
     /// Requests may be left in `input`, because a limit was reached.
     pub paused: bool,
     /// Commits without a reply take all memory for writes.
@@ -80,6 +82,7 @@ impl Client {
             input,
             output,
             closing: false,
+            refuses: false,
             paused: false,
             is_committing: false,
             iterations: 0,
@@ -150,14 +153,15 @@ impl Client {
         next
     }
 
-    /// Writes a reply in the order of the requests. `table` is named in reasons.
-    pub fn reply(&mut self, seq: u64, table: &str, reply: Reply<'_>) {
-        let out = self.output.writer();
+    /// Writes a reply in the order of the requests. `table` is named in reasons. True if the connection is to be closed in
+    /// its place.
+    pub fn reply(&mut self, seq: u64, table: &str, reply: Reply<'_>) -> bool {
+        let (out, mut closes) = (self.output.writer(), false);
         match &mut self.protocol {
             Protocol::Unknown | Protocol::Admin(_) => {}
             Protocol::Socketmap(_) => socketmap::reply(seq, table, reply, &mut self.replies, out),
-            Protocol::Sasl(session) => self.closing |= session.reply(seq, reply, &mut self.replies, out),
-            Protocol::Policy(session) => self.closing |= session.reply(seq, &reply, &mut self.replies, out),
+            Protocol::Sasl(session) => closes = session.reply(seq, reply, &mut self.replies, out),
+            Protocol::Policy(session) => closes = session.reply(seq, &reply, &mut self.replies, out),
             Protocol::Dict(session) => {
                 if let Reply::Committed(..) = reply {
                     session.committed(seq);
@@ -166,7 +170,10 @@ impl Client {
                 dict::reply(seq, table, reply, &mut self.replies, out);
             }
         }
+        self.closing |= closes;
+        self.refuses |= closes;
         self.paused |= !self.accepts_requests();
+        closes
     }
 
     /// Whether what the client sends may hold a password.
@@ -189,7 +196,11 @@ impl Client {
 
     /// Whether more requests may be read from the client.
     pub fn accepts_requests(&self) -> bool {
-        self.replies.open() < MAX_OPEN && !self.is_full() && !self.is_committing && self.asked() < MAX_ASKED
+        !self.refuses
+            && self.replies.open() < MAX_OPEN
+            && !self.is_full()
+            && !self.is_committing
+            && self.asked() < MAX_ASKED
     }
 
     /// Marks the client if it may have room again. True if it was not marked before: the caller lists it then.
@@ -235,8 +246,7 @@ impl Client {
     /// Whether the client has received all replies to what it has sent.
     pub fn is_served(&self) -> bool {
         // While it is paused, `input` may hold whole requests that have not been started.
-        let is_ended = self.replies.open() > 0 && self.replies.is_complete();
-        self.replies.is_complete() && self.output.is_empty() && (is_ended || !self.paused)
+        self.replies.is_complete() && self.output.is_empty() && (self.refuses || !self.paused)
     }
 
     /// Whether the client has sent only a part of a request, or has not read a reply.

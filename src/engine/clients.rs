@@ -157,7 +157,7 @@ impl Clients {
         let Some(client) = self.arena.get_mut(to.client) else { return };
         let was_empty = client.output.is_empty();
         let close_by = if let Reply::Close(by) = &reply { Some(*by) } else { None };
-        client.reply(to.seq, table, reply);
+        let closes = client.reply(to.seq, table, reply);
         if was_empty && !client.output.is_empty() {
             turn.push(Action::Flush(Peer::Client(to.client)));
         }
@@ -170,7 +170,7 @@ impl Clients {
         if client.closing && client.is_served() {
             return self.remove(to.client, turn);
         }
-        if let Some(by) = close_by.filter(|_| client.closing) {
+        if let Some(by) = close_by.filter(|_| closes) {
             self.closings.add_by(turn.now, Duration::ZERO, by.max(turn.now), to.client);
         }
         // There may be room for the next request, and without async ids it may be the turn of an iteration.
@@ -279,7 +279,7 @@ impl Clients {
 
     /// True if all replies are sent, and no request is left that was read.
     pub(super) fn is_drained(&self) -> bool {
-        self.arena.iter().all(|(_, client)| client.output.is_empty() && !client.paused)
+        self.arena.iter().all(|(_, client)| client.output.is_empty() && (client.refuses || !client.paused))
     }
 
     // --- stalls

@@ -186,6 +186,8 @@ impl Engine {
         self.shared.turn.now = now;
         self.pending = false;
         self.shared.tables.tick(now);
+        // First: what was written for a client in this turn is sent before it is closed for what expires in it.
+        self.shared.clients.expire(&mut self.shared.faults, &mut self.shared.turn);
         if self.shared.clients.take_abandoned() {
             self.requests.sweep(&mut self.shared);
         }
@@ -195,7 +197,6 @@ impl Engine {
             let done = !self.complete(Arrived::default());
             // After the backends, whose reasons say what a request was waiting for.
             self.requests.expire(&mut self.shared);
-            self.shared.clients.expire(&mut self.shared.faults, &mut self.shared.turn);
             if done {
                 break;
             }

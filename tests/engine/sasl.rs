@@ -434,3 +434,51 @@ fn no_other_status_without_a_body_admits_a_user() {
         assert_eq!((world.is_open(client), world.taken(client).as_str()), (false, ""), "{status}");
     }
 }
+
+#[test]
+fn a_cancelled_login_that_times_out_closes_nothing() {
+    let mut world = login(&[]);
+    let client = client(&mut world);
+    world.send(client, &plain(1, "a", "p"));
+    world.accept();
+    world.send(client, b"CANCEL\t1\n");
+    world.wait(SECOND * 5);
+    world.send(client, &plain(2, "b", "p"));
+    world.accept();
+    world.end(client, End::HalfClosed);
+    world.wait(SECOND * 4);
+    assert!(world.is_open(client), "the second one is still owed");
+    world.wait(SECOND * 5);
+    assert!(!world.is_open(client));
+}
+
+#[test]
+fn a_known_answer_is_sent_before_the_connection_is_closed_for_another_login() {
+    let mut world = login(&[]);
+    let client = client(&mut world);
+    world.send(client, &plain(1, "a", "p"));
+    world.accept();
+    world.wait(SECOND * 5);
+    world.send(client, &plain(2, "b", "p"));
+    let second = world.accept();
+    world.now += SECOND * 3;
+    world.engine.received(second, &response(200, "true"), world.now);
+    world.wait(SECOND);
+    assert_eq!((world.taken(client).as_str(), world.is_open(client)), ("OK\t2\tuser=b\n", false));
+}
+
+#[test]
+fn after_a_fault_no_more_logins_are_started() {
+    let mut world = login(&["--option", "login:connections=2"]);
+    let client = client(&mut world);
+    let logins: Vec<u8> = (0..1_500).flat_map(|id| plain(id, "a", "p")).collect();
+    world.send(client, &logins);
+    let (backend, _) = world.next_request().expect("a request");
+    world.send(backend, &response(500, ""));
+    let mut asked = 0;
+    world.serve(|_, _, _| {
+        asked += 1;
+        Some(response(200, "true"))
+    });
+    assert!((1..1_000).contains(&asked) && !world.is_open(client), "{asked} of 1500 were started");
+}

@@ -34,6 +34,8 @@ pub struct World {
     pub closed: Vec<Peer>,
     /// What backends were sent last before their connections were closed.
     pub parted: Vec<(Peer, Vec<u8>)>,
+    /// What peers had been sent, and the test had not taken, when the engine closed them.
+    untaken: BTreeMap<Peer, Vec<u8>>,
     /// Peers that are read again in the next turn.
     again: Vec<Peer>,
 }
@@ -72,6 +74,7 @@ impl World {
             resolving: VecDeque::new(),
             closed: Vec::new(),
             parted: Vec::new(),
+            untaken: BTreeMap::new(),
             again: Vec::new(),
         }
     }
@@ -185,7 +188,10 @@ impl World {
     }
 
     pub fn taken_bytes(&mut self, peer: Peer) -> Vec<u8> {
-        self.wires.get_mut(&peer).map(|wire| std::mem::take(&mut wire.output)).unwrap_or_default()
+        match self.wires.get_mut(&peer) {
+            Some(wire) => std::mem::take(&mut wire.output),
+            None => self.untaken.remove(&peer).unwrap_or_default(),
+        }
     }
 
     /// From now on a peer reads nothing, or reads again.
@@ -368,7 +374,8 @@ impl World {
                     Action::Resolve { name, host, .. } => self.resolving.push_back((name, host)),
                     Action::CloseNotify(key, last) => self.parted.push((Peer::Backend(key), last)),
                     Action::Close(peer) => {
-                        self.wires.remove(&peer);
+                        let output = self.wires.remove(&peer).map(|wire| wire.output).unwrap_or_default();
+                        self.untaken.insert(peer, output);
                         self.connecting.retain(|(key, _)| Peer::Backend(*key) != peer);
                         self.closed.push(peer);
                     }
