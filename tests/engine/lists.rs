@@ -434,12 +434,14 @@ fn lists_that_one_client_does_not_read_do_not_end_those_of_another() {
     let (large, small) = (list(1_190_000), list(150_000));
     let client = dovecot(&mut world);
     world.block(client, true);
-    (0..7).for_each(|at| world.send(client, format!("I8\t0\tshared/big{at}/\t\n").as_bytes()));
-    world.serve(|_, _, _| Some(response(200, &large)));
+    (0..7).for_each(|at| world.send(client, format!("I0\t0\tshared/big{at}/\t\n").as_bytes()));
+    let serve = |world: &mut World, list: &str| {
+        world.serve(|_, target, _| Some(response(200, if target.ends_with('/') { list } else { "\"v\"" })));
+    };
+    serve(&mut world, &large);
     let other = dovecot(&mut world);
     world.send(other, b"I0\t0\tshared/all/\t\n");
-    let value = |target: &str| if target.ends_with('/') { response(200, &small) } else { response(200, "\"v\"") };
-    world.serve(|_, target, _| Some(value(target)));
+    serve(&mut world, &small);
     let rows = world.taken(other);
     assert_eq!((rows.matches("\tv\n").count(), rows.ends_with("\n\n")), (150_000, true), "{:?}", rows.lines().last());
 }
