@@ -413,6 +413,9 @@ mod tests {
         assert_eq!(parsed(&["query", "/s", "t", "k k"]), expected(false, None));
         assert_eq!(parsed(&["query", "--mode", "dovecot", "--user", "u", "/s", "t", "k k"]), expected(true, Some("u")));
         assert_eq!(parsed(&["query", "/s", "t", "k k", "--user=u"]), expected(true, Some("u")));
+        // The key of a catch-all is no file.
+        assert_eq!(parsed(&["query", "/s", "t", "@example.org"]).4, "@example.org");
+        assert_eq!(parsed(&["-v", "query", "/s", "t", "@example.org"]).4, "@example.org");
     }
 
     #[test]

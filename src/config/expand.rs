@@ -30,10 +30,13 @@ const ORIGINAL_FLAGS: &[&str] = &["--help", "--mode", "--name", "--param", "--so
 // arguments would show in the process list.
 pub(super) fn expand(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, ConfigError> {
     // `value` is set after a flag that takes one: a value may start with `@` or `--`.
-    let (mut out, mut value) = (Vec::new(), false);
+    let (mut out, mut value, mut is_query) = (Vec::new(), false, false);
     for arg in args {
+        // A key may start with `@`: that of a catch-all does.
+        let is_flag = |one: &OsString| one.as_encoded_bytes().starts_with(b"-");
+        is_query |= !value && arg == "query" && out.iter().all(is_flag);
         match arg.to_str().filter(|_| !value) {
-            Some(text) if text.starts_with('@') => {
+            Some(text) if text.starts_with('@') && !is_query => {
                 let path = &text[1..];
                 let lines = std::fs::read_to_string(path).map_err(|error| invalid(format!("@{path}: {error}")))?;
                 let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));

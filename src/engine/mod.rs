@@ -267,13 +267,13 @@ impl Engine {
 
     /// Answers a request to a table that does not exist, or whose name has `explain:` in front.
     fn refuse(&mut self, to: ReplyTo, table: &[u8], query: Query<'_>, is_socketmap: bool) {
-        let explained =
-            table.strip_prefix(EXPLAIN).filter(|_| is_socketmap).and_then(|name| self.shared.tables.find(name));
-        if let (Some(table), Query::Get(key)) = (explained, &query) {
+        let explained = table.strip_prefix(EXPLAIN).filter(|_| is_socketmap);
+        let found = explained.and_then(|name| self.shared.tables.find(name));
+        if let (Some(table), Query::Get(key)) = (found, &query) {
             return self.requests.start_search(to, table, key, true, &mut self.shared);
         }
         self.unknown_table += 1;
-        self.shared.refuse(to, table, query);
+        self.shared.refuse(to, explained.unwrap_or(table), query);
     }
 
     /// Answers a lookup whose key is too long.

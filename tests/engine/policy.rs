@@ -214,7 +214,7 @@ fn a_table_without_a_place_for_the_key_answers_no_lookup() {
     let mut world = deciding(&[]);
     let client = world.client(Mode::Postfix);
     world.send(client, b"8:policy x,");
-    assert!(world.taken(client).contains(":TEMP policy: the URL has no '?' where the key belongs"), "never a value");
+    assert!(world.taken(client).contains(":TEMP policy: its URL has no place for a key"), "never a value");
     let dict = world.client(Mode::Dovecot);
     world.send(dict, b"H4\t0\t0\t\tpolicy\nLshared/a\t\nI0\t0\tshared/\t\nB1\t\nS1\tshared/a\t1\nC1\n");
     let replies = world.taken(dict);

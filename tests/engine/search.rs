@@ -147,7 +147,7 @@ fn a_lookup_can_be_explained() {
     let lines = "\"a+y@b\": miss (0.0 ms)\n\"a@b\": miss (0.0 ms)\n\"@b\": found (0.0 ms)\n\n4:OK x,";
     assert_eq!(ask("explain:alias", "A+Y@b"), format!("{}:OK {lines},", lines.len() + 3));
     assert_eq!(ask("explain:alias", "c"), "35:OK \"c\": miss (0.0 ms)\n\n9:NOTFOUND ,,");
-    assert!(ask("explain:none", "c").contains("TEMP no such table: explain:none"));
+    assert!(ask("explain:none", "c").contains("TEMP no such table: none"));
 }
 
 #[test]

@@ -34,7 +34,7 @@ const FIELDS: &str = concat!(
 );
 
 /// Why a table that decides answers no lookup.
-const NO_KEY: &str = "the URL has no '§' where the key belongs: the table only decides";
+const NO_KEY: &str = "its URL has no place for a key: the table only decides";
 
 /// Opens a URL table; `--param` is one or more URLs.
 pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
