@@ -153,14 +153,20 @@ fn a_client_that_does_not_read_is_no_fault_of_the_backend() {
     assert_eq!(world.connecting.len(), 1, "it is not down");
 }
 
-#[test]
-fn a_list_whose_client_does_not_read_keeps_no_connection_from_others() {
-    let mut world = meta(&["--option", "meta:connections=1"]);
-    let (client, other) = (dovecot(&mut world), dovecot(&mut world));
+/// Starts a list of names whose client does not read it. The backend has not answered.
+fn unread_list(world: &mut World, client: Peer) -> Peer {
     world.block(client, true);
     world.send(client, b"I8\t0\tshared/all/\t\n");
     let backend = world.accept();
     world.taken(backend);
+    backend
+}
+
+#[test]
+fn a_list_whose_client_does_not_read_keeps_no_connection_from_others() {
+    let mut world = meta(&["--option", "meta:connections=1"]);
+    let (client, other) = (dovecot(&mut world), dovecot(&mut world));
+    let backend = unread_list(&mut world, client);
     world.send(backend, &response(200, &names()));
     assert!(world.held(backend) > 0);
     world.send(other, b"Lshared/k\t\n");
@@ -199,10 +205,7 @@ fn a_list_does_not_keep_its_connection_from_the_one_before_it() {
 fn a_list_that_is_read_for_others_only_is_bounded() {
     let mut world = meta(&["--option", "meta:connections=1"]);
     let (client, other) = (dovecot(&mut world), dovecot(&mut world));
-    world.block(client, true);
-    world.send(client, b"I8\t0\tshared/all/\t\n");
-    let backend = world.accept();
-    world.taken(backend);
+    let backend = unread_list(&mut world, client);
     world.send(other, b"Lshared/k\t\n");
     world.send(backend, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n[\"a\"", 20 << 20).as_bytes());
     let names = ",\"name\"".repeat(150_000);
@@ -284,10 +287,7 @@ fn lists_of_one_backend_do_not_keep_descriptors_from_another() {
 fn a_list_may_be_long_again_when_the_one_that_waited_has_left() {
     let mut world = meta(&["--option", "meta:connections=1", "--timeout", "60"]);
     let client = dovecot(&mut world);
-    world.block(client, true);
-    world.send(client, b"I8\t0\tshared/all/\t\n");
-    let backend = world.accept();
-    world.taken(backend);
+    let backend = unread_list(&mut world, client);
     let other = dovecot(&mut world);
     world.send(other, b"Lshared/k\t\n");
     world.end(other, End::Closed(None));
@@ -410,10 +410,7 @@ fn a_list_is_not_read_for_others_once_they_have_left_even_if_another_pool_is_ful
     world.asked(hangs);
     let _waits = world.lookup("y");
     let client = dovecot(&mut world);
-    world.block(client, true);
-    world.send(client, b"I8\t0\tshared/all/\t\n");
-    let backend = world.accept();
-    world.taken(backend);
+    let backend = unread_list(&mut world, client);
     let names = ",\"name\"".repeat(150_000);
     world.send(backend, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n[\"a\"{names}", 100 << 20).as_bytes());
     assert!(world.held(backend) > 0, "it is paused");

@@ -331,18 +331,24 @@ fn a_fault_of_a_cancelled_login_is_of_no_interest() {
     assert!(world.is_open(client));
 }
 
+/// Sends a login of which the backend, that has answered another one, gets only a part.
+fn half_sent(world: &mut World, client: Peer) -> Peer {
+    world.send(client, &plain(1, "a", "p"));
+    let (backend, _) = world.next_request().expect("a request");
+    world.send(backend, &response(200, "true"));
+    world.taken(client);
+    world.block(backend, true);
+    world.send(client, &plain(2, "b", &"p".repeat(40_000)));
+    world.trickle(backend, 300);
+    backend
+}
+
 #[test]
 fn what_comes_before_the_password_has_left_is_no_decision() {
     for status in [200, 403] {
         let mut world = login(&[]);
         let client = client(&mut world);
-        world.send(client, &plain(1, "a", "p"));
-        let (backend, _) = world.next_request().expect("a request");
-        world.send(backend, &response(200, "true"));
-        world.taken(client);
-        world.block(backend, true);
-        world.send(client, &plain(2, "b", &"p".repeat(40_000)));
-        world.trickle(backend, 300);
+        let backend = half_sent(&mut world, client);
         world.send(backend, &response(status, "\"x\""));
         assert!(!world.is_open(client), "{status}");
         assert!(world.connecting.is_empty(), "it is not sent again");
@@ -411,13 +417,7 @@ fn a_status_before_the_whole_login_has_left_is_no_decision_also_at_the_end_of_th
     for (status, body) in [(403, ""), (401, "x"), (404, "")] {
         let mut world = login(&[]);
         let client = client(&mut world);
-        world.send(client, &plain(1, "a", "p"));
-        let (backend, _) = world.next_request().expect("a request");
-        world.send(backend, &response(200, "true"));
-        world.taken(client);
-        world.block(backend, true);
-        world.send(client, &plain(2, "b", &"p".repeat(40_000)));
-        world.trickle(backend, 300);
+        let backend = half_sent(&mut world, client);
         world.send(backend, format!("HTTP/1.1 {status} No\r\nConnection: close\r\n\r\n{body}").as_bytes());
         world.end(backend, End::HalfClosed);
         assert_eq!((world.is_open(client), world.taken(client).as_str()), (false, ""), "{status}");
