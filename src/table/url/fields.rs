@@ -1,7 +1,7 @@
 //! The header fields of the settings `header` and `header-file`.
 
 /// Header fields that are added to each request.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Fields {
     /// Field lines, each with its CR LF.
     pub lines: String,
@@ -12,6 +12,13 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    /// Adds all of `other`, whose `Host` takes precedence.
+    pub(super) fn extend(&mut self, other: &Self) {
+        self.lines += &other.lines;
+        self.host = other.host.clone().or(self.host.take());
+        self.authorized |= other.authorized;
+    }
+
     /// Adds a field line `Name: value`.
     ///
     /// # Errors

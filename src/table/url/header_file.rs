@@ -9,11 +9,10 @@ use std::path::PathBuf;
 const MAX_LOOKS: u32 = 5;
 
 /// A file with header lines, as it was last read.
-#[derive(Debug)]
 pub(super) struct HeaderFile {
     path: PathBuf,
-    /// The content that is in use.
-    text: String,
+    /// What is in use.
+    fields: Fields,
     /// The version that was read last; `None` if it could not be read.
     read: Option<Stamp>,
     /// The version that was there at the last look.
@@ -28,17 +27,14 @@ impl HeaderFile {
     /// # Errors
     /// The file cannot be read or used.
     pub(super) fn open(path: PathBuf) -> Result<Self, String> {
-        let mut file = Self { path, text: String::new(), read: None, seen: None, looks: 0, error: None };
+        let mut file = Self { path, fields: Fields::default(), read: None, seen: None, looks: 0, error: None };
         file.read()?;
         Ok(file)
     }
 
-    /// Adds the lines of the file.
-    ///
-    /// # Errors
-    /// A line is malformed.
-    pub(super) fn add_to(&self, fields: &mut Fields) -> Result<(), String> {
-        lines(&self.text).try_for_each(|line| fields.add(line))
+    /// The fields of the last version that could be used.
+    pub(super) fn fields(&self) -> &Fields {
+        &self.fields
     }
 
     /// True if the file is to be read again: there is a new version, which is not being written any more.
@@ -83,12 +79,9 @@ impl HeaderFile {
         if text.trim().is_empty() {
             return Err(at("empty".to_owned()));
         }
-        lines(&text).try_for_each(|line| Fields::default().add(line)).map_err(at)?;
-        self.text = text;
+        let (mut fields, mut lines) = (Fields::default(), text.lines().filter(|line| !line.trim().is_empty()));
+        lines.try_for_each(|line| fields.add(line)).map_err(at)?;
+        self.fields = fields;
         Ok(())
     }
-}
-
-fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.trim().is_empty())
 }

@@ -47,6 +47,8 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
         return Err(SettingError::param(format!("expects 1 to {MAX_ROUTES} URLs")));
     }
     let options = UrlOptions::take(spec.settings, urls.iter().any(|url| url.secure)).map_err(SettingError::option)?;
+    let mut header = Fields::default();
+    options.header.iter().try_for_each(|line| header.add(line)).map_err(SettingError::option)?;
     let header_files = options.header_files.iter().cloned().map(HeaderFile::open).collect::<Result<_, _>>();
     let header_files = header_files.map_err(SettingError::option)?;
     let mut backends = Vec::new();
@@ -65,10 +67,11 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
         routes: Rc::new([]),
         authorized: false,
         has_key,
+        header,
         header_files,
         options,
     };
-    table.prepare().map_err(SettingError::option)?;
+    table.prepare();
     Ok(TableEntry { name, timeout, caching, keys, on_fault, tokens, decides: spec.decides, table: Box::new(table) })
 }
 
@@ -90,6 +93,8 @@ struct UrlTable {
     authorized: bool,
     /// Every URL has a place for the key: without one, any key would get the same value.
     has_key: bool,
+    /// The fields of the setting `header`.
+    header: Fields,
     header_files: Vec<HeaderFile>,
     options: UrlOptions,
 }
@@ -184,14 +189,14 @@ impl Table for UrlTable {
             is_new = true;
         }
         if is_new {
-            self.prepare_again();
+            self.prepare();
         }
         (!self.header_files.is_empty()).then_some(now + CHECK_INTERVAL)
     }
 
     fn reload(&mut self, setup: &mut Setup<'_>) {
         self.header_files.iter_mut().for_each(|file| file.reload(&self.name));
-        self.prepare_again();
+        self.prepare();
         for (url, backend) in self.urls.iter().zip(&self.backends) {
             match connector(url, &self.options, setup) {
                 Ok(None) => {}
@@ -247,18 +252,10 @@ impl UrlTable {
         Plan::Answer(Answer::Failed(Failure::temporary(format_args!("{}: {why}", self.name))))
     }
 
-    /// Prepares requests from the header files as they were read last.
-    fn prepare_again(&mut self) {
-        if let Err(error) = self.prepare() {
-            log::warn(format_args!("header-file-unreadable table={} cause=\"{error}\"", self.name));
-        }
-    }
-
     /// Prepares everything in requests that does not depend on the key.
-    fn prepare(&mut self) -> Result<(), String> {
-        let mut extra = Fields::default();
-        self.options.header.iter().try_for_each(|line| extra.add(line))?;
-        self.header_files.iter().try_for_each(|file| file.add_to(&mut extra))?;
+    fn prepare(&mut self) {
+        let mut extra = self.header.clone();
+        self.header_files.iter().for_each(|file| extra.extend(file.fields()));
         let route = |(url, backend): (&Url, &usize)| {
             let host = extra.host.as_ref().unwrap_or(&url.host).clone();
             let basic = url.authorization.as_ref().filter(|_| !extra.authorized);
@@ -269,7 +266,6 @@ impl UrlTable {
         self.routes = self.urls.iter().zip(&self.backends).map(route).collect();
         // For good: a table whose token is gone would take each 401 for a miss.
         self.authorized |= extra.authorized || self.urls.iter().any(|url| url.authorization.is_some());
-        Ok(())
     }
 }
 
