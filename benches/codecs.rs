@@ -170,7 +170,7 @@ impl Bench {
             while let Some(action) = self.engine.next_action() {
                 match action {
                     Action::Connect(key, _) => {
-                        self.engine.connected(key, self.now);
+                        self.engine.connected(Peer::Backend(key), self.now);
                         self.backends.push(key);
                     }
                     Action::Flush(Peer::Backend(key)) => self.answer(key),
@@ -181,7 +181,11 @@ impl Bench {
                         replied += count;
                         self.engine.sent(peer, count, self.now);
                     }
-                    Action::Resume(_) | Action::CloseNotify(..) | Action::Close(_) | Action::Resolve { .. } => {}
+                    Action::OpenDns(..)
+                    | Action::Resume(_)
+                    | Action::CloseNotify(..)
+                    | Action::Close(_)
+                    | Action::Resolve { .. } => {}
                 }
             }
         }

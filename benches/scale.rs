@@ -214,7 +214,7 @@ impl Bench {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Connect(key, _) => self.engine.connected(key, self.now),
+            Action::Connect(key, _) => self.engine.connected(Peer::Backend(key), self.now),
             Action::Flush(peer) => {
                 let output = self.engine.output(peer);
                 let count = output.len();

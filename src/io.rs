@@ -14,11 +14,19 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// A connection of a client or to a backend.
+/// An address of a name server, for datagrams or a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DnsAddress {
+    Udp(SocketAddr),
+    Tcp(SocketAddr),
+}
+
+/// A connection of a client or to a backend, or a socket to a name server.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Peer {
     Client(Key),
     Backend(Key),
+    Dns(Key),
 }
 
 /// An action for the reactor.
@@ -26,6 +34,8 @@ pub enum Peer {
 pub enum Action {
     /// Make a connection, then call `Engine::connected` or `Engine::ended`.
     Connect(Key, Address),
+    /// Open a socket to a name server. For TCP, then call `Engine::connected` or `Engine::ended`.
+    OpenDns(Key, DnsAddress),
     /// Write `Engine::output`, then call `Engine::sent`.
     Flush(Peer),
     /// Read again: `Engine::wants_input` has become true.

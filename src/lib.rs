@@ -9,7 +9,7 @@
 //! | 6 | [`reactor`], [`listen`] | sockets and the clock; listening |
 //! | 5 | [`engine`] | without I/O: routes bytes, time and results between clients, requests and backends |
 //! | 4 | [`client`], [`table`], [`job`], [`cache`] | protocols of the mail servers; requests and responses of a table; iterations and commits; the answer cache |
-//! | 3 | [`backend`] | connection pools, replicas, retries |
+//! | 3 | [`backend`], [`dns`] | connection pools, replicas, retries; a stub resolver |
 //! | 2 | [`config`], [`query`], [`value`], [`io`] | the command line as data; queries and answers; JSON; the interface of engine and reactor |
 //! | 1 | [`wire`] | incremental codecs |
 //! | 0 | [`notify`], [`log`], [`manual`], [`metrics`], [`arena`], [`buffer`], [`timers`], [`system`] | no imports but the standard library and libc |
@@ -31,6 +31,7 @@ pub mod cache;
 pub mod client;
 pub mod commands;
 pub mod config;
+pub mod dns;
 pub mod engine;
 pub mod io;
 pub mod job;

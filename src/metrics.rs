@@ -72,6 +72,19 @@ pub struct TableMetrics {
 /// The first words of actions that are counted by themselves (access(5) of Postfix).
 pub const ACTIONS: [&str; 4] = ["OK", "DUNNO", "REJECT", "DEFER_IF_PERMIT"];
 
+/// Results of the questions to one name server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NameServerMetrics {
+    /// NOERROR and NXDOMAIN.
+    pub answered: u64,
+    /// Another result, an invalid response, or no connection.
+    pub failed: u64,
+    /// No answer before the question was repeated.
+    pub timed_out: u64,
+    /// Messages that belong to no question: late, or from someone else.
+    pub ignored: u64,
+}
+
 /// Results of the requests to one backend.
 #[derive(Clone, Debug, Default)]
 pub struct BackendMetrics {

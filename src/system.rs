@@ -241,6 +241,18 @@ pub fn monotonic_us() -> u64 {
     time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
 }
 
+/// Fills a buffer of at most 256 bytes with random bytes that nobody can predict (getrandom(2)).
+pub fn random(bytes: &mut [u8; 256]) {
+    let mut done = 0;
+    while done < bytes.len() {
+        let rest = &mut bytes[done..];
+        // SAFETY: the pointer and the length are those of a slice.
+        let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        // Only a signal can interrupt it, before the kernel has collected entropy after its start.
+        done += usize::try_from(count).unwrap_or(0);
+    }
+}
+
 /// Whether a short write to stderr will not block.
 pub fn stderr_is_writable() -> bool {
     let mut poll = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };

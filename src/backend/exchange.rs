@@ -1,7 +1,7 @@
 //! A request on its way to a backend and back.
 
 use super::redirect::RedirectError;
-use super::request::{Method, Request};
+use super::request::{Carrier, Method, Request};
 use super::trace::TraceId;
 use crate::arena::Key;
 use std::time::{Duration, Instant};
@@ -138,6 +138,11 @@ impl Exchange {
 
     pub(super) fn set_route(&mut self, route: u8) {
         self.route = route;
+    }
+
+    /// What carries it.
+    pub fn carrier(&self) -> &Carrier {
+        self.request.carrier()
     }
 
     pub(super) fn is_safe(&self) -> bool {

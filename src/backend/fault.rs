@@ -35,6 +35,8 @@ pub enum Fault {
     Down(String),
     Overloaded,
     Timeout(Phase),
+    /// What else has failed, in words that complete the sentence.
+    Failed(String),
 }
 
 /// The phase in which an exchange was when its deadline passed.
@@ -81,6 +83,7 @@ impl fmt::Display for Fault {
             }
             Fault::Redirect(status, RedirectError::TooManyHops) => write!(f, "answered {status} too often"),
             Fault::Down(cause) => write!(f, "is marked down: {cause}"),
+            Fault::Failed(cause) => f.write_str(cause),
             Fault::Overloaded => write!(f, "is overloaded: {MAX_WAITING} requests are waiting"),
             Fault::Timeout(phase) => f.write_str(match phase {
                 Phase::Resolve => "was not resolved in time",

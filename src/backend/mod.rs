@@ -37,7 +37,7 @@ pub use pools::Arrived;
 pub use queue::MAX_WAITING;
 pub use reach::CheckResult;
 pub use redirect::RedirectError;
-pub use request::{Body, MAX_ROUTES, Method, Piece, Request, Route};
+pub use request::{Body, Carrier, DnsQuery, MAX_ROUTES, Method, Piece, Request, Route};
 pub use resolver::Resolver;
 pub use trace::TraceId;
 

@@ -4,7 +4,9 @@ use super::redirect::{self, RedirectError};
 use super::trace::TraceId;
 use crate::secret::Secret;
 use crate::wire::percent::{self, Component};
+use crate::wire::resolv_conf::ResolvConf;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Maximum number of replicas of one table.
@@ -46,12 +48,45 @@ pub enum Piece {
     Key(Component),
 }
 
+/// What carries requests to whoever answers them.
+#[derive(Clone, Debug)]
+pub enum Carrier {
+    /// [`super::Backends`].
+    Http,
+    /// The DNS: the records of the key, from one of these servers.
+    Dns(Rc<DnsQuery>),
+}
+
+/// What is asked of the DNS about a key, which is a domain: its MX records.
+#[derive(Debug)]
+pub struct DnsQuery {
+    pub conf: ResolvConf,
+    /// The addresses of the hosts with the lowest preference, too.
+    pub addresses: bool,
+}
+
+impl DnsQuery {
+    /// The name of the servers as a backend.
+    fn label(&self) -> String {
+        match &self.conf.servers[..] {
+            [server] => format!("dns:{server}"),
+            _ => "dns".to_owned(),
+        }
+    }
+
+    /// What is wrong with one of the servers, as the predicate of a sentence that begins with the label.
+    pub fn cause(&self, server: SocketAddr, cause: &str) -> String {
+        if self.conf.servers.len() == 1 { cause.to_owned() } else { format!("{server} {cause}") }
+    }
+}
+
 /// One backend that can answer a table's requests, with everything of the request but key and body.
 #[derive(Clone, Debug)]
 pub struct Route {
+    carrier: Carrier,
     /// The number of its pool, see [`super::Backends::add`].
     pub(super) pool: usize,
-    /// The value of the `Host` field.
+    /// The value of the `Host` field; the label if it is not carried over HTTP.
     host: String,
     /// The scheme is https.
     secure: bool,
@@ -78,7 +113,26 @@ impl Route {
                 (_, piece) => get.push(piece),
             }
         }
-        Self { pool, host, secure, target, fields, traced, get }
+        Self { carrier: Carrier::Http, pool, host, secure, target, fields, traced, get }
+    }
+
+    /// A route to the DNS.
+    pub fn to_dns(query: Rc<DnsQuery>) -> Self {
+        let label = query.label();
+        Self { carrier: Carrier::Dns(query), ..Self::new(0, false, label, Vec::new(), Vec::new(), false) }
+    }
+
+    /// Routes over each backend that this one may lead to.
+    fn alone(&self) -> Vec<Self> {
+        match &self.carrier {
+            Carrier::Http => vec![self.clone()],
+            Carrier::Dns(query) => {
+                let DnsQuery { conf, addresses } = &**query;
+                let conf = |server: &SocketAddr| ResolvConf { servers: vec![*server], ..conf.clone() };
+                let to = |conf| Self::to_dns(Rc::new(DnsQuery { conf, addresses: *addresses }));
+                query.conf.servers.iter().map(conf).map(to).collect()
+            }
+        }
     }
 }
 
@@ -103,8 +157,18 @@ pub struct Body {
 impl Request {
     /// A request for each of the routes alone.
     pub fn for_each_route(&self) -> Vec<Request> {
-        let alone = |route: &Route| Request { method: self.method, routes: Rc::new([route.clone()]), body: None };
-        self.routes.iter().map(alone).collect()
+        let alone = |route| Request { method: self.method, routes: Rc::new([route]), body: None };
+        self.routes.iter().flat_map(Route::alone).map(alone).collect()
+    }
+
+    /// The name of what answers it, unless that is a pool of [`super::Backends`].
+    pub fn label(&self) -> &str {
+        self.routes.first().map_or("", |route| &route.host)
+    }
+
+    /// What carries it; its routes have the same.
+    pub fn carrier(&self) -> &Carrier {
+        self.routes.first().map_or(&Carrier::Http, |route| &route.carrier)
     }
 
     /// True if its exchange gets a [`TraceId`].

@@ -24,7 +24,7 @@ Listeners:
 
 Tables; each has a name, a type and a parameter:
   --name NAME            name by which the mail server refers to the table
-  --type TYPE            url or file
+  --type TYPE            url, file or mx
   --param PARAM          url: http[s]://HOST/PATH/§, with § or {} in place of the key (several URLs
                          are replicas); file: the path of a JSON file
   --option NAME:KEY=VALUE

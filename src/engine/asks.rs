@@ -40,7 +40,7 @@ impl Asks {
                 let limit = TimeLimit { deadline: running.deadline, timeout };
                 let asker = Asker::Ask(self.running.insert(running));
                 let exchange = shared.spare.take(asker, table, limit, request, &ask.key, now);
-                shared.backends.submit(exchange, &mut shared.turn);
+                shared.submit(exchange);
             }
             Plan::Answer(answer) => {
                 // A table that has no request for it has a reason.

@@ -119,7 +119,7 @@ impl Commits {
                 // The exchange expires at the deadline of the commit, which therefore needs no timer.
                 let limit = TimeLimit { deadline: *deadline, timeout: shared.tables.timeout(table) };
                 let exchange = shared.spare.take(Asker::Commit(key), table, limit, request, &write.key, now);
-                shared.backends.submit(exchange, &mut shared.turn);
+                shared.submit(exchange);
                 None
             }
             Plan::Answer(answer) => {

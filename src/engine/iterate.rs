@@ -108,7 +108,7 @@ impl Iterations {
                     if number == 0 && iteration.may_stream() {
                         exchange.allow_stream();
                     }
-                    shared.backends.submit(exchange, &mut shared.turn);
+                    shared.submit(exchange);
                 }
                 // Tables without a backend answer at once, and the loop continues.
                 Plan::Answer(answer) => {

@@ -99,7 +99,7 @@ impl Lookups {
                 // The exchange expires at the deadline of the lookup, which therefore needs no timer.
                 let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table, search: None }));
                 let exchange = shared.spare.take(asker, table, limit, request, key, now);
-                shared.backends.submit(exchange, &mut shared.turn);
+                shared.submit(exchange);
             }
             Plan::Answer(answer) => {
                 log_answer(name, key, &answer, None);
@@ -135,7 +135,7 @@ impl Lookups {
                 let key = search.key.clone();
                 let asker = Asker::Lookup(self.lookups.insert(Lookup { to, table, search: Some(search) }));
                 let exchange = shared.spare.take(asker, table, limit, request, &key, now);
-                shared.backends.submit(exchange, &mut shared.turn);
+                shared.submit(exchange);
             }
             Plan::Answer(answer) => {
                 let answer = answer.into_owned();
@@ -233,7 +233,7 @@ impl Lookups {
         };
         let fetch = self.fetches.insert(key);
         let exchange = shared.spare.take(Asker::Fetch(fetch), table, limit, request, key.key, now);
-        shared.backends.submit(exchange, &mut shared.turn);
+        shared.submit(exchange);
         Ok(fetch)
     }
 

@@ -91,10 +91,14 @@ impl Engine {
         self.shared.clients.limit_admins(most, &mut self.shared.turn);
     }
 
-    /// A backend has accepted a connection.
-    pub fn connected(&mut self, key: Key, now: Instant) {
+    /// A connection is made that the engine has requested.
+    pub fn connected(&mut self, peer: Peer, now: Instant) {
         self.begin(now);
-        self.shared.backends.connected(key, &mut self.shared.turn);
+        match peer {
+            Peer::Client(_) => {}
+            Peer::Backend(key) => self.shared.backends.connected(key, &mut self.shared.turn),
+            Peer::Dns(key) => self.shared.dns.connected(key, &mut self.shared.turn),
+        }
     }
 
     /// The result of [`Action::Resolve`] has arrived.
@@ -109,6 +113,7 @@ impl Engine {
             Peer::Client(key) => self.shared.clients.wants_input(key),
             // Otherwise bounded by the limits of the response decoder.
             Peer::Backend(key) => self.shared.backends.connections().wants_input(key),
+            Peer::Dns(_) => true,
         }
     }
 
@@ -125,13 +130,17 @@ impl Engine {
                 self.complete(Arrived::new(key, bytes));
                 false
             }
+            Peer::Dns(key) => {
+                self.shared.dns.received(key, bytes, &mut self.shared.turn);
+                false
+            }
         }
     }
 
     /// A connection has been closed, in both directions or on the peer's side.
     pub fn ended(&mut self, peer: Peer, end: End, now: Instant) {
         self.begin(now);
-        let Shared { clients, backends, turn, .. } = &mut self.shared;
+        let Shared { clients, backends, dns, turn, .. } = &mut self.shared;
         match (peer, end) {
             (Peer::Client(key), End::Closed(_)) => clients.remove(key, turn),
             (Peer::Client(key), End::HalfClosed) => {
@@ -142,6 +151,8 @@ impl Engine {
             // The end of the stream may complete a response, but nothing can follow it.
             (Peer::Backend(key), End::HalfClosed) => backends.ended(key, None, turn),
             (Peer::Backend(key), End::Closed(error)) => backends.ended(key, error, turn),
+            (Peer::Dns(key), End::HalfClosed) => dns.ended(key, None, turn),
+            (Peer::Dns(key), End::Closed(error)) => dns.ended(key, error, turn),
         }
     }
 
@@ -155,6 +166,7 @@ impl Engine {
         match peer {
             Peer::Client(key) => self.shared.clients.output(key),
             Peer::Backend(key) => self.shared.backends.connections().output(key),
+            Peer::Dns(key) => self.shared.dns.output(key),
         }
     }
 
@@ -166,6 +178,7 @@ impl Engine {
         match peer {
             Peer::Backend(key) => self.shared.backends.connections().sent(key, count),
             Peer::Client(key) => self.shared.clients.sent(key, count, &mut self.shared.turn),
+            Peer::Dns(key) => self.shared.dns.sent(key, count, &mut self.shared.turn),
         }
     }
 
@@ -194,6 +207,7 @@ impl Engine {
         // A result may lead to another exchange (the next write or row), which may fail at once.
         loop {
             self.shared.backends.tick(&mut self.shared.turn);
+            self.shared.dns.tick(&mut self.shared.turn);
             let done = !self.complete(Arrived::default());
             // After the backends, whose reasons say what a request was waiting for.
             self.requests.expire(&mut self.shared);
@@ -223,8 +237,8 @@ impl Engine {
 
     /// When [`Engine::process`] must be called even without events.
     pub fn deadline(&mut self) -> Option<Instant> {
-        let Shared { tables, clients, backends, faults, .. } = &mut self.shared;
-        let others = [tables.deadline(), backends.deadline(), clients.deadline(), faults.deadline()];
+        let Shared { tables, clients, backends, dns, faults, .. } = &mut self.shared;
+        let others = [tables.deadline(), backends.deadline(), dns.deadline(), clients.deadline(), faults.deadline()];
         others.into_iter().flatten().chain(self.requests.deadline()).min()
     }
 
@@ -288,7 +302,7 @@ impl Engine {
     fn complete(&mut self, mut arrived: Arrived<'_>) -> bool {
         let Self { requests, shared, .. } = self;
         let mut any = false;
-        while let Some(finished) = shared.backends.next_finished(&mut arrived, &mut shared.turn) {
+        while let Some(finished) = shared.next_finished(&mut arrived) {
             any = true;
             requests.complete(finished, shared);
         }
@@ -344,7 +358,7 @@ impl Engine {
     pub fn check(&mut self, key: Option<&[u8]>, now: Instant) {
         self.begin(now);
         self.shared.backends.check();
-        key.into_iter().for_each(|key| self.requests.probe(key, &mut self.shared));
+        self.requests.probe(key, &mut self.shared);
     }
 
     /// The results of [`Engine::check`]; `None` until all are known.

@@ -1,9 +1,12 @@
 //! One lookup in each table over each of its backends, for `--check=KEY`.
 
 use super::shared::Shared;
-use crate::backend::{Asker, Finished, TimeLimit};
+use crate::backend::{Asker, Carrier, Exchange, Finished, TimeLimit};
 use crate::query::Answer;
 use crate::table::{Plan, Question};
+
+/// The domain that name servers are asked for (RFC 2606).
+const EXAMPLE: &[u8] = b"example.org";
 
 /// The result of one lookup.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,21 +25,25 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    /// Looks up a key in each table, over each of its backends.
-    pub(super) fn start(&mut self, key: &[u8], shared: &mut Shared) {
+    /// Looks up a key in each table, over each of its backends. Without a key, asks only name servers, for a domain that
+    /// exists: nothing else shows whether they can be reached.
+    pub(super) fn start(&mut self, key: Option<&[u8]>, shared: &mut Shared) {
         let now = shared.turn.now;
+        let (only_dns, key) = key.map_or((true, EXAMPLE), |key| (false, key));
         for table in (0..shared.tables.len()).filter(|table| !shared.tables.decides(*table)).collect::<Vec<_>>() {
             let timeout = shared.tables.timeout(table);
             let limit = TimeLimit { deadline: now + timeout, timeout };
             match shared.tables.plan(table, Question::Get(key), now).plan {
+                Plan::Request(request) if only_dns && matches!(request.carrier(), Carrier::Http) => {}
                 Plan::Request(request) => {
                     for request in request.for_each_route() {
                         let asker = Asker::Probe(self.results.len() as u32);
                         self.results.push(None);
                         let exchange = shared.spare.take(asker, table, limit, request, key, now);
-                        shared.backends.submit(exchange, &mut shared.turn);
+                        shared.submit(exchange);
                     }
                 }
+                Plan::Answer(_) if only_dns => {}
                 Plan::Answer(answer) => {
                     let result = described(&answer, None);
                     let table = shared.tables.name(table).to_owned();
@@ -49,8 +56,9 @@ impl Probes {
     /// Handles the result of a lookup.
     pub(super) fn complete(&mut self, number: u32, finished: Finished<'_>, shared: &mut Shared) {
         let Finished { exchange, result, .. } = finished;
-        let (table, status) = (exchange.table, result.as_ref().map(|response| response.status).ok());
-        let backend = Some(shared.backends.label(&exchange).to_owned());
+        let table = exchange.table;
+        let status = result.as_ref().ok().and_then(|response| status(&exchange, response.status));
+        let backend = Some(shared.label(&exchange).to_owned());
         let answer = shared.parse_value(table, false, &exchange, shared.took(&exchange), result);
         let result = described(&answer, status);
         let table = shared.tables.name(table).to_owned();
@@ -63,6 +71,11 @@ impl Probes {
     pub(super) fn results(&self) -> Option<Vec<ProbeResult>> {
         self.results.iter().cloned().collect()
     }
+}
+
+/// The status of a response, if it came over HTTP.
+fn status(exchange: &Exchange, status: u16) -> Option<u16> {
+    matches!(exchange.carrier(), Carrier::Http).then_some(status)
 }
 
 fn described(answer: &Answer<'_>, status: Option<u16>) -> Result<String, String> {

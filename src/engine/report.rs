@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use crate::client::AdminRequest;
 use crate::log;
-use crate::metrics::{ACTIONS, BackendMetrics, CacheMetrics, Exposition, TableMetrics};
+use crate::metrics::{ACTIONS, BackendMetrics, CacheMetrics, Exposition, NameServerMetrics, TableMetrics};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -49,6 +49,7 @@ pub(super) fn metrics(shared: &Shared, cache: CacheMetrics, unknown_table: u64) 
         backends.entry(label).or_default().add(&metrics);
     }
     backend_metrics(&backends, &mut text);
+    dns_metrics(shared, &mut text);
     text.into_string()
 }
 
@@ -156,6 +157,23 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposit
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.down)]);
     let what = ["podop_queue_length", "gauge", "Requests waiting for a connection."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.waiting)]);
+}
+
+/// Metrics of the name servers that were asked, if there are any.
+fn dns_metrics(shared: &Shared, text: &mut Exposition) {
+    let servers: Vec<(String, NameServerMetrics)> =
+        shared.dns.metrics().map(|(address, metrics)| (address.to_string(), metrics)).collect();
+    if servers.is_empty() {
+        return;
+    }
+    let what = ["podop_dns_queries_total", "counter", "Questions to name servers, by what came back."];
+    let outcomes: &[Series<NameServerMetrics>] = &[
+        ("answer", |server| server.answered),
+        ("fault", |server| server.failed),
+        ("timeout", |server| server.timed_out),
+        ("ignored", |server| server.ignored),
+    ];
+    family(text, what, ["server", "outcome"], servers.iter().map(|(label, metrics)| (&label[..], metrics)), outcomes);
 }
 
 /// Metrics of backends with TLS.

@@ -137,8 +137,8 @@ impl Requests {
         replies && self.asks.is_drained(clients) && self.commits.is_drained()
     }
 
-    /// Looks up a key in each table, for `--check=KEY`.
-    pub(super) fn probe(&mut self, key: &[u8], shared: &mut Shared) {
+    /// Looks up a key in each table, for `--check=KEY`; without a key, for `--check`.
+    pub(super) fn probe(&mut self, key: Option<&[u8]>, shared: &mut Shared) {
         self.probes.start(key, shared);
     }
 

@@ -2,8 +2,9 @@
 
 use super::clients::Clients;
 use super::tables::{Tables, record};
-use crate::backend::{Backends, Exchange, Fault, SpareExchanges};
+use crate::backend::{Arrived, Backends, Carrier, Exchange, Fault, Finished, SpareExchanges};
 use crate::client::{Reply, ReplyTo};
+use crate::dns::Dns;
 use crate::io::Turn;
 use crate::log::{Escaped, Repeats};
 use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
@@ -17,6 +18,7 @@ pub(super) struct Shared {
     pub clients: Clients,
     pub tables: Tables,
     pub backends: Backends,
+    pub dns: Dns,
     pub faults: Repeats,
     pub spare: SpareExchanges,
     pub turn: Turn,
@@ -32,11 +34,28 @@ impl Shared {
             clients: Clients::default(),
             tables: Tables::new(tables, timeout, now),
             backends,
+            dns: Dns::default(),
             faults: Repeats::default(),
             spare: SpareExchanges::default(),
             turn: Turn::new(now),
             slow: Duration::from_secs(1),
         }
+    }
+
+    /// Sends a request on its way.
+    #[inline]
+    pub(super) fn submit(&mut self, exchange: Box<Exchange>) {
+        match exchange.carrier() {
+            Carrier::Http => self.backends.submit(exchange, &mut self.turn),
+            Carrier::Dns(_) => self.dns.submit(exchange, &mut self.turn),
+        }
+    }
+
+    /// The next request that has ended.
+    #[inline]
+    pub(super) fn next_finished<'a>(&mut self, arrived: &mut Arrived<'a>) -> Option<Finished<'a>> {
+        let finished = self.backends.next_finished(arrived, &mut self.turn);
+        if finished.is_some() { finished } else { self.dns.next_finished() }
     }
 
     /// Answers a lookup whose key is too long. No table can hold it, and a failure would have Postfix defer the mail
@@ -64,6 +83,14 @@ impl Shared {
     /// The failure of a request whose time has passed.
     pub(super) fn timed_out(&self, table: usize) -> Failure {
         Failure::new(FailureKind::Timeout, format_args!("{}: timed out", self.tables.name(table)))
+    }
+
+    /// What an exchange was last sent to, in logs and reasons.
+    pub(super) fn label<'a>(&'a self, exchange: &'a Exchange) -> &'a str {
+        match exchange.carrier() {
+            Carrier::Http => self.backends.label(exchange),
+            Carrier::Dns(_) => exchange.request.label(),
+        }
     }
 
     /// The duration of an exchange that has just ended.
@@ -101,7 +128,7 @@ impl Shared {
             return;
         }
         self.tables.metrics(table).slow += 1;
-        let (name, label) = (self.tables.name(table), self.backends.label(exchange));
+        let (name, label) = (self.tables.name(table), self.label(exchange).to_owned());
         // The durations differ each time and must not keep the log from folding repetitions.
         let trace = exchange.trace().map(|trace| format!(" trace={trace}")).unwrap_or_default();
         let details = format!("took={:.3} {}{trace}", took.as_secs_f64(), exchange.phases(self.turn.now));
@@ -131,7 +158,7 @@ impl Shared {
         cause: &dyn Display,
         detail: Option<&str>,
     ) -> Failure {
-        let (name, label) = (self.tables.name(table), self.backends.label(exchange));
+        let (name, label) = (self.tables.name(table), self.label(exchange).to_owned());
         // What may differ each time must not keep the log from folding repetitions.
         let mut details: Vec<String> =
             detail.map(|detail| format!("detail={}", Escaped(detail.as_bytes()))).into_iter().collect();

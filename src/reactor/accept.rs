@@ -1,6 +1,7 @@
 //! Accepts connections from the listeners, in batches, and pauses when no descriptors are left.
 
-use super::socket::{MAX_CLIENTS, Stream};
+use super::peers::MAX_CLIENTS;
+use super::socket::Stream;
 use crate::config::Mode;
 use crate::listen::{Listener, ListenerSocket, SocketFile};
 use crate::log;

@@ -1,6 +1,7 @@
 //! The event loop: owns the sockets and reads the clock; all decisions are made by the engine.
 
 mod accept;
+mod peers;
 mod resolve;
 mod shutdown;
 mod socket;
@@ -10,7 +11,7 @@ use crate::backend::CheckResult;
 use crate::client::MAX_OPEN;
 use crate::config::Mode;
 use crate::engine::{Engine, ProbeResult};
-use crate::io::{Action, Address, End, Peer};
+use crate::io::{Action, Address, DnsAddress, End, Peer};
 use crate::listen::Listener;
 use crate::log;
 use crate::notify::Notifier;
@@ -19,9 +20,10 @@ use accept::{Acceptor, MAX_ACCEPTS};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use peers::{Peers, token};
 use resolve::NameResolver;
 use shutdown::Shutdown;
-use socket::{ReadResult, SocketState, Sockets, Stream};
+use socket::{ReadResult, SocketState, Stream};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -43,8 +45,7 @@ pub struct Reactor {
     engine: Engine,
     poll: Poll,
     acceptor: Acceptor,
-    clients: Sockets,
-    backends: Sockets,
+    peers: Peers,
     signals: Signals,
     notifier: Notifier,
     resolver: NameResolver,
@@ -74,8 +75,7 @@ impl Reactor {
             engine,
             poll,
             acceptor,
-            clients: Sockets::default(),
-            backends: Sockets::default(),
+            peers: Peers::default(),
             signals,
             notifier: Notifier::from_environment(Instant::now()),
             resolver,
@@ -163,12 +163,12 @@ impl Reactor {
                 }
             }
             Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
-            token => self.on_socket_event(socket::peer(token, &self.clients, &self.backends), event),
+            token => self.on_socket_event(self.peers.of(token), event),
         }
     }
 
     fn on_socket_event(&mut self, peer: Peer, event: &Event) {
-        let Some(socket) = self.socket(peer) else { return }; // closed earlier in this turn
+        let Some(socket) = self.peers.get(peer) else { return }; // closed earlier in this turn
         let has_room = socket.on_event(event);
         if socket.connecting {
             return self.on_connect_event(peer);
@@ -180,23 +180,19 @@ impl Reactor {
     }
 
     fn on_connect_event(&mut self, peer: Peer) {
-        let (now, Peer::Backend(key)) = (self.now, peer) else { return };
-        let Some(socket) = self.backends.get(key) else { return };
+        let now = self.now;
+        let Some(socket) = self.peers.get(peer) else { return };
         match socket.connect_result() {
             None => {}
             Some(Ok(())) => {
                 let readable = socket.readable;
-                self.engine.connected(key, now);
+                self.engine.connected(peer, now);
                 if readable {
                     self.read(peer); // the kernel does not report this edge again
                 }
             }
             Some(Err(error)) => self.engine.ended(peer, End::Closed(Some(error.kind())), now),
         }
-    }
-
-    fn socket(&mut self, peer: Peer) -> Option<&mut SocketState> {
-        find(&mut self.clients, &mut self.backends, peer)
     }
 
     /// Reads what has arrived, at most [`MAX_READS`] times. True if there was anything.
@@ -211,8 +207,9 @@ impl Reactor {
                 }
                 return any;
             }
-            let socket = find(&mut self.clients, &mut self.backends, peer);
-            let Some(socket) = socket.filter(|socket| socket.readable && !socket.connecting) else { return any };
+            let Some(socket) = self.peers.get(peer).filter(|socket| socket.readable && !socket.connecting) else {
+                return any;
+            };
             match socket.read(&mut self.chunk) {
                 ReadResult::Data { count, more } => {
                     any = true;
@@ -236,7 +233,7 @@ impl Reactor {
                 }
             }
         }
-        if self.socket(peer).is_some_and(|socket| socket.readable) {
+        if self.peers.get(peer).is_some_and(|socket| socket.readable) {
             self.again.push(peer);
         }
         any
@@ -245,7 +242,7 @@ impl Reactor {
     /// Reads what may have arrived since the last event. Several times, as TLS tickets may precede the end of stream.
     fn read_unreported(&mut self, peer: Peer) {
         for _ in 0..MAX_READS {
-            if let Some(socket) = self.socket(peer) {
+            if let Some(socket) = self.peers.get(peer) {
                 socket.readable = true;
             }
             if !self.read(peer) {
@@ -256,7 +253,7 @@ impl Reactor {
 
     /// Reports a peer that is closed in both directions, even though it is not read at present.
     fn check_closed(&mut self, peer: Peer) {
-        if self.socket(peer).is_some_and(|socket| socket.closed) {
+        if self.peers.get(peer).is_some_and(|socket| socket.closed) {
             self.engine.ended(peer, End::Closed(None), self.now);
         }
     }
@@ -280,12 +277,15 @@ impl Reactor {
             Action::Resume(peer) => self.again.push(peer), // in the next turn, after all others
             Action::Connect(key, address) => self.connect(key, &address),
             Action::CloseNotify(key, bytes) => {
-                if let Some(socket) = self.backends.get(key).filter(|socket| socket.can_write()) {
+                if let Some(socket) = self.peers.get(Peer::Backend(key)).filter(|socket| socket.can_write()) {
                     let _ = socket.write(&bytes); // a courtesy: the connection is closed in any case
                 }
             }
-            Action::Close(Peer::Client(key)) => self.clients.remove(key),
-            Action::Close(Peer::Backend(key)) => self.backends.remove(key),
+            Action::OpenDns(key, address) => {
+                let connecting = matches!(address, DnsAddress::Tcp(_));
+                self.open(Peer::Dns(key), Stream::open_dns(address), connecting);
+            }
+            Action::Close(peer) => self.peers.remove(peer),
             Action::Resolve { name, host, port } => {
                 if let Err(error) = self.resolver.request(name, host, port) {
                     self.engine.resolved(name, Err(error.to_string()), self.now);
@@ -299,10 +299,10 @@ impl Reactor {
         // A write must not be sent on a connection that the backend has closed: it could not be repeated.
         if self.engine.needs_check(peer) {
             self.read_unreported(peer);
-        } else if matches!(peer, Peer::Backend(_)) && self.socket(peer).is_some_and(|socket| socket.readable) {
+        } else if matches!(peer, Peer::Backend(_)) && self.peers.get(peer).is_some_and(|socket| socket.readable) {
             self.read(peer); // what has arrived already is no response to the request that is sent now
         }
-        let Some(socket) = find(&mut self.clients, &mut self.backends, peer) else { return };
+        let Some(socket) = self.peers.get(peer) else { return };
         if socket.can_write() {
             let output = self.engine.output(peer);
             if !output.is_empty() {
@@ -318,7 +318,7 @@ impl Reactor {
                 }
             }
         }
-        if let Err(error) = socket.update_interest(peer, self.poll.registry()) {
+        if let Err(error) = socket.update_interest(token(peer), self.poll.registry()) {
             self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
         }
     }
@@ -326,29 +326,31 @@ impl Reactor {
     fn connect(&mut self, key: Key, address: &Address) {
         let peer = Peer::Backend(key);
         let tcp = matches!(address, Address::Tcp(_));
-        let added = Stream::connect(address).and_then(|stream| self.add(peer, stream, tcp));
-        match added {
-            Err(error) => self.engine.ended(peer, End::Closed(Some(error.kind())), self.now),
-            Ok(()) if tcp => {} // an event reports the result
-            // A unix socket is connected at once, or the call fails.
-            Ok(()) => self.engine.connected(key, self.now),
+        // A unix socket is connected at once, or the call fails; with TCP, an event reports the result.
+        if self.open(peer, Stream::connect(address), tcp) && !tcp {
+            self.engine.connected(peer, self.now);
         }
     }
 
+    /// Adds a stream that was opened, or reports that it was not. True if it was.
+    fn open(&mut self, peer: Peer, stream: io::Result<Stream>, connecting: bool) -> bool {
+        let added = stream.and_then(|stream| self.add(peer, stream, connecting));
+        let error = added.err().map(|error| error.kind());
+        error.into_iter().for_each(|kind| self.engine.ended(peer, End::Closed(Some(kind)), self.now));
+        error.is_none()
+    }
+
     fn add(&mut self, peer: Peer, stream: Stream, connecting: bool) -> io::Result<()> {
-        let (sockets, key) = match peer {
-            Peer::Client(key) => (&mut self.clients, key),
-            Peer::Backend(key) => (&mut self.backends, key),
-        };
+        let (Peer::Client(key) | Peer::Backend(key) | Peer::Dns(key)) = peer;
         let mut socket = SocketState::new(key, stream, connecting);
-        socket.register(peer, self.poll.registry())?;
-        sockets.insert(key, socket);
+        socket.register(token(peer), self.poll.registry())?;
+        self.peers.insert(peer, socket);
         Ok(())
     }
 
     fn accept(&mut self, listener: usize) {
         for _ in 0..MAX_ACCEPTS {
-            let mail_servers = self.clients.len().saturating_sub(self.engine.admins() as u64);
+            let mail_servers = self.peers.clients().saturating_sub(self.engine.admins() as u64);
             let Some((stream, mode)) = self.acceptor.accept(listener, mail_servers, self.now) else { return };
             let peer = self.engine.accepted(mode, self.now);
             if let Err(error) = self.add(peer, stream, false) {
@@ -387,14 +389,6 @@ impl Reactor {
         } else {
             log::warn(format_args!("shutdown forced=yes"));
         }
-        self.shutdown.request(self.clients.len() > 0, self.now + self.drain_timeout, self.now);
-    }
-}
-
-/// The socket of a peer. A function, so that the rest of the reactor can be used beside it.
-fn find<'a>(clients: &'a mut Sockets, backends: &'a mut Sockets, peer: Peer) -> Option<&'a mut SocketState> {
-    match peer {
-        Peer::Client(key) => clients.get(key),
-        Peer::Backend(key) => backends.get(key),
+        self.shutdown.request(self.peers.clients() > 0, self.now + self.drain_timeout, self.now);
     }
 }

@@ -3,6 +3,7 @@
 mod file;
 mod interface;
 mod keys;
+mod mx;
 mod settings;
 mod setup;
 mod stamp;
@@ -18,7 +19,7 @@ pub use setup::{Setup, TableSpec};
 pub type Constructor = fn(TableSpec<'_>, &mut Setup<'_>) -> Result<TableEntry, SettingError>;
 
 /// The table types of `--type`. A new type is a new file and one line here.
-pub const TYPES: &[(&str, Constructor)] = &[("file", file::open), ("url", url::open)];
+pub const TYPES: &[(&str, Constructor)] = &[("file", file::open), ("mx", mx::open), ("url", url::open)];
 
 /// Opens a table of the type `kind`, which is one of [`TYPES`].
 pub fn open(kind: &str, spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {

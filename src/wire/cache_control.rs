@@ -30,6 +30,11 @@ pub struct CacheControl {
 }
 
 impl CacheControl {
+    /// A lifetime of this many seconds, without restrictions.
+    pub fn of_max_age(seconds: u32) -> Self {
+        Self { max_age: Some(seconds), ..Self::default() }
+    }
+
     /// Whether the response must not be reused.
     pub fn never(&self) -> bool {
         self.never || (self.pragma && !self.has_directives)

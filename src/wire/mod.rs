@@ -4,9 +4,12 @@ pub mod base64;
 pub mod cache_control;
 pub mod date;
 pub mod dict;
+pub mod dns;
 pub mod http;
 pub mod netstring;
 pub mod percent;
+pub mod punycode;
+pub mod resolv_conf;
 
 /// Parses an unsigned decimal number of digits only: no sign, no white space. `None` for anything else and on overflow.
 pub fn decimal(digits: &[u8]) -> Option<u64> {

@@ -420,7 +420,7 @@ fn bytes_on_a_new_connection_before_the_request_are_a_fault() {
         let mut world = World::with_alias(&[]);
         let client = world.lookup("a");
         let (key, _) = world.connecting.pop_front().unwrap();
-        world.engine.connected(key, world.now);
+        world.engine.connected(Peer::Backend(key), world.now);
         world.engine.received(Peer::Backend(key), early, world.now);
         world.process();
         assert_eq!(reply(&mut world, client), "TEMP alias: 192.0.2.1 sent an unsolicited response");

@@ -23,6 +23,8 @@ mod lookups;
 mod memory;
 /// What the properties are checked against.
 mod model;
+/// Lookups in the DNS.
+mod mx;
 /// Several lookups in flight on one connection.
 mod pipelining;
 /// Policy delegation.
@@ -45,6 +47,7 @@ mod transcripts;
 
 #[path = "../support"]
 mod support {
+    pub mod dns;
     #[cfg(feature = "tls")]
     pub mod tls;
     #[cfg(feature = "tls")]

@@ -5,11 +5,12 @@ use podop::arena::Key;
 
 use podop::config::{self, Command, Mode};
 use podop::engine::Engine;
-use podop::io::{Action, Address, End, Peer};
+use podop::io::{Action, Address, DnsAddress, End, Peer};
 use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io::{BufRead, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,10 @@ pub struct World {
     wires: BTreeMap<Peer, Wire>,
     /// Connections that the engine has requested, not yet made.
     pub connecting: VecDeque<(Key, Address)>,
+    /// Open sockets to name servers.
+    pub name_servers: BTreeMap<Peer, DnsAddress>,
+    /// Datagrams to name servers that the test has not taken yet.
+    pub datagrams: VecDeque<Datagram>,
     /// Names that the engine has requested to be resolved.
     pub resolving: VecDeque<(usize, String)>,
     /// Peers that the engine closed.
@@ -38,6 +43,14 @@ pub struct World {
     untaken: BTreeMap<Peer, Vec<u8>>,
     /// Peers that are read again in the next turn.
     again: Vec<Peer>,
+}
+
+/// A datagram to a name server.
+#[derive(Debug)]
+pub struct Datagram {
+    pub from: Peer,
+    pub to: SocketAddr,
+    pub bytes: Vec<u8>,
 }
 
 /// How often the reactor reads from a connection in one turn, and how much at once.
@@ -71,6 +84,8 @@ impl World {
             lateness: 0,
             wires: BTreeMap::new(),
             connecting: VecDeque::new(),
+            name_servers: BTreeMap::new(),
+            datagrams: VecDeque::new(),
             resolving: VecDeque::new(),
             closed: Vec::new(),
             parted: Vec::new(),
@@ -221,7 +236,7 @@ impl World {
         let mut tls = self.tls.clone().map(|config| ServerConnection::new(config).expect("a usable configuration"));
         tls.iter_mut().for_each(|tls| tls.set_buffer_limit(None)); // a response is written at once
         self.wires.insert(peer, Wire { tls, ..Wire::default() });
-        self.engine.connected(key, self.now);
+        self.engine.connected(peer, self.now);
         self.process();
         // The engine's part of the handshake has arrived.
         while self.wires.get(&peer).is_some_and(|wire| !wire.input.is_empty()) {
@@ -236,7 +251,7 @@ impl World {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
         let peer = Peer::Backend(key);
         self.wires.insert(peer, Wire { blocked: true, ..Wire::default() });
-        self.engine.connected(key, self.now);
+        self.engine.connected(peer, self.now);
         self.process();
         peer
     }
@@ -245,6 +260,19 @@ impl World {
     pub fn refuse(&mut self) {
         let (key, _) = self.connecting.pop_front().expect("the engine wants a connection");
         self.engine.ended(Peer::Backend(key), End::Closed(Some(ErrorKind::ConnectionRefused)), self.now);
+        self.process();
+    }
+
+    /// A name server accepts a TCP connection.
+    pub fn accept_dns(&mut self, peer: Peer) {
+        self.wires.insert(peer, Wire::default());
+        self.engine.connected(peer, self.now);
+        self.process();
+    }
+
+    /// A datagram arrives from a name server.
+    pub fn datagram(&mut self, peer: Peer, bytes: &[u8]) {
+        self.engine.received(peer, bytes, self.now);
         self.process();
     }
 
@@ -369,6 +397,12 @@ impl World {
             while let Some(action) = self.engine.next_action() {
                 match action {
                     Action::Connect(key, address) => self.connecting.push_back((key, address)),
+                    Action::OpenDns(key, address) => {
+                        self.name_servers.insert(Peer::Dns(key), address);
+                        if matches!(address, DnsAddress::Udp(_)) {
+                            self.wires.insert(Peer::Dns(key), Wire::default());
+                        }
+                    }
                     Action::Flush(peer) => self.flush(peer),
                     Action::Resume(peer) => self.again.push(peer), // in the next turn, after all others
                     Action::Resolve { name, host, .. } => self.resolving.push_back((name, host)),
@@ -377,6 +411,7 @@ impl World {
                         let output = self.wires.remove(&peer).map(|wire| wire.output).unwrap_or_default();
                         self.untaken.insert(peer, output);
                         self.connecting.retain(|(key, _)| Peer::Backend(*key) != peer);
+                        self.name_servers.remove(&peer);
                         self.closed.push(peer);
                     }
                 }
@@ -390,9 +425,13 @@ impl World {
     fn flush(&mut self, peer: Peer) {
         let Some(wire) = self.wires.get_mut(&peer).filter(|wire| !wire.blocked) else { return };
         let output = self.engine.output(peer).to_vec();
-        if !output.is_empty() {
-            wire.receive(&output);
-            self.engine.sent(peer, output.len(), self.now);
+        if output.is_empty() {
+            return;
+        }
+        self.engine.sent(peer, output.len(), self.now);
+        match self.name_servers.get(&peer) {
+            Some(DnsAddress::Udp(to)) => self.datagrams.push_back(Datagram { from: peer, to: *to, bytes: output }),
+            Some(DnsAddress::Tcp(_)) | None => wire.receive(&output),
         }
     }
 }

@@ -1,0 +1,207 @@
+//! What follows from a response of a name server. Pure.
+
+use crate::wire::dns::{Data, Message, MessageError, Name, Question, Rcode, Record, TYPE_A, TYPE_AAAA, TYPE_MX};
+
+/// Maximum number of aliases that are followed for one question.
+pub(super) const MAX_ALIASES: usize = 16;
+
+/// What follows from a response.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// These are the records, for this many seconds; without any, the name or the type does not exist.
+    Records(Vec<Data>, u32),
+    /// The response ends with this alias, and says nothing about it.
+    Alias(Name),
+    /// It did not fit into a datagram.
+    Truncated,
+    /// The server may not know EDNS.
+    WithoutEdns,
+    /// The server has no answer. Completes a sentence that begins with it.
+    Failed(String),
+}
+
+/// Interprets a response that repeats the question, which was asked with EDNS or without.
+pub(super) fn interpret(question: &Question, response: Result<Message, MessageError>, edns: bool) -> Verdict {
+    let Ok(message) = response else { return Verdict::Failed("sent an invalid response".to_owned()) };
+    if message.truncated {
+        return Verdict::Truncated;
+    }
+    match message.rcode {
+        Rcode::NoError | Rcode::NxDomain => {}
+        Rcode::FormErr | Rcode::NotImp if edns => return Verdict::WithoutEdns,
+        code @ (Rcode::FormErr | Rcode::ServFail | Rcode::NotImp | Rcode::Refused | Rcode::Other(_)) => {
+            return Verdict::Failed(format!("answered {code}"));
+        }
+    }
+    let Some((name, mut ttl)) = resolve_aliases(question, &message.answers) else {
+        return Verdict::Failed("answered with a chain of aliases without end".to_owned());
+    };
+    let mut records = Vec::new();
+    let soa = message.authority.iter().find_map(|record| match record.data {
+        // Both the TTL of the record and the field bound the time (RFC 2308, section 5).
+        Data::Soa { minimum } => Some(record.ttl.min(minimum)),
+        Data::Address(_) | Data::Ns | Data::Cname(_) | Data::Mx { .. } | Data::Other => None,
+    });
+    let is_referral = soa.is_none() && message.authority.iter().any(|record| matches!(record.data, Data::Ns));
+    let is_alias = name != question.name;
+    for Record { ttl: other, data, .. } in
+        message.answers.into_iter().filter(|record| record.owner == name && is_of_kind(&record.data, question.kind))
+    {
+        ttl = ttl.min(other);
+        records.push(data);
+    }
+    match soa {
+        _ if !records.is_empty() => Verdict::Records(records, ttl),
+        Some(negative) => Verdict::Records(records, ttl.min(negative)),
+        None if message.rcode == Rcode::NxDomain && message.is_final => Verdict::Records(records, 0),
+        None if is_alias => Verdict::Alias(name),
+        // One that knows whom to ask, but does not: no statement about the name.
+        None if is_referral || !message.is_final => {
+            Verdict::Failed("answered as a server that is not recursive".to_owned())
+        }
+        None => Verdict::Records(records, 0),
+    }
+}
+
+/// The name at the end of the aliases of the question's name, and the lowest TTL of these; `None` if there are too many.
+fn resolve_aliases(question: &Question, answers: &[Record]) -> Option<(Name, u32)> {
+    let (mut name, mut ttl) = (question.name.clone(), u32::MAX);
+    for _ in 0..=MAX_ALIASES {
+        let next = answers.iter().find_map(|record| match &record.data {
+            Data::Cname(target) if record.owner == name => Some((target, record.ttl)),
+            Data::Cname(_) | Data::Address(_) | Data::Ns | Data::Soa { .. } | Data::Mx { .. } | Data::Other => None,
+        });
+        let Some((target, of)) = next else { return Some((name, ttl)) };
+        (name, ttl) = (target.clone(), ttl.min(of));
+    }
+    None
+}
+
+fn is_of_kind(data: &Data, kind: u16) -> bool {
+    match data {
+        Data::Mx { .. } => kind == TYPE_MX,
+        Data::Address(address) => kind == if address.is_ipv4() { TYPE_A } else { TYPE_AAAA },
+        Data::Ns | Data::Cname(_) | Data::Soa { .. } | Data::Other => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    fn record(owner: &str, ttl: u32, data: Data) -> Record {
+        Record { owner: name(owner), ttl, data }
+    }
+
+    fn mx(host: &str) -> Data {
+        Data::Mx { preference: 10, exchange: name(host) }
+    }
+
+    fn address(text: &str) -> Data {
+        Data::Address(text.parse::<IpAddr>().unwrap())
+    }
+
+    fn message(rcode: Rcode, answers: Vec<Record>, authority: Vec<Record>) -> Message {
+        Message { truncated: false, is_final: true, rcode, answers, authority }
+    }
+
+    /// The verdict about a response to a question for the MX records of `a.example`, as text.
+    fn verdict(edns: bool, message: Message) -> String {
+        match interpret(&Question::new(name("a.example"), TYPE_MX), Ok(message), edns) {
+            Verdict::Records(records, ttl) => format!("{} for {ttl}", records.len()),
+            Verdict::Alias(name) => format!("alias {name}"),
+            Verdict::Failed(why) => why,
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_response_has_records_or_none_or_fails() {
+        let soa = |ttl, minimum| record("example", ttl, Data::Soa { minimum });
+        let cname = |from: &str, to: &str| record(from, 70, Data::Cname(name(to)));
+        let own = || record("A.example", 60, mx("mx.example"));
+        for (message, expected) in [
+            (message(Rcode::NoError, vec![own()], vec![]), "1 for 60"),
+            (message(Rcode::NoError, vec![own(), record("a.example", 5, mx("m2.example"))], vec![]), "2 for 5"),
+            (message(Rcode::NoError, vec![record("b.example", 60, mx("mx.example"))], vec![]), "0 for 0"),
+            (message(Rcode::NoError, vec![record("a.example", 60, address("192.0.2.1"))], vec![soa(9, 90)]), "0 for 9"),
+            (message(Rcode::NoError, vec![], vec![soa(90, 9)]), "0 for 9"),
+            (message(Rcode::NxDomain, vec![], vec![soa(90, 9)]), "0 for 9"),
+            (message(Rcode::NxDomain, vec![], vec![]), "0 for 0"),
+            (
+                message(
+                    Rcode::NoError,
+                    vec![cname("a.example", "b.example"), record("b.example", 80, mx("x.y"))],
+                    vec![],
+                ),
+                "1 for 70",
+            ),
+            (
+                message(
+                    Rcode::NoError,
+                    vec![record("b.example", 80, mx("x.y")), cname("a.example", "b.example")],
+                    vec![],
+                ),
+                "1 for 70",
+            ),
+            (message(Rcode::NoError, vec![cname("a.example", "b.example")], vec![]), "alias b.example"),
+            (message(Rcode::NoError, vec![cname("a.example", "b.example")], vec![soa(90, 9)]), "0 for 9"),
+            (message(Rcode::NxDomain, vec![cname("a.example", "b.example")], vec![soa(90, 99)]), "0 for 70"),
+            (
+                message(Rcode::NoError, vec![cname("a.example", "b.example"), cname("b.example", "a.example")], vec![]),
+                "answered with a chain of aliases without end",
+            ),
+            (
+                message(Rcode::NoError, vec![cname("a.example", "a.example"), own()], vec![]),
+                "answered with a chain of aliases without end",
+            ),
+            (
+                message(Rcode::NoError, vec![], vec![record("example", 9, Data::Ns)]),
+                "answered as a server that is not recursive",
+            ),
+            (message(Rcode::NoError, vec![], vec![record("example", 9, Data::Ns), soa(90, 9)]), "0 for 9"),
+            (message(Rcode::NoError, vec![], vec![]), "0 for 0"),
+            (message(Rcode::ServFail, vec![own()], vec![]), "answered SERVFAIL"),
+            (message(Rcode::Refused, vec![], vec![]), "answered REFUSED"),
+            (message(Rcode::FormErr, vec![], vec![]), "answered FORMERR"),
+            (message(Rcode::NotImp, vec![], vec![]), "answered NOTIMP"),
+            (message(Rcode::Other(16), vec![], vec![]), "answered code 16"),
+            (Message { truncated: true, ..message(Rcode::NoError, vec![own()], vec![]) }, "Truncated"),
+            (
+                Message { is_final: false, ..message(Rcode::NoError, vec![], vec![]) },
+                "answered as a server that is not recursive",
+            ),
+            (
+                Message { is_final: false, ..message(Rcode::NxDomain, vec![], vec![]) },
+                "answered as a server that is not recursive",
+            ),
+            (Message { is_final: false, ..message(Rcode::NoError, vec![own()], vec![]) }, "1 for 60"),
+        ] {
+            assert_eq!(verdict(false, message), expected);
+        }
+        for rcode in [Rcode::FormErr, Rcode::NotImp] {
+            assert_eq!(verdict(true, message(rcode, vec![], vec![])), "WithoutEdns");
+        }
+        assert_eq!(verdict(true, message(Rcode::ServFail, vec![], vec![])), "answered SERVFAIL");
+        let invalid = interpret(&Question::new(name("a.example"), TYPE_MX), Err(MessageError), true);
+        assert!(matches!(invalid, Verdict::Failed(why) if why == "sent an invalid response"));
+    }
+
+    #[test]
+    fn a_long_chain_of_aliases_is_followed_and_a_longer_one_is_not() {
+        let chain = |count: usize| {
+            let host = |at: usize| if at == 0 { "a.example".to_owned() } else { format!("a{at}.example") };
+            let mut answers: Vec<Record> =
+                (0..count).map(|at| record(&host(at), 9, Data::Cname(name(&host(at + 1))))).collect();
+            answers.push(record(&host(count), 9, mx("mx.example")));
+            verdict(true, message(Rcode::NoError, answers, vec![]))
+        };
+        assert_eq!(chain(MAX_ALIASES), "1 for 9");
+        assert_eq!(chain(MAX_ALIASES + 1), "answered with a chain of aliases without end");
+    }
+}

@@ -1,0 +1,357 @@
+//! A stub resolver without I/O: questions in, datagrams and bytes of TCP connections out, and back.
+//!
+//! A question goes to one server after another until one of them answers. Nothing is believed that does not come from
+//! the address that was asked, to the port that asked, with the id and the question in exactly the case of its letters
+//! (RFC 5452). Truncated responses are asked for again over TCP.
+
+mod answer;
+mod channel;
+mod query;
+mod random;
+mod server;
+
+use crate::arena::{Arena, Key};
+use crate::backend::{Carrier, Exchange, Fault, Finished, MAX_WAITING, Phase};
+use crate::io::Turn;
+use crate::metrics::NameServerMetrics;
+use crate::timers::Timers;
+use crate::wire::dns::{Message, Name};
+use crate::wire::http::{CacheControl, ExtraHeaders, Response};
+use answer::{Verdict, interpret};
+use channel::{Channels, Received};
+use query::{Attempts, Open, Query};
+use random::Random;
+use server::Servers;
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// The bounds of the time for which records are used, in seconds.
+// A TTL of 0 would have each mail of a mailing ask again, and one of years outlive a mistake.
+const MIN_TTL: u32 = 5;
+const MAX_TTL: u32 = 3_600;
+
+/// The time after which a question is sent that found too many TCP connections.
+const TCP_RETRY: Duration = Duration::from_millis(100);
+
+/// All questions to the DNS, and the sockets to name servers.
+#[derive(Debug, Default)]
+pub struct Dns {
+    queries: Arena<Query>,
+    /// How many there are.
+    count: usize,
+    channels: Channels,
+    servers: Servers,
+    /// When a question is repeated, with the number of attempts until then: a later one has a timer of its own.
+    timers: Timers<(Key, u32)>,
+    random: Random,
+    finished: VecDeque<Finished<'static>>,
+    /// Which server is the first, for `options rotate`.
+    rotation: usize,
+}
+
+impl Dns {
+    /// Asks for the records of a domain, the key of the exchange. [`Dns::next_finished`] returns it in the end.
+    pub fn submit(&mut self, exchange: Box<Exchange>, turn: &mut Turn) {
+        let name = str::from_utf8(&exchange.key).ok().and_then(Name::parse);
+        let (Some(name), Carrier::Dns(request)) = (name, exchange.carrier()) else {
+            return self.fail(exchange, Fault::Failed("cannot be asked for this name".to_owned()), false);
+        };
+        if self.count >= MAX_WAITING {
+            return self.fail(exchange, Fault::Overloaded, false);
+        }
+        let request = request.clone();
+        let attempts = self.attempts(&request.conf.servers, request.conf.rotate, turn.now);
+        let key = self.queries.insert(Query::new(exchange, request, name, self.random.u64(), attempts));
+        self.count += 1;
+        self.ask(key, turn);
+    }
+
+    fn attempts(&mut self, servers: &[SocketAddr], rotate: bool, now: Instant) -> Attempts {
+        self.rotation = self.rotation.wrapping_add(usize::from(rotate));
+        Attempts::new(self.servers.order(servers, if rotate { self.rotation } else { 0 }), now)
+    }
+
+    /// The next request that has ended.
+    #[inline]
+    pub fn next_finished(&mut self) -> Option<Finished<'static>> {
+        if self.finished.is_empty() { None } else { self.finished.pop_front() }
+    }
+
+    fn fail(&mut self, exchange: Box<Exchange>, fault: Fault, sent: bool) {
+        self.finished.push_back(Finished { exchange, result: Err(fault), sent });
+    }
+
+    // --- questions
+
+    /// Asks the question of a request for the first time.
+    fn ask(&mut self, key: Key, turn: &mut Turn) {
+        let Some(query) = self.queries.get(key) else { return };
+        let silent = query.attempts.others().iter().copied().filter(|server| self.servers.get(*server).is_silent());
+        let silent: Vec<usize> = silent.collect();
+        self.send_next(key, turn);
+        // Beside the one that will answer, so that finding out costs no time.
+        for server in silent {
+            if self.servers.get(server).take_probe(turn.now) {
+                self.send(key, server, turn);
+            }
+        }
+    }
+
+    /// Sends the question to the next server, or ends the request if none is left.
+    fn send_next(&mut self, key: Key, turn: &mut Turn) {
+        let Some(query) = self.queries.get_mut(key) else { return };
+        let Some(server) = query.attempts.next_server() else {
+            // One that was asked may still answer, unless all have said that they do not.
+            if query.attempts.open.is_empty() {
+                let cause = query.attempts.cause.take().unwrap_or_default();
+                self.end(key, Err(Fault::Failed(cause)), turn);
+            }
+            return;
+        };
+        self.attempt(key, server, turn);
+    }
+
+    /// Sends the question to a server, and sets the timer for the next attempt.
+    fn attempt(&mut self, key: Key, server: usize, turn: &mut Turn) {
+        let was_sent = self.send(key, server, turn);
+        let Some(query) = self.queries.get_mut(key) else { return };
+        query.attempts.count += 1;
+        query.attempts.last = was_sent.then_some((server, turn.now));
+        let wait = if was_sent { query.attempts.wait(query.request.conf.timeout) } else { TCP_RETRY };
+        let at = (turn.now + wait).min(query.exchange.deadline).min(query.attempts.end(&query.request));
+        self.timers.add_by(turn.now, wait, at, (key, query.attempts.count));
+    }
+
+    /// Sends the question to one server. False if there are too many connections.
+    fn send(&mut self, key: Key, server: usize, turn: &mut Turn) -> bool {
+        let Some(Query { question, attempts, .. }) = self.queries.get_mut(key) else { return true };
+        let to = (server, self.servers.get(server).address);
+        let message = |id| question.message(id, attempts.edns);
+        let sent = if attempts.tcp {
+            self.channels.send_tcp(to, key, &mut self.random, message, turn)
+        } else {
+            Some(self.channels.send_udp(to, key, &mut self.random, message, turn))
+        };
+        let Some((channel, id)) = sent else { return false };
+        attempts.open.push(Open { channel, id });
+        true
+    }
+
+    /// A server has no answer to the question: the next one is asked.
+    fn on_failure(&mut self, key: Key, server: usize, cause: &str, turn: &mut Turn) {
+        let of = self.servers.get(server);
+        of.metrics.failed += 1;
+        let Some(query) = self.queries.get_mut(key) else { return };
+        query.attempts.exclude(server, query.request.cause(of.address, cause));
+        self.send_next(key, turn);
+    }
+
+    fn on_verdict(&mut self, key: Key, server: usize, verdict: Verdict, turn: &mut Turn) {
+        let Some(query) = self.queries.get_mut(key) else { return };
+        match verdict {
+            Verdict::Failed(why) => return self.on_failure(key, server, &why, turn),
+            Verdict::Truncated if query.attempts.tcp => {
+                return self.on_failure(key, server, "truncated its response over TCP", turn);
+            }
+            Verdict::Truncated => query.attempts.tcp = true,
+            Verdict::WithoutEdns => query.attempts.edns = false,
+            Verdict::Alias(name) => {
+                self.servers.get(server).metrics.answered += 1;
+                if !query.follow(&name, self.random.u64()) {
+                    let cause = "followed too many aliases".to_owned();
+                    return self.end(key, Err(Fault::Failed(cause)), turn);
+                }
+                return self.ask_next_question(key, turn);
+            }
+            Verdict::Records(records, ttl) => {
+                self.servers.get(server).metrics.answered += 1;
+                if !query.add(records, ttl) {
+                    let cause = "has too many hosts of the lowest preference".to_owned();
+                    return self.end(key, Err(Fault::Failed(cause)), turn);
+                }
+                if query.advance(self.random.u64()) {
+                    return self.ask_next_question(key, turn);
+                }
+                return self.end(key, Ok(()), turn);
+            }
+        }
+        // The same server again, otherwise than before.
+        self.release(key, turn);
+        self.attempt(key, server, turn);
+    }
+
+    /// Asks a question that follows from the answer to the last one.
+    fn ask_next_question(&mut self, key: Key, turn: &mut Turn) {
+        self.release(key, turn);
+        let Some(query) = self.queries.get(key) else { return };
+        let request = query.request.clone();
+        let attempts = self.attempts(&request.conf.servers, false, turn.now);
+        if let Some(query) = self.queries.get_mut(key) {
+            query.attempts = attempts;
+        }
+        self.ask(key, turn);
+    }
+
+    /// Waits for no answer any more.
+    fn release(&mut self, key: Key, turn: &mut Turn) {
+        let Some(query) = self.queries.get_mut(key) else { return };
+        for open in std::mem::take(&mut query.attempts.open) {
+            self.channels.release(open.channel, turn);
+        }
+    }
+
+    /// Ends a request.
+    fn end(&mut self, key: Key, result: Result<(), Fault>, turn: &mut Turn) {
+        self.release(key, turn);
+        let Some(query) = self.queries.remove(key) else { return };
+        self.count -= 1;
+        let ttl = query.ttl.clamp(MIN_TTL, MAX_TTL);
+        let (exchange, text) = query.into_text();
+        let result = result.map(|()| response(text, ttl));
+        self.finished.push_back(Finished { exchange, result, sent: true });
+    }
+
+    // --- events
+
+    /// A TCP connection is made.
+    pub fn connected(&mut self, key: Key, turn: &mut Turn) {
+        self.channels.connected(key, turn);
+    }
+
+    /// A datagram, or bytes of a TCP connection, have arrived.
+    pub fn received(&mut self, key: Key, bytes: &[u8], turn: &mut Turn) {
+        let Some((server, received)) = self.channels.receive(key, bytes) else { return };
+        let Some(Received { query: at, id, message }) = received else {
+            self.servers.get(server).metrics.ignored += 1;
+            return;
+        };
+        let Some(query) = self.queries.get_mut(at) else {
+            // Another server was faster, or the time was over.
+            self.channels.answered(key, id);
+            self.servers.get(server).on_response();
+            return;
+        };
+        let is_open = query.attempts.open.iter().position(|open| open.channel == key && open.id == id);
+        let Some(position) = is_open.filter(|_| query.question.is_of(&message)) else {
+            self.servers.get(server).metrics.ignored += 1;
+            return; // the right one may follow
+        };
+        query.attempts.open.swap_remove(position);
+        let verdict = interpret(&query.question, Message::parse(&message), query.attempts.edns);
+        self.channels.answered(key, id);
+        self.channels.release(key, turn);
+        self.servers.get(server).on_response();
+        self.on_verdict(at, server, verdict, turn);
+    }
+
+    /// A socket has failed, or its server has closed it.
+    pub fn ended(&mut self, key: Key, error: Option<ErrorKind>, turn: &mut Turn) {
+        let Some((server, queries)) = self.channels.ended(key, turn) else { return };
+        let cause = match error {
+            None => "closed the connection without an answer".to_owned(),
+            Some(ErrorKind::ConnectionRefused) => "refused the question".to_owned(),
+            Some(kind) => format!("is unreachable: {kind}"),
+        };
+        for at in queries {
+            let Some(query) = self.queries.get_mut(at) else { continue };
+            let before = query.attempts.open.len();
+            query.attempts.open.retain(|open| open.channel != key);
+            if query.attempts.open.len() < before {
+                self.servers.get(server).on_miss(turn.now, &cause, turn.now);
+                self.on_failure(at, server, &cause, turn);
+            }
+        }
+    }
+
+    /// The bytes to be written to a socket: of UDP, one datagram.
+    pub fn output(&self, key: Key) -> &[u8] {
+        self.channels.output(key)
+    }
+
+    /// Notes that `count` bytes of the output were written.
+    pub fn sent(&mut self, key: Key, count: usize, turn: &mut Turn) {
+        self.channels.sent(key, count, turn);
+    }
+
+    // --- time
+
+    /// Repeats questions, and ends requests whose time has passed.
+    #[inline]
+    pub fn tick(&mut self, turn: &mut Turn) {
+        if self.count > 0 {
+            self.expire(turn);
+        }
+    }
+
+    fn expire(&mut self, turn: &mut Turn) {
+        let is_live = |(key, count): &(Key, u32)| Self::awaits(&self.queries, *key, *count);
+        let mut due = Vec::new();
+        while let Some((key, _)) = self.timers.due(turn.now, is_live) {
+            due.push(key);
+        }
+        due.into_iter().for_each(|key| self.on_timer(key, turn));
+    }
+
+    /// True if a timer is that of the last attempt of its question.
+    fn awaits(queries: &Arena<Query>, key: Key, count: u32) -> bool {
+        queries.get(key).is_some_and(|query| query.attempts.count == count)
+    }
+
+    /// When [`Dns::tick`] has something to do.
+    #[inline]
+    pub fn deadline(&mut self) -> Option<Instant> {
+        if self.count == 0 { None } else { self.next_timer() }
+    }
+
+    fn next_timer(&mut self) -> Option<Instant> {
+        self.timers.next(|(key, count)| Self::awaits(&self.queries, *key, *count))
+    }
+
+    fn on_timer(&mut self, key: Key, turn: &mut Turn) {
+        let Some(query) = self.queries.get_mut(key) else { return };
+        let (now, end) = (turn.now, query.attempts.end(&query.request));
+        if let Some((server, sent)) = query.attempts.last.take() {
+            let of = self.servers.get(server);
+            of.metrics.timed_out += 1;
+            of.on_miss(sent, "did not answer", now);
+            query.attempts.cause.get_or_insert(query.request.cause(of.address, "did not answer in time"));
+        }
+        if query.exchange.deadline <= now {
+            return self.end(key, Err(Fault::Timeout(Phase::Head)), turn);
+        }
+        if end <= now {
+            let cause = query.attempts.cause.take().unwrap_or_default();
+            return self.end(key, Err(Fault::Failed(cause)), turn);
+        }
+        if query.attempts.next_server().is_some() {
+            return self.send_next(key, turn);
+        }
+        // All but those that are silent have failed.
+        query.attempts.count += 1;
+        let at = query.exchange.deadline.min(end);
+        self.timers.add_by(now, at - now, at, (key, query.attempts.count));
+    }
+
+    // --- reports
+
+    /// The address and the metrics of each server that was asked.
+    pub fn metrics(&self) -> impl Iterator<Item = (SocketAddr, NameServerMetrics)> {
+        self.servers.iter().map(|server| (server.address, server.metrics))
+    }
+}
+
+/// Records as the response of a backend, which may be cached for a time in seconds.
+fn response(text: Vec<u8>, ttl: u32) -> Response<'static> {
+    let extra_headers = ExtraHeaders { cache_control: CacheControl::of_max_age(ttl), ..ExtraHeaders::default() };
+    Response {
+        status: 200,
+        keep_alive: true,
+        keep_alive_timeout: None,
+        extra_headers: Some(Box::new(extra_headers)),
+        until_end: false,
+        body: Cow::Owned(text),
+    }
+}

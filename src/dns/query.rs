@@ -1,0 +1,183 @@
+//! One request to the DNS: a question, which is repeated until a server answers it, and those that follow from it.
+
+use super::answer::MAX_ALIASES;
+use crate::arena::Key;
+use crate::backend::{DnsQuery, Exchange};
+use crate::wire::dns::{Data, Name, Question, TYPE_A, TYPE_AAAA, TYPE_MX};
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The time after which a question is sent to the next server. It doubles when all were asked.
+const FIRST_REPEAT: Duration = Duration::from_millis(400);
+
+/// Maximum number of hosts with the lowest preference whose addresses are asked for.
+const MAX_HOSTS: usize = 8;
+
+/// One request: its questions one after another, and the records so far.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub exchange: Box<Exchange>,
+    pub request: Rc<DnsQuery>,
+    pub question: Question,
+    /// The domain or the host that is asked about, also while an alias of it is.
+    subject: Name,
+    aliases: usize,
+    /// What comes after this question.
+    next: VecDeque<(Name, u16)>,
+    /// The records, a line each.
+    text: String,
+    /// For how many seconds all of them hold.
+    pub ttl: u32,
+    pub attempts: Attempts,
+}
+
+/// The attempts to have one question answered.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    /// When the question was asked first.
+    since: Instant,
+    /// The servers, by number, in the order in which they are asked.
+    order: Vec<usize>,
+    /// Those that have no answer.
+    failed: Vec<usize>,
+    /// How often the question was sent or should have been.
+    pub count: u32,
+    pub last: Option<(usize, Instant)>,
+    /// The sockets on which an answer may arrive.
+    pub open: Vec<Open>,
+    /// With EDNS, and over TCP.
+    pub edns: bool,
+    pub tcp: bool,
+    /// Why the last server had no answer.
+    pub cause: Option<String>,
+}
+
+/// A socket on which an answer may arrive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    pub channel: Key,
+    pub id: u16,
+}
+
+impl Attempts {
+    pub(super) fn new(order: Vec<usize>, now: Instant) -> Self {
+        Self {
+            since: now,
+            order,
+            failed: Vec::new(),
+            count: 0,
+            last: None,
+            open: Vec::new(),
+            edns: true,
+            tcp: false,
+            cause: None,
+        }
+    }
+
+    /// The server to ask next; `None` if each of them has failed.
+    pub(super) fn next_server(&self) -> Option<usize> {
+        let all = self.order.iter().cycle().skip(self.count as usize % self.order.len().max(1)).take(self.order.len());
+        all.copied().find(|server| !self.failed.contains(server))
+    }
+
+    /// The servers that are not asked first.
+    pub(super) fn others(&self) -> &[usize] {
+        self.order.get(1..).unwrap_or_default()
+    }
+
+    /// Marks a server as one that has no answer to this question.
+    pub(super) fn exclude(&mut self, server: usize, cause: String) {
+        self.cause = Some(cause);
+        if !self.failed.contains(&server) {
+            self.failed.push(server);
+        }
+    }
+
+    /// The time to wait for an answer to what was sent last. `timeout` bounds it.
+    pub(super) fn wait(&self, timeout: Duration) -> Duration {
+        if self.tcp {
+            return timeout; // TCP repeats by itself
+        }
+        let round = self.count.saturating_sub(1) / self.order.len().max(1) as u32;
+        (FIRST_REPEAT * 2u32.saturating_pow(round.min(16))).min(timeout)
+    }
+
+    /// When the question is not repeated any more.
+    pub(super) fn end(&self, request: &DnsQuery) -> Instant {
+        self.since + request.conf.timeout * request.conf.attempts
+    }
+}
+
+impl Query {
+    /// A request for the MX records of the name; the questions have letters in random case.
+    pub(super) fn new(
+        exchange: Box<Exchange>,
+        request: Rc<DnsQuery>,
+        name: Name,
+        random: u64,
+        attempts: Attempts,
+    ) -> Self {
+        Self {
+            exchange,
+            request,
+            question: Question::new(name.with_random_case(random), TYPE_MX),
+            subject: name,
+            aliases: 0,
+            next: VecDeque::new(),
+            text: String::new(),
+            ttl: u32::MAX,
+            attempts,
+        }
+    }
+
+    /// Asks for what the name is an alias of. False if there were too many.
+    pub(super) fn follow(&mut self, alias: &Name, random: u64) -> bool {
+        self.aliases += 1;
+        self.question = Question::new(alias.with_random_case(random), self.question.kind);
+        self.aliases <= MAX_ALIASES
+    }
+
+    /// Adds the records that answer the question. False if more follow from them than are asked for.
+    pub(super) fn add(&mut self, records: Vec<Data>, ttl: u32) -> bool {
+        self.ttl = self.ttl.min(ttl);
+        let mut hosts: Vec<(u16, Name)> = Vec::new();
+        for data in records {
+            // Writing to memory does not fail.
+            let _ = match data {
+                Data::Mx { preference, exchange } => {
+                    let written = writeln!(self.text, "{} MX {preference} {exchange}", self.subject);
+                    hosts.push((preference, exchange));
+                    written
+                }
+                Data::Address(address) => writeln!(self.text, "{} A {address}", self.subject),
+                Data::Ns | Data::Cname(_) | Data::Soa { .. } | Data::Other => Ok(()),
+            };
+        }
+        if self.request.addresses && self.question.kind == TYPE_MX {
+            let best = hosts.iter().map(|(preference, _)| *preference).min();
+            let best = hosts.into_iter().filter(|(preference, host)| Some(*preference) == best && !host.is_root());
+            for (at, (_, host)) in best.enumerate() {
+                if at == MAX_HOSTS {
+                    return false;
+                }
+                self.next.extend([(host.clone(), TYPE_A), (host, TYPE_AAAA)]);
+            }
+        }
+        true
+    }
+
+    /// Goes on to the next question; false if there is none.
+    pub(super) fn advance(&mut self, random: u64) -> bool {
+        let Some((name, kind)) = self.next.pop_front() else { return false };
+        self.question = Question::new(name.with_random_case(random), kind);
+        (self.subject, self.aliases) = (name, 0);
+        true
+    }
+
+    /// The records, a line each: `example.org MX 10 mx1.example.net`, `mx1.example.net A 192.0.2.1`.
+    pub(super) fn into_text(self) -> (Box<Exchange>, Vec<u8>) {
+        (self.exchange, self.text.into_bytes())
+    }
+}

@@ -1,0 +1,173 @@
+//! Sockets by the peers of the engine, and the tokens by which the kernel names them.
+
+use super::socket::SocketState;
+use crate::arena::{AGES, Key};
+use crate::io::Peer;
+use mio::Token;
+
+/// The highest bits of a token, which are the kind of the peer. The highest kind is left to listeners and the rest.
+const KIND_BITS: u32 = 3;
+
+/// The bits of a token that hold the index of a key; those above, up to the kind, hold its age.
+const INDEX_BITS: u32 = if usize::BITS < 64 { 19 } else { 30 };
+
+/// Ages wrap at this number in tokens: as in keys, or earlier where a token has 32 bits.
+// No event is older than one turn, in which no slot is reused that often.
+const TOKEN_AGES: u32 = if usize::BITS < 64 { 1 << (usize::BITS - KIND_BITS - INDEX_BITS) } else { AGES };
+
+/// Maximum number of clients, so that the index of each fits into a token.
+pub(super) const MAX_CLIENTS: u64 = 1 << INDEX_BITS;
+
+/// The sockets of all peers.
+#[derive(Default)]
+pub(super) struct Peers {
+    clients: Sockets,
+    backends: Sockets,
+    dns: Sockets,
+}
+
+impl Peers {
+    pub(super) fn get(&mut self, peer: Peer) -> Option<&mut SocketState> {
+        match peer {
+            Peer::Client(key) => self.clients.get(key),
+            Peer::Backend(key) => self.backends.get(key),
+            Peer::Dns(key) => self.dns.get(key),
+        }
+    }
+
+    pub(super) fn insert(&mut self, peer: Peer, socket: SocketState) {
+        match peer {
+            Peer::Client(key) => self.clients.insert(key, socket),
+            Peer::Backend(key) => self.backends.insert(key, socket),
+            Peer::Dns(key) => self.dns.insert(key, socket),
+        }
+    }
+
+    /// Closes the socket of a peer.
+    pub(super) fn remove(&mut self, peer: Peer) {
+        match peer {
+            Peer::Client(key) => self.clients.remove(key),
+            Peer::Backend(key) => self.backends.remove(key),
+            Peer::Dns(key) => self.dns.remove(key),
+        }
+    }
+
+    /// The number of clients.
+    pub(super) fn clients(&self) -> u64 {
+        self.clients.open
+    }
+
+    /// The peer that a token names.
+    pub(super) fn of(&self, Token(token): Token) -> Peer {
+        let index = (token & ((1 << INDEX_BITS) - 1)) as u32;
+        let age = (token >> INDEX_BITS) as u32 % TOKEN_AGES;
+        match token >> (usize::BITS - KIND_BITS) {
+            0 => Peer::Client(self.clients.key(index, age)),
+            1 => Peer::Backend(self.backends.key(index, age)),
+            _ => Peer::Dns(self.dns.key(index, age)),
+        }
+    }
+}
+
+/// The token of a peer.
+pub(super) fn token(peer: Peer) -> Token {
+    let (kind, key) = match peer {
+        Peer::Client(key) => (0, key),
+        Peer::Backend(key) => (1, key),
+        Peer::Dns(key) => (2, key),
+    };
+    let age = (key.age % TOKEN_AGES) as usize;
+    Token(kind << (usize::BITS - KIND_BITS) | age << INDEX_BITS | key.index as usize)
+}
+
+/// Sockets by the keys of the engine.
+#[derive(Default)]
+struct Sockets {
+    slots: Vec<Option<SocketState>>,
+    open: u64,
+}
+
+impl Sockets {
+    fn get(&mut self, key: Key) -> Option<&mut SocketState> {
+        self.slots.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.age == key.age)
+    }
+
+    /// The key of the socket in a slot, by the age in its token; one of no socket if it was closed.
+    fn key(&self, index: u32, token_age: u32) -> Key {
+        if TOKEN_AGES >= AGES {
+            return Key { index, age: token_age }; // with 64 bits, a token holds the whole age
+        }
+        let slot = self.slots.get(index as usize).and_then(Option::as_ref);
+        let age = slot.map(|socket| socket.age).filter(|age| age % TOKEN_AGES == token_age);
+        Key { index, age: age.unwrap_or(token_age) }
+    }
+
+    fn insert(&mut self, key: Key, socket: SocketState) {
+        let index = key.index as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        // The engine may reuse a slot in the turn in which it is freed. Its previous socket is then closed here, and
+        // the slot must not be counted twice.
+        let before = self.slots[index].replace(socket);
+        self.open += u64::from(before.is_none());
+    }
+
+    fn remove(&mut self, key: Key) {
+        // Not deregistered: closing the descriptor removes it from the poll.
+        if self.get(key).is_some() {
+            self.slots[key.index as usize] = None;
+            self.open -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket::Stream;
+    use super::*;
+    use mio::net::UnixStream;
+
+    fn socket(key: Key) -> SocketState {
+        SocketState::new(key, Stream::Unix(UnixStream::pair().unwrap().0), false)
+    }
+
+    #[test]
+    fn a_slot_used_again_before_its_socket_closed_counts_once() {
+        let mut peers = Peers::default();
+        let keys = [Key { index: 0, age: 0 }, Key { index: 0, age: 1 }];
+        keys.iter().for_each(|key| peers.insert(Peer::Client(*key), socket(*key)));
+        assert_eq!(peers.clients(), 1);
+        peers.remove(Peer::Client(keys[0]));
+        assert!(peers.get(Peer::Client(keys[1])).is_some());
+        peers.remove(Peer::Client(keys[1]));
+        assert_eq!(peers.clients(), 0);
+    }
+
+    #[test]
+    fn a_token_names_its_peer() {
+        let (key, first) = (Key { index: 7, age: AGES - 1 }, Key { index: 0, age: 0 });
+        let mut peers = Peers::default();
+        for peer in [Peer::Client, Peer::Backend, Peer::Dns].into_iter().flat_map(|of| [of(key), of(first)]) {
+            peers.insert(
+                peer,
+                socket(if matches!(peer, Peer::Client(one) | Peer::Backend(one) | Peer::Dns(one) if one == key) {
+                    key
+                } else {
+                    first
+                }),
+            );
+            assert_eq!(peers.of(token(peer)), peer);
+        }
+    }
+
+    #[test]
+    fn no_token_of_a_socket_is_that_of_a_listener() {
+        let most = Key { index: (MAX_CLIENTS - 1) as u32, age: TOKEN_AGES - 1 };
+        for peer in [Peer::Client(most), Peer::Backend(most), Peer::Dns(most)] {
+            assert!(token(peer).0 < super::super::LISTENERS);
+        }
+        let older = Key { index: 7, age: TOKEN_AGES - 1 };
+        assert_ne!(token(Peer::Client(older)), token(Peer::Client(Key { index: 7, age: 0 })));
+    }
+}

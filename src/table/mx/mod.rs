@@ -1,0 +1,299 @@
+//! The mx table: a domain is its own value if its MX records name one of these hosts.
+
+mod net;
+
+use super::interface::{Caching, OnFault, Plan, Question, ResponseError, ResponseOf, Table, TableEntry};
+use super::keys::KeyRules;
+use super::settings::{SettingError, Settings};
+use super::setup::{Setup, TableSpec};
+use super::stamp::{CHECK_INTERVAL, Stamp};
+use crate::backend::{DnsQuery, Method, Request, Route};
+use crate::log;
+use crate::query::{Answer, Failure, Tokens};
+use crate::value::Value;
+use crate::wire::dns::Name;
+use crate::wire::http::Response;
+use crate::wire::resolv_conf::{PORT, ResolvConf};
+use net::Net;
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Where the system names its name servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The lifetime of cached records that have none.
+// Those of the DNS always have one.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// Opens an mx table; `--param` are the names of hosts.
+pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
+    let name = |text: &str| match Name::parse(text) {
+        Some(name) => Ok(name.to_string()),
+        None => Err(SettingError::param(format!("'{text}' is no host name"))),
+    };
+    let hosts: Vec<String> =
+        spec.param.split([' ', ',']).filter(|text| !text.is_empty()).map(name).collect::<Result<_, _>>()?;
+    if hosts.is_empty() {
+        return Err(SettingError::param("expects the names of hosts, as MX records have them".to_owned()));
+    }
+    let mut settings = spec.settings;
+    let MxOptions { timeout, stale, servers, primary } =
+        MxOptions::take(&mut settings).map_err(SettingError::option)?;
+    settings.finish().map_err(SettingError::option)?;
+    let name = spec.name.to_owned();
+    let (file, conf) = match servers.is_empty() {
+        true => ResolvConfFile::open(RESOLV_CONF.into()),
+        false => (None, ResolvConf::new(servers)),
+    };
+    let routes = routes(conf, &primary);
+    let table = Mx { name: name.clone(), hosts, primary, file, routes };
+    Ok(TableEntry {
+        name,
+        timeout,
+        caching: Some(Caching { fresh: FRESH, stale }),
+        keys: KeyRules::default(),
+        on_fault: OnFault::default(),
+        tokens: Tokens::default(),
+        decides: false,
+        table: Box::new(table),
+    })
+}
+
+/// The settings of one table.
+struct MxOptions {
+    timeout: Option<Duration>,
+    stale: Duration,
+    servers: Vec<SocketAddr>,
+    primary: Vec<Net>,
+}
+
+impl MxOptions {
+    fn take(settings: &mut Settings<'_>) -> Result<Self, String> {
+        let words =
+            |text: &str| text.split([' ', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let resolver: Vec<String> = settings.all("resolver").into_iter().flat_map(words).collect();
+        let primary: Vec<String> = settings.all("primary").into_iter().flat_map(words).collect();
+        let server = |text: &String| server(text).ok_or_else(|| format!("resolver={text}: expects IP or IP:PORT"));
+        let net = |text: &String| {
+            Net::parse(text).ok_or_else(|| format!("primary={text}: expects a network like 192.0.2.0/24"))
+        };
+        Ok(Self {
+            timeout: settings.seconds("timeout")?,
+            stale: settings.seconds("stale")?.unwrap_or_default(),
+            servers: resolver.iter().map(server).collect::<Result<_, _>>()?,
+            primary: primary.iter().map(net).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn server(text: &str) -> Option<SocketAddr> {
+    text.parse().ok().or_else(|| Some(SocketAddr::new(text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?, PORT)))
+}
+
+/// The routes to name servers, which are asked for the addresses of hosts, too, if networks are given.
+fn routes(conf: ResolvConf, primary: &[Net]) -> Rc<[Route]> {
+    Rc::new([Route::to_dns(Rc::new(DnsQuery { conf, addresses: !primary.is_empty() }))])
+}
+
+struct Mx {
+    name: String,
+    /// What an MX record has to name, without final dots.
+    hosts: Vec<String>,
+    /// Where each of the hosts with the lowest preference must have an address; none if that does not matter.
+    primary: Vec<Net>,
+    /// The file with the name servers; `None` if they are settings.
+    file: Option<ResolvConfFile>,
+    routes: Rc<[Route]>,
+}
+
+/// The file that names the name servers.
+struct ResolvConfFile {
+    path: PathBuf,
+    stamp: Option<Stamp>,
+    /// When it is looked at again.
+    next_check: Option<Instant>,
+}
+
+impl ResolvConfFile {
+    /// The file with its content; without a file, the name server is that of this machine.
+    fn open(path: PathBuf) -> (Option<Self>, ResolvConf) {
+        let stamp = Stamp::of(&path);
+        let conf = ResolvConf::parse(&std::fs::read_to_string(&path).unwrap_or_default());
+        (Some(Self { path, stamp, next_check: None }), conf)
+    }
+
+    /// The content, if it has changed since it was read. Looks at most once per second, and not without questions: a
+    /// program without work does nothing.
+    fn changed(&mut self, now: Instant) -> Option<ResolvConf> {
+        if self.next_check.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.next_check = Some(now + CHECK_INTERVAL);
+        let stamp = Stamp::of(&self.path).filter(|stamp| self.stamp.as_ref() != Some(stamp))?;
+        let text = std::fs::read_to_string(&self.path).ok()?;
+        self.stamp = Some(stamp);
+        Some(ResolvConf::parse(&text))
+    }
+}
+
+impl Table for Mx {
+    fn plan(&mut self, question: Question<'_>, now: Instant) -> Plan<'_> {
+        let Question::Get(key) = question else {
+            let why = format_args!("{}: an mx table only has single domains", self.name);
+            return Plan::Answer(Answer::Failed(Failure::temporary(why)));
+        };
+        // Nothing else has MX records, least of all an address literal.
+        if str::from_utf8(key).ok().and_then(Name::parse).is_none() {
+            return Plan::Answer(Answer::Miss);
+        }
+        if let Some(conf) = self.file.as_mut().and_then(|file| file.changed(now)) {
+            log::info(format_args!("resolv-conf-read table={} servers={:?}", self.name, conf.servers));
+            self.routes = routes(conf, &self.primary);
+        }
+        Plan::Request(Request { method: Method::Get, routes: self.routes.clone(), body: None })
+    }
+
+    fn parse_value<'a>(&self, _: ResponseOf, response: Response<'a>) -> Result<Answer<'a>, ResponseError> {
+        let text = String::from_utf8_lossy(&response.body);
+        let domain = self.accepted(&text).map(|domain| domain.as_bytes().to_vec());
+        Ok(domain.map_or(Answer::Miss, |domain| Answer::Found(Value::Text(Cow::Owned(domain)))))
+    }
+
+    fn reload(&mut self, _: &mut Setup<'_>) {
+        self.file.iter_mut().for_each(|file| file.next_check = None);
+    }
+}
+
+impl Mx {
+    /// The domain of these records, if it is one that the hosts receive mail for.
+    fn accepted<'a>(&self, records: &'a str) -> Option<&'a str> {
+        let mut ours = None;
+        let (mut lowest, mut best) = (u16::MAX, Vec::new());
+        for line in records.lines() {
+            let mut words = line.split(' ');
+            let (Some(domain), Some("MX"), Some(preference), Some(host)) =
+                (words.next(), words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            let preference = preference.parse().unwrap_or(u16::MAX);
+            if preference < lowest {
+                best.clear();
+            }
+            if preference <= lowest {
+                (lowest, best) = (preference, [best, vec![host]].concat());
+            }
+            if self.hosts.iter().any(|one| one.eq_ignore_ascii_case(host)) {
+                ours = Some(domain);
+            }
+        }
+        // As permit_mx_backup_networks of Postfix: each of the best hosts, each with any of its addresses.
+        let is_near = |host: &str| {
+            let addresses =
+                records.lines().filter_map(|line| line.strip_prefix(host)?.strip_prefix(" A ")?.parse().ok());
+            addresses.into_iter().any(|address| self.primary.iter().any(|net| net.contains(address)))
+        };
+        ours.filter(|_| self.primary.is_empty() || best.iter().all(|host| is_near(host)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backends;
+    use crate::config::Setting;
+    use crate::io::Turn;
+
+    fn open_with(param: &str, settings: &[(&str, &str)]) -> Result<TableEntry, SettingError> {
+        let (mut backends, mut turn) = (Backends::default(), Turn::new(Instant::now()));
+        let setting =
+            |(key, value): &(&str, &str)| Setting { key: (*key).into(), value: (*value).into(), general: false };
+        let settings: Vec<Setting> = settings.iter().map(setting).collect();
+        let spec = TableSpec { name: "t", param, settings: Settings::new(&settings), decides: false };
+        open(spec, &mut Setup::new(&mut backends, &mut turn))
+    }
+
+    fn table(primary: &str) -> Mx {
+        let primary: Vec<Net> = primary.split_ascii_whitespace().map(|net| Net::parse(net).unwrap()).collect();
+        let hosts = vec!["mx1.example.net".to_owned(), "mx2.example.net".to_owned()];
+        Mx { name: "t".into(), hosts, primary, file: None, routes: Rc::new([]) }
+    }
+
+    #[test]
+    fn a_domain_is_accepted_if_a_record_names_a_host() {
+        for (records, accepted) in [
+            ("d.example MX 10 mx1.example.net\n", true),
+            ("d.example MX 10 MX1.Example.NET\n", true),
+            ("d.example MX 10 other.example\nd.example MX 20 mx2.example.net\n", true),
+            ("d.example MX 10 other.example\n", false),
+            ("d.example MX 10 mx1.example.net.evil\n", false),
+            ("d.example MX 0 .\n", false),
+            ("", false),
+        ] {
+            assert_eq!(table("").accepted(records), accepted.then_some("d.example"), "{records}");
+        }
+    }
+
+    #[test]
+    fn the_best_hosts_need_an_address_in_the_networks() {
+        let both = "d MX 10 a.b\nd MX 10 c.d\nd MX 20 mx1.example.net\n";
+        for (records, addresses, accepted) in [
+            ("d MX 10 a.b\nd MX 20 mx1.example.net\n", "a.b A 192.0.2.1\n", true),
+            ("d MX 10 a.b\nd MX 20 mx1.example.net\n", "a.b A 198.51.100.1\na.b A 192.0.2.1\n", true),
+            ("d MX 10 a.b\nd MX 20 mx1.example.net\n", "a.b A 198.51.100.1\n", false),
+            ("d MX 10 a.b\nd MX 20 mx1.example.net\n", "", false),
+            ("d MX 10 a.b\nd MX 20 mx1.example.net\n", "a.b A 2001:db8::7\n", true),
+            ("d MX 30 a.b\nd MX 20 mx1.example.net\n", "mx1.example.net A 192.0.2.1\n", true),
+            ("d MX 30 a.b\nd MX 20 mx1.example.net\n", "a.b A 192.0.2.1\n", false),
+            (both, "a.b A 192.0.2.1\nc.d A 192.0.2.2\n", true),
+            (both, "a.b A 192.0.2.1\n", false),
+            ("d MX 10 a.b\n", "a.b A 192.0.2.1\n", false),
+        ] {
+            let text = format!("{records}{addresses}");
+            assert_eq!(table("192.0.2.0/24 2001:db8::/32").accepted(&text).is_some(), accepted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_domain_is_a_miss_without_a_question() {
+        let mut entry = open_with("mx.example.net", &[("resolver", "192.0.2.1")]).unwrap();
+        let mut is_miss = |key: &[u8]| {
+            let plan = entry.table.plan(Question::Get(key), Instant::now());
+            matches!(plan, Plan::Answer(Answer::Miss))
+        };
+        for key in [&b""[..], b".", b"[192.0.2.1]", b"192.0.2.1", b"a b", b"user@example.org", b"\xff", b"a..b"] {
+            assert!(is_miss(key), "{}", key.escape_ascii());
+        }
+        assert!(!is_miss(b"example.org") && !is_miss("b\u{fc}cher.example".as_bytes()));
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let error = |param, settings| open_with(param, settings).err().map(|error| error.why).unwrap_or_default();
+        assert_eq!(error("mx.example.net, mx2.example.net", &[("resolver", "::1"), ("resolver", "[::1]:5353")]), "");
+        assert!(error(" ", &[]).contains("expects the names of hosts"));
+        assert!(error("192.0.2.1", &[]).contains("'192.0.2.1' is no host name"));
+        assert!(error("mx", &[("resolver", "dns.example")]).contains("expects IP"));
+        assert!(error("mx", &[("primary", "192.0.2.1/24")]).contains("expects a network"));
+        assert!(error("mx", &[("cache", "60")]).contains("one of: primary, resolver, stale, timeout"));
+    }
+
+    #[test]
+    fn a_changed_file_is_read_within_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, now) = (dir.path().join("resolv.conf"), Instant::now());
+        let (file, conf) = ResolvConfFile::open(path.clone());
+        let mut file = file.unwrap();
+        assert_eq!(conf.servers, ["127.0.0.1:53".parse().unwrap()]);
+        assert_eq!(file.changed(now), None);
+        std::fs::write(&path, "nameserver 192.0.2.7\n").unwrap();
+        assert_eq!(file.changed(now), None);
+        let conf = file.changed(now + CHECK_INTERVAL).unwrap();
+        assert_eq!(conf.servers, ["192.0.2.7:53".parse().unwrap()]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(file.changed(now + 2 * CHECK_INTERVAL), None);
+    }
+}

@@ -1,0 +1,541 @@
+//! DNS messages (RFC 1035, section 4), as far as a stub resolver needs them: questions with EDNS (RFC 6891), and the
+//! records MX, A, AAAA, CNAME, SOA and NS of responses.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The types of records in use (RFC 1035, section 3.2.2; RFC 3596; RFC 6891).
+pub const TYPE_A: u16 = 1;
+const TYPE_NS: u16 = 2;
+const TYPE_CNAME: u16 = 5;
+const TYPE_SOA: u16 = 6;
+pub const TYPE_MX: u16 = 15;
+pub const TYPE_AAAA: u16 = 28;
+const TYPE_OPT: u16 = 41;
+const CLASS_IN: u16 = 1;
+
+/// Length of the header in bytes.
+const HEADER: usize = 12;
+
+/// Maximum length of a name in bytes, and of one of its labels (RFC 1035, section 3.1).
+const MAX_NAME: usize = 255;
+const MAX_LABEL: usize = 63;
+
+/// The size of a UDP response that a server may send (DNS flag day 2020): more could be fragmented on its way.
+pub const MAX_UDP: u16 = 1_232; // bytes
+
+/// A domain name in its wire form without compression: labels with their lengths, and the root.
+// Compared without case (RFC 4343), but the case is kept: questions are compared exactly.
+#[derive(Clone, Debug)]
+pub struct Name(Vec<u8>);
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        // The length of a label, at most 63, is below all letters.
+        self.0.eq_ignore_ascii_case(&other.0)
+    }
+}
+
+impl Eq for Name {}
+
+impl Name {
+    /// A host name: labels of letters, digits, `-` and `_`, with or without a final dot. Labels with other letters are
+    /// written as A-labels (RFC 5890, section 2.3.2.1). `None` for anything else, such as an address.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.strip_suffix('.').unwrap_or(text);
+        if text.is_empty() || text.parse::<IpAddr>().is_ok() {
+            return None;
+        }
+        let mut name = Vec::with_capacity(text.len() + 2);
+        // The full stops of other scripts separate labels, too (RFC 3490, section 3.1).
+        for label in text.split(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']) {
+            let at = name.len();
+            name.push(0);
+            match label.is_ascii() {
+                true => name.extend_from_slice(label.as_bytes()),
+                false => super::punycode::push_a_label(label, &mut name)?,
+            }
+            let written = &name[at + 1..];
+            let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            if written.is_empty() || written.len() > MAX_LABEL || !written.iter().all(is_plain) {
+                return None;
+            }
+            name[at] = written.len() as u8;
+        }
+        name.push(0);
+        (name.len() <= MAX_NAME).then_some(Self(name))
+    }
+
+    /// True for the root, which a null MX names (RFC 7505).
+    pub fn is_root(&self) -> bool {
+        self.0 == [0]
+    }
+
+    /// The same name with each letter in upper or lower case by a bit of `random`, which is used in rounds.
+    // A response has to repeat it, which one who cannot see the question has to guess (draft-vixie-dnsext-dns0x20).
+    pub fn with_random_case(&self, random: u64) -> Self {
+        let mut bytes = self.0.clone();
+        for (at, byte) in bytes.iter_mut().enumerate().filter(|(_, byte)| byte.is_ascii_alphabetic()) {
+            *byte = if random.rotate_right(at as u32) & 1 == 0 {
+                byte.to_ascii_lowercase()
+            } else {
+                byte.to_ascii_uppercase()
+            };
+        }
+        Self(bytes)
+    }
+
+    /// Reads a name at `at` of a message, and returns the position behind it.
+    fn read(message: &[u8], at: usize) -> Result<(Self, usize), MessageError> {
+        let (mut name, mut at, mut end, mut bound) = (Vec::with_capacity(32), at, None, at);
+        loop {
+            let length = usize::from(*message.get(at).ok_or(MessageError)?);
+            match length {
+                0 => {
+                    name.push(0);
+                    return Ok((Self(name), end.unwrap_or(at + 1)));
+                }
+                1..=MAX_LABEL => {
+                    name.extend_from_slice(message.get(at..at + 1 + length).ok_or(MessageError)?);
+                    at += 1 + length;
+                }
+                0xc0.. => {
+                    let low = usize::from(*message.get(at + 1).ok_or(MessageError)?);
+                    end.get_or_insert(at + 2);
+                    at = (length & 0x3f) << 8 | low;
+                    // Always backwards, and further than before: no chain of pointers is a loop.
+                    if at >= bound {
+                        return Err(MessageError);
+                    }
+                    bound = at;
+                }
+                _ => return Err(MessageError),
+            }
+            if name.len() >= MAX_NAME {
+                return Err(MessageError);
+            }
+        }
+    }
+}
+
+/// With dots, and other bytes than those of host names escaped.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() {
+            return f.write_str(".");
+        }
+        let (mut rest, mut dot) = (&self.0[..], "");
+        while let [length, left @ ..] = rest
+            && *length > 0
+        {
+            let (label, left) = left.split_at(usize::from(*length).min(left.len()));
+            write!(f, "{dot}{}", label.escape_ascii())?;
+            (rest, dot) = (left, ".");
+        }
+        Ok(())
+    }
+}
+
+/// A question: a name and a type, in the class IN.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub name: Name,
+    pub kind: u16,
+    /// As in messages.
+    wire: Vec<u8>,
+}
+
+impl Question {
+    pub fn new(name: Name, kind: u16) -> Self {
+        let mut wire = name.0.clone();
+        wire.extend_from_slice(&kind.to_be_bytes());
+        wire.extend_from_slice(&CLASS_IN.to_be_bytes());
+        Self { name, kind, wire }
+    }
+
+    /// The message that asks it of a recursive server, with the largest UDP response that is accepted if the server
+    /// may know EDNS.
+    pub fn message(&self, id: u16, edns: bool) -> Vec<u8> {
+        const RECURSION_DESIRED: u16 = 0x0100;
+        let mut out = Vec::with_capacity(HEADER + self.wire.len() + 11);
+        for field in [id, RECURSION_DESIRED, 1, 0, 0, u16::from(edns)] {
+            out.extend_from_slice(&field.to_be_bytes());
+        }
+        out.extend_from_slice(&self.wire);
+        if edns {
+            out.push(0); // the root
+            for field in [TYPE_OPT, MAX_UDP, 0, 0, 0] {
+                out.extend_from_slice(&field.to_be_bytes());
+            }
+        }
+        out
+    }
+
+    /// True if a message is a response that repeats this question exactly, also in the case of letters.
+    pub fn is_of(&self, message: &[u8]) -> bool {
+        let (Some(flags), Some(count)) = (message.get(2), message.get(4..6)) else { return false };
+        let is_response = flags & 0xf8 == 0x80; // QR, and a standard query
+        is_response && count == [0, 1] && message[HEADER.min(message.len())..].starts_with(&self.wire)
+    }
+}
+
+/// The id of a message.
+pub fn id(message: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*message.first_chunk()?))
+}
+
+/// The message is cut, or malformed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MessageError;
+
+/// The results of a question (RFC 1035, section 4.1.1), as far as they mean something here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rcode {
+    NoError,
+    FormErr,
+    ServFail,
+    NxDomain,
+    NotImp,
+    Refused,
+    Other(u16),
+}
+
+impl fmt::Display for Rcode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rcode::NoError => "NOERROR",
+            Rcode::FormErr => "FORMERR",
+            Rcode::ServFail => "SERVFAIL",
+            Rcode::NxDomain => "NXDOMAIN",
+            Rcode::NotImp => "NOTIMP",
+            Rcode::Refused => "REFUSED",
+            Rcode::Other(code) => return write!(f, "code {code}"),
+        })
+    }
+}
+
+/// A response.
+#[derive(Debug)]
+pub struct Message {
+    /// It did not fit into a datagram.
+    pub truncated: bool,
+    /// The server is responsible for the name, or asks those that are.
+    pub is_final: bool,
+    pub rcode: Rcode,
+    pub answers: Vec<Record>,
+    pub authority: Vec<Record>,
+}
+
+/// A record of the class IN.
+#[derive(Debug)]
+pub struct Record {
+    pub owner: Name,
+    /// In seconds.
+    pub ttl: u32,
+    pub data: Data,
+}
+
+/// The data of a record.
+#[derive(Debug)]
+pub enum Data {
+    Address(IpAddr),
+    Ns,
+    Cname(Name),
+    /// How long the absence of a name may be assumed, in seconds, besides the TTL of the record (RFC 2308, section 4).
+    Soa {
+        minimum: u32,
+    },
+    Mx {
+        preference: u16,
+        exchange: Name,
+    },
+    Other,
+}
+
+impl Message {
+    /// Parses a response to one question. Of the additional section, only EDNS is read.
+    pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
+        let field =
+            |at: usize| bytes.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]])).ok_or(MessageError);
+        let (flags, questions) = (field(2)?, field(4)?);
+        let mut reader = Reader { message: bytes, at: HEADER };
+        for _ in 0..questions {
+            reader.name()?;
+            reader.take(4)?;
+        }
+        let answers = reader.records(field(6)?)?;
+        let authority = reader.records(field(8)?)?;
+        let mut upper = 0;
+        // What is cut off a truncated message is mostly this section.
+        let truncated = flags & 0x0200 != 0;
+        for _ in 0..field(10)? {
+            match reader.head() {
+                Ok((_, TYPE_OPT, _, ttl, data)) => {
+                    upper = (ttl >> 24) as u16;
+                    reader.at = data.end;
+                }
+                Ok((.., data)) => reader.at = data.end,
+                Err(_) if truncated => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let rcode = match upper << 4 | flags & 0x000f {
+            0 => Rcode::NoError,
+            1 => Rcode::FormErr,
+            2 => Rcode::ServFail,
+            3 => Rcode::NxDomain,
+            4 => Rcode::NotImp,
+            5 => Rcode::Refused,
+            other => Rcode::Other(other),
+        };
+        const AUTHORITATIVE_OR_RECURSIVE: u16 = 0x0480;
+        Ok(Self { truncated, is_final: flags & AUTHORITATIVE_OR_RECURSIVE != 0, rcode, answers, authority })
+    }
+}
+
+/// A message, read up to a position.
+struct Reader<'a> {
+    message: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn name(&mut self) -> Result<Name, MessageError> {
+        let (name, end) = Name::read(self.message, self.at)?;
+        self.at = end;
+        Ok(name)
+    }
+
+    fn take(&mut self, count: usize) -> Result<&[u8], MessageError> {
+        let taken = self.message.get(self.at..self.at + count).ok_or(MessageError)?;
+        self.at += count;
+        Ok(taken)
+    }
+
+    fn u16(&mut self) -> Result<u16, MessageError> {
+        self.take(2).map(|two| u16::from_be_bytes([two[0], two[1]]))
+    }
+
+    fn u32(&mut self) -> Result<u32, MessageError> {
+        Ok(u32::from(self.u16()?) << 16 | u32::from(self.u16()?))
+    }
+
+    /// Owner, type, class, TTL and the range of the data of a record.
+    fn head(&mut self) -> Result<(Name, u16, u16, u32, std::ops::Range<usize>), MessageError> {
+        let (owner, kind, class, ttl) = (self.name()?, self.u16()?, self.u16()?, self.u32()?);
+        let length = usize::from(self.u16()?);
+        let data = self.at..self.at + length;
+        if data.end > self.message.len() { Err(MessageError) } else { Ok((owner, kind, class, ttl, data)) }
+    }
+
+    fn records(&mut self, count: u16) -> Result<Vec<Record>, MessageError> {
+        let mut records = Vec::new();
+        for _ in 0..count {
+            let (owner, kind, class, ttl, data) = self.head()?;
+            // The highest bit is no part of a TTL (RFC 2181, section 8).
+            let ttl = if ttl >> 31 == 1 { 0 } else { ttl };
+            let end = data.end;
+            if class == CLASS_IN {
+                records.push(Record { owner, ttl, data: self.data(kind, data.len())? });
+                // The data must have the length that was given.
+                if self.at != end {
+                    return Err(MessageError);
+                }
+            }
+            self.at = end;
+        }
+        Ok(records)
+    }
+
+    fn data(&mut self, kind: u16, length: usize) -> Result<Data, MessageError> {
+        Ok(match kind {
+            TYPE_A => Data::Address(Ipv4Addr::from(self.u32()?).into()),
+            TYPE_AAAA => {
+                let bytes: [u8; 16] = self.take(16)?.try_into().map_err(|_| MessageError)?;
+                Data::Address(Ipv6Addr::from(bytes).into())
+            }
+            TYPE_MX => Data::Mx { preference: self.u16()?, exchange: self.name()? },
+            TYPE_CNAME => Data::Cname(self.name()?),
+            TYPE_SOA => {
+                self.name()?; // of the server
+                self.name()?; // of the mailbox
+                self.take(16)?; // serial number and times
+                Data::Soa { minimum: self.u32()? }
+            }
+            TYPE_NS => {
+                self.name()?;
+                Data::Ns
+            }
+            _ => {
+                self.take(length)?;
+                Data::Other
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    /// A response to a question about `example.org`: answers and authority, as type, TTL and data.
+    fn response(flags: u16, answers: &[(u16, u32, &[u8])], authority: &[(u16, u32, &[u8])]) -> Vec<u8> {
+        let mut out = Question::new(name("example.org"), TYPE_MX).message(7, false);
+        out[2..4].copy_from_slice(&(0x8180 | flags).to_be_bytes());
+        for (count, at) in [(answers.len(), 6), (authority.len(), 8)] {
+            out[at..at + 2].copy_from_slice(&(count as u16).to_be_bytes());
+        }
+        for (kind, ttl, data) in answers.iter().chain(authority) {
+            out.extend_from_slice(&[0xc0, 12]);
+            out.extend_from_slice(&kind.to_be_bytes());
+            out.extend_from_slice(&CLASS_IN.to_be_bytes());
+            out.extend_from_slice(&ttl.to_be_bytes());
+            out.extend_from_slice(&(data.len() as u16).to_be_bytes());
+            out.extend_from_slice(data);
+        }
+        out
+    }
+
+    /// What was read of a message, as text.
+    fn shown(message: &Message) -> String {
+        let mut text = format!("{} final={} tc={}", message.rcode, message.is_final, message.truncated);
+        for Record { owner, ttl, data } in message.answers.iter().chain(&message.authority) {
+            let _ = write!(text, "; {owner} {ttl} ");
+            let _ = match data {
+                Data::Address(address) => write!(text, "{address}"),
+                Data::Ns => write!(text, "NS"),
+                Data::Cname(target) => write!(text, "CNAME {target}"),
+                Data::Soa { minimum } => write!(text, "SOA {minimum}"),
+                Data::Mx { preference, exchange } => write!(text, "MX {preference} {exchange}"),
+                Data::Other => write!(text, "?"),
+            };
+        }
+        text
+    }
+
+    #[test]
+    fn host_names_are_accepted_and_nothing_else() {
+        for (text, shown) in [
+            ("example.org", "example.org"),
+            ("Example.ORG.", "Example.ORG"),
+            ("localhost", "localhost"),
+            ("_smtp.a-b.example", "_smtp.a-b.example"),
+            ("1.2.3.com", "1.2.3.com"),
+            ("b\u{fc}cher.example", "xn--bcher-kva.example"),
+            ("B\u{dc}CHER\u{3002}example", "xn--bcher-kva.example"),
+        ] {
+            assert_eq!(name(text).to_string(), shown);
+        }
+        let long = format!("{}.org", "a".repeat(64));
+        let longer = "abcdefg.".repeat(32);
+        for text in
+            ["", ".", "..", "a..b", ".a", "a b", "a@b", "[1.2.3.4]", "1.2.3.4", "::1", "a/b", "a\0", &long, &longer]
+        {
+            assert_eq!(Name::parse(text), None, "{text}");
+        }
+        assert!(Name::parse(&"abcdefg.".repeat(31)).is_some());
+    }
+
+    #[test]
+    fn names_are_compared_without_case_and_questions_with_it() {
+        let (lower, upper) = (name("example.org"), name("EXAMPLE.org"));
+        assert_eq!(lower, upper);
+        assert_ne!(lower, name("example.com"));
+        let question = Question::new(upper.clone(), TYPE_MX);
+        let mut answer = question.message(1, true);
+        assert!(!question.is_of(&answer), "a query");
+        answer[2] |= 0x80;
+        assert!(question.is_of(&answer));
+        for other in
+            [Question::new(lower, TYPE_MX), Question::new(upper, TYPE_A), Question::new(name("EXAMPLE.or"), TYPE_MX)]
+        {
+            assert!(!other.is_of(&answer));
+        }
+        for end in 0..answer.len() - 11 {
+            assert!(!question.is_of(&answer[..end]), "{end}");
+        }
+        answer[5] = 2;
+        assert!(!question.is_of(&answer), "two questions");
+    }
+
+    #[test]
+    fn the_case_of_letters_depends_on_the_random_number() {
+        let plain = name("abcdefghijklmnop.example");
+        assert_eq!(plain.with_random_case(0).to_string(), "abcdefghijklmnop.example");
+        assert_eq!(plain.with_random_case(u64::MAX).to_string(), "ABCDEFGHIJKLMNOP.EXAMPLE");
+        assert_ne!(plain.with_random_case(0x5555).to_string(), plain.with_random_case(0x3333).to_string());
+        assert_eq!(plain.with_random_case(0x1234_5678), plain);
+    }
+
+    #[test]
+    fn responses_are_read() {
+        let mx = [&[0, 10, 3][..], b"mx1", &[0xc0, 12]].concat();
+        let soa = [&[0, 0][..], &[0; 16], &300u32.to_be_bytes()].concat();
+        let cname = [&[4][..], b"else", &[0xc0, 12]].concat();
+        let cases: [(Vec<u8>, &str); 8] = [
+            (response(0, &[(15, 60, &mx)], &[]), "NOERROR final=true tc=false; example.org 60 MX 10 mx1.example.org"),
+            (response(0, &[(15, 1 << 31, &[0, 0, 0])], &[]), "NOERROR final=true tc=false; example.org 0 MX 0 ."),
+            (response(3, &[], &[(6, 900, &soa)]), "NXDOMAIN final=true tc=false; example.org 900 SOA 300"),
+            (response(2, &[], &[]), "SERVFAIL final=true tc=false"),
+            (response(0x200, &[], &[]), "NOERROR final=true tc=true"),
+            (
+                response(0, &[(5, 9, &cname), (1, 5, &[127, 0, 0, 1])], &[]),
+                "NOERROR final=true tc=false; example.org 9 CNAME else.example.org; example.org 5 127.0.0.1",
+            ),
+            (
+                response(0, &[(28, 5, &[0; 16]), (46, 5, b"any")], &[]),
+                "NOERROR final=true tc=false; example.org 5 ::; example.org 5 ?",
+            ),
+            (response(15, &[], &[(2, 5, &cname)]), "code 15 final=true tc=false; example.org 5 NS"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(shown(&Message::parse(&bytes).unwrap()), expected);
+            // Each of these ends with its last record, so that nothing can be cut off.
+            for end in 0..bytes.len() {
+                assert!(Message::parse(&bytes[..end]).is_err(), "{end} of {}", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_upper_bits_of_the_result_are_those_of_edns() {
+        let mut bytes = response(0, &[], &[]);
+        bytes[11] = 1;
+        bytes.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(shown(&Message::parse(&bytes).unwrap()), "code 16 final=true tc=false");
+    }
+
+    #[test]
+    fn pointers_lead_backwards_only() {
+        for pointer in [&[0xc0, 12][..], &[0xc0, 14], &[0xc0, 255], &[1, b'a', 0xc0, 12], &[0x40, 0], &[0x80, 0]] {
+            let bytes = [&[0; 12][..], pointer, &[0; 4]].concat();
+            assert!(Name::read(&bytes, 12).is_err(), "{pointer:?}");
+        }
+        // Two names that point to each other.
+        let bytes = [&[0; 12][..], &[1, b'a', 0xc0, 16, 1, b'b', 0xc0, 12]].concat();
+        assert!(Name::read(&bytes, 12).is_err() && Name::read(&bytes, 16).is_err());
+        let chain = [&[1, b'x', 0][..], &[1, b'y', 0xc0, 0], &[1, b'z', 0xc0, 3]].concat();
+        assert_eq!(Name::read(&chain, 7).unwrap().0.0, b"\x01z\x01y\x01x\0");
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_none() {
+        let label = [&[63][..], &[b'a'; 63]].concat();
+        let [four, three] = [4, 3].map(|count| [&label.repeat(count)[..], &[0]].concat());
+        assert!(Name::read(&four, 0).is_err());
+        assert!(Name::read(&three, 0).is_ok());
+    }
+
+    #[test]
+    fn the_data_of_a_record_has_its_length() {
+        let mx = [&[0, 10, 3][..], b"mx1", &[0xc0, 12, 0]].concat();
+        for (kind, data) in [(15, &mx[..]), (1, &[1, 2, 3, 4, 5]), (5, &[0, 0]), (2, &[0, 0])] {
+            assert!(Message::parse(&response(0, &[(kind, 1, data)], &[])).is_err(), "{kind}");
+        }
+    }
+}
