@@ -241,7 +241,7 @@ pub fn monotonic_us() -> u64 {
     time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
 }
 
-/// Fills a buffer of at most 256 bytes with random bytes that nobody can predict (getrandom(2)).
+/// Fills a buffer of at most 256 bytes with random bytes that cannot be predicted (getrandom(2)).
 pub fn random(bytes: &mut [u8; 256]) {
     let mut done = 0;
     while done < bytes.len() {

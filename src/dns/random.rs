@@ -1,4 +1,4 @@
-//! Random numbers that nobody can predict.
+//! Random numbers that cannot be predicted.
 
 use crate::system;
 

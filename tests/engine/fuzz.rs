@@ -104,6 +104,11 @@ fn sasl() {
 }
 
 #[test]
+fn dns() {
+    run("dns", targets::dns);
+}
+
+#[test]
 fn engine() {
     run("engine", targets::engine);
 }

@@ -4,6 +4,8 @@ use crate::support;
 
 use podop::config::Mode;
 use podop::io::{DnsAddress, End, Peer};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::Duration;
 use support::dns::{FORMERR, NXDOMAIN, REFUSED, Record, SERVFAIL, TRUNCATED, a, answer, cname, mx, ns, question, soa};
@@ -485,4 +487,90 @@ fn a_stale_domain_is_served_while_the_dns_fails() {
     let client = ask(&mut world, "d.example");
     respond(&mut world, SERVFAIL, &[], &[]);
     assert!(world.taken(client).contains("OK"));
+}
+
+/// What a name server does with a question.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Answer,
+    Fail,
+    Ignore,
+    /// Answers with everything right but the id, and says the opposite.
+    Forge,
+    /// Says that the answer does not fit, and answers over TCP.
+    Truncate,
+    Refuse,
+    Late,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    use Act::{Answer, Fail, Forge, Ignore, Late, Refuse, Truncate};
+    prop::sample::select(vec![Answer, Answer, Answer, Fail, Ignore, Forge, Truncate, Refuse, Late])
+}
+
+/// The records of `d0.example` to `d9.example`, of which those with an even number are ours.
+fn truth(name: &str, opposite: bool) -> Vec<Record> {
+    let is_ours = name.as_bytes()[1].is_multiple_of(2) != opposite;
+    vec![mx(name, 60, 10, if is_ours { OURS } else { "mx.other.example" })]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    /// Whatever name servers do: a lookup has one reply before its deadline, which is the truth or a fault.
+    #[test]
+    fn no_lookup_has_another_answer_than_its_own(
+        steps in prop::collection::vec((0..10usize, act(), 0..1_500u64), 1..60),
+        servers in prop::sample::select(vec!["192.0.2.1", "192.0.2.1 192.0.2.2", "192.0.2.1 192.0.2.2 192.0.2.3"]),
+    ) {
+        let mut world = world_of(servers, &[]);
+        let (mut clients, mut late) = (Vec::new(), Vec::new());
+        let mut replies = BTreeMap::<Peer, String>::new();
+        for (domain, act, wait) in steps {
+            let client = ask(&mut world, &format!("d{domain}.example"));
+            clients.push((client, domain, world.now));
+            if let Some(Datagram { from, bytes, .. }) = world.datagrams.pop_front() {
+                let name = question(&bytes).0.to_ascii_lowercase();
+                let right = answer(&bytes, 0, &truth(&name, false), &[]);
+                match act {
+                    Act::Answer => world.datagram(from, &right),
+                    Act::Fail => world.datagram(from, &answer(&bytes, SERVFAIL, &[], &[])),
+                    Act::Ignore => {}
+                    Act::Forge => {
+                        let mut forged = answer(&bytes, 0, &truth(&name, true), &[]);
+                        forged[0] ^= 0xff;
+                        world.datagram(from, &forged);
+                    }
+                    Act::Truncate => {
+                        world.datagram(from, &answer(&bytes, TRUNCATED, &[], &[]));
+                        for peer in connections(&world) {
+                            world.accept_dns(peer);
+                            let asked = world.taken_bytes(peer);
+                            let Some(asked) = asked.get(2..) else { continue };
+                            let name = question(asked).0.to_ascii_lowercase();
+                            world.send(peer, &framed(&answer(asked, 0, &truth(&name, false), &[])));
+                        }
+                    }
+                    Act::Refuse => world.end(from, End::Closed(Some(ErrorKind::ConnectionRefused))),
+                    Act::Late => late.push((from, right)),
+                }
+            }
+            world.wait(Duration::from_millis(wait));
+            if wait % 3 == 0 && let Some((from, bytes)) = late.pop() {
+                world.datagram(from, &bytes);
+            }
+            for (client, ..) in &clients {
+                *replies.entry(*client).or_default() += &world.taken(*client);
+            }
+        }
+        world.wait(SECOND * 20);
+        for (client, domain, _) in clients {
+            let reply = format!("{}{}", replies[&client], world.taken(client));
+            let value = format!("13:OK d{domain}.example,");
+            let truth = if domain % 2 == 0 { value } else { "9:NOTFOUND ,".to_owned() };
+            let is_fault = reply.contains(":TEMP relay: ") || reply.contains(":TIMEOUT relay: ");
+            prop_assert!(reply == truth || (is_fault && reply.matches(" relay: ").count() == 1), "{domain}: {reply}");
+        }
+        prop_assert!(world.name_servers.len() <= 3, "{:?}", world.name_servers);
+    }
 }

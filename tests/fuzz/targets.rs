@@ -8,7 +8,9 @@ use podop::io::{End, Peer};
 use podop::query::{Decision, Query, Tokens};
 use podop::value::stream::{Item, MemberReader};
 use podop::value::{self, Members, Value};
-use podop::wire::{date as dates, dict as lines, http as responses, netstring as frames, percent as percents};
+use podop::wire::{
+    date as dates, dict as lines, dns as messages, http as responses, netstring as frames, percent as percents,
+};
 use std::io::ErrorKind;
 
 /// The first byte says how the rest is cut: the frames must not depend on it.
@@ -45,6 +47,39 @@ pub fn netstring(data: &[u8]) {
         frames::encode(&[&payload], &mut out);
         assert_eq!(frames::decode(&out, 1000), Ok(Some((&payload[..], out.len()))));
     }
+}
+
+/// Messages of name servers: they are read without harm, and whatever they say, a lookup has one reply.
+pub fn dns(data: &[u8]) {
+    let _ = messages::Message::parse(data);
+    let table = ["--name", "alias", "--type", "mx", "--param", "mx.example.net"];
+    let mut world = World::new(&[&table[..], &["--option", "alias:resolver=192.0.2.1,192.0.2.2"]].concat());
+    let client = world.lookup("d.example");
+    // Parts with lengths in front: what follows the question, or a whole message.
+    let mut rest = data;
+    while let [length, tail @ ..] = rest {
+        let (part, left) = tail.split_at((usize::from(*length) * 4).min(tail.len()));
+        rest = left;
+        let Some(asked) = world.datagrams.pop_front() else { break };
+        let message = match part {
+            [1, raw @ ..] => raw.to_vec(),
+            [_, flags, answers, authority, raw @ ..] => {
+                let mut message = asked.bytes[..asked.bytes.len() - 11].to_vec();
+                message[3] = *flags;
+                (message[2], message[7], message[9], message[11]) = (0x81, *answers, *authority, 0);
+                [&message, raw].concat()
+            }
+            _ => part.to_vec(),
+        };
+        world.datagram(asked.from, &message);
+        world.wait(100 * MS);
+    }
+    world.wait(30_000 * MS);
+    let reply = world.taken(client);
+    assert!(reply.ends_with(',') && reply.matches(' ').count() >= 1, "{reply}");
+    world.wait(30_000 * MS);
+    assert_eq!(world.taken(client), "", "one reply");
+    assert!(world.name_servers.len() <= 2);
 }
 
 /// Requests for decisions: they do not depend on how they are cut, and are JSON objects of strings.

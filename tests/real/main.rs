@@ -9,6 +9,8 @@ mod dovecot;
 mod manual;
 /// Moving from maps of Postfix.
 mod moving;
+/// The table type mx: dnsmasq, unbound, Postfix.
+mod mx;
 /// Postfix with check_policy_service.
 mod policy;
 /// Postfix: postmap and SMTP.
@@ -29,6 +31,8 @@ mod uses;
 
 #[path = "../support"]
 mod support {
+    #[allow(dead_code)] // shared with `tests/engine`
+    pub mod dns;
     pub mod dovecot;
     #[allow(dead_code)] // shared with `tests/program`
     pub mod http;

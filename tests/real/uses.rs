@@ -1,9 +1,9 @@
-//! The three backends of the manual's recipes, each with what it needs: a name server, two gunicorns, PostgreSQL.
+//! The backends of the manual's recipes, each with what it needs: two gunicorns, PostgreSQL.
 
 use crate::support;
 
 use std::fs;
-use std::net::{TcpStream, UdpSocket};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,22 +11,6 @@ use std::time::Duration;
 use support::manual::sample;
 use support::podop::{Podop, run, wait_until};
 use support::port;
-
-#[test]
-#[ignore = "needs Debian's dnsmasq-base and python3-dnspython; tests/run installs them"]
-fn every_domain_whose_mx_points_here_is_a_relay_domain() {
-    let dir = tempfile::tempdir().unwrap();
-    let (dnsmasq, port) = dnsmasq();
-    let service = python(dir.path(), "relay.py", &[&port.to_string()], &[]);
-    let podop = Podop::start(&table("relay", &[service.1], &["cache=60"]));
-    wait_until(|| podop.lookup("relay", "customer.test") == "OK customer.test");
-    for miss in ["other.test", "none.test", "a..b", &"x".repeat(80)] {
-        assert_eq!(podop.lookup("relay", miss), "NOTFOUND ", "{miss}");
-    }
-    drop(dnsmasq);
-    assert_eq!(podop.lookup("relay", "customer.test"), "OK customer.test", "it is kept");
-    assert!(podop.lookup("relay", "new.test").starts_with("TEMP relay: "), "a fault is no miss");
-}
 
 #[test]
 #[ignore = "needs Debian's python3-flask and gunicorn; tests/run installs them"]
@@ -151,38 +135,6 @@ fn python(dir: &Path, name: &str, args: &[&str], variables: &[(&str, &str)]) -> 
     let running = Running(quiet(&mut command));
     wait_until(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
     (running, port)
-}
-
-/// A name server that takes queries, and its port.
-fn dnsmasq() -> (Running, u16) {
-    loop {
-        let port = port::free();
-        let mut command = Command::new("/usr/sbin/dnsmasq");
-        command.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
-        command.args(["--listen-address=127.0.0.1", "--user=", &format!("--port={port}")]);
-        command.args(["--mx-host=customer.test,mx.example.net,10", "--mx-host=other.test,mx.other.test,10"]);
-        command.args(["--local=/test/", "--local-ttl=300"]);
-        let mut running = Running(quiet(&mut command));
-        let mut ended = false;
-        wait_until(|| {
-            ended = running.0.try_wait().is_ok_and(|ended| ended.is_some());
-            ended || resolves(port)
-        });
-        // It needs the port for UDP and for TCP, and ends if another test has taken either meanwhile.
-        if !ended {
-            return (running, port);
-        }
-    }
-}
-
-/// True if a name server answers there: a query for the MX of `customer.test` (RFC 1035, 4.1).
-fn resolves(port: u16) -> bool {
-    let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x08customer\x04test\x00\x00\x0f\x00\x01";
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let mut answer = [0; 512];
-    let sent = socket.connect(("127.0.0.1", port)).and_then(|()| socket.send(query));
-    sent.and_then(|_| socket.recv(&mut answer)).is_ok_and(|count| count > query.len() && answer[..2] == query[..2])
 }
 
 fn quiet(command: &mut Command) -> Child {
