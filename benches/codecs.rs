@@ -182,6 +182,8 @@ impl Bench {
                         self.engine.sent(peer, count, self.now);
                     }
                     Action::OpenDns(..)
+                    | Action::Start(..)
+                    | Action::Signal(..)
                     | Action::Resume(_)
                     | Action::CloseNotify(..)
                     | Action::Close(_)

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// An address to connect to.
@@ -27,6 +28,35 @@ pub enum Peer {
     Client(Key),
     Backend(Key),
     Dns(Key),
+    /// Stdin and stdout of a process.
+    Program(Key),
+    /// Its stderr.
+    Stderr(Key),
+}
+
+impl Peer {
+    /// Its key among the peers of its kind.
+    pub fn key(self) -> Key {
+        match self {
+            Peer::Client(key) | Peer::Backend(key) | Peer::Dns(key) | Peer::Program(key) | Peer::Stderr(key) => key,
+        }
+    }
+}
+
+/// A signal for a process, and all that it has started.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProgramSignal {
+    Term,
+    Kill,
+}
+
+/// What to run.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Program {
+    /// The program and its arguments.
+    pub words: Vec<String>,
+    /// Variables of its environment besides those of this process.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// An action for the reactor.
@@ -36,6 +66,9 @@ pub enum Action {
     Connect(Key, Address),
     /// Open a socket to a name server. For TCP, then call `Engine::connected` or `Engine::ended`.
     OpenDns(Key, DnsAddress),
+    /// Start a process. `Engine::exited` follows once, at last.
+    Start(Key, Rc<Program>),
+    Signal(Key, ProgramSignal),
     /// Write `Engine::output`, then call `Engine::sent`.
     Flush(Peer),
     /// Read again: `Engine::wants_input` has become true.
@@ -45,7 +78,11 @@ pub enum Action {
     /// Close a connection that the engine has removed.
     Close(Peer),
     /// Resolve a host, then call `Engine::resolved` with the number `name`.
-    Resolve { name: usize, host: String, port: u16 },
+    Resolve {
+        name: usize,
+        host: String,
+        port: u16,
+    },
 }
 
 /// The way in which a connection was closed.

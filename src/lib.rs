@@ -9,7 +9,7 @@
 //! | 6 | [`reactor`], [`listen`] | sockets and the clock; listening |
 //! | 5 | [`engine`] | without I/O: routes bytes, time and results between clients, requests and backends |
 //! | 4 | [`client`], [`table`], [`job`], [`cache`] | protocols of the mail servers; requests and responses of a table; iterations and commits; the answer cache |
-//! | 3 | [`backend`], [`dns`] | connection pools, replicas, retries; a stub resolver |
+//! | 3 | [`backend`], [`dns`], [`program`] | connection pools, replicas, retries; a stub resolver; processes |
 //! | 2 | [`config`], [`query`], [`value`], [`io`] | the command line as data; queries and answers; JSON; the interface of engine and reactor |
 //! | 1 | [`wire`] | incremental codecs |
 //! | 0 | [`notify`], [`log`], [`manual`], [`metrics`], [`arena`], [`buffer`], [`timers`], [`system`] | no imports but the standard library and libc |
@@ -40,6 +40,7 @@ pub mod log;
 pub mod manual;
 pub mod metrics;
 pub mod notify;
+pub mod program;
 pub mod query;
 pub mod reactor;
 pub mod secret;
@@ -49,17 +50,17 @@ pub mod timers;
 pub mod value;
 pub mod wire;
 
-use backend::Backends;
 use config::{ConfigError, Spec};
+use engine::Carriers;
 use io::Turn;
 use std::time::Instant;
 use table::{Settings, Setup, TableEntry, TableSpec};
 
-/// Opens all tables of a command line, and collects the backends that they need.
-pub fn open(specs: &[Spec]) -> Result<(Vec<TableEntry>, Backends), ConfigError> {
-    let mut backends = Backends::default();
+/// Opens all tables of a command line, and collects the backends and programs that they need.
+pub fn open(specs: &[Spec]) -> Result<(Vec<TableEntry>, Carriers), ConfigError> {
+    let mut carriers = Carriers::default();
     let mut turn = Turn::new(Instant::now()); // no action can result before anything is connected
-    let mut setup = Setup::new(&mut backends, &mut turn);
+    let mut setup = Setup::new(&mut carriers.backends, &mut carriers.programs, &mut turn);
     let mut opened = Vec::new();
     for Spec { name, kind, param, settings, decides } in specs {
         let spec = TableSpec { name, param, settings: Settings::new(settings), decides: *decides };
@@ -67,5 +68,5 @@ pub fn open(specs: &[Spec]) -> Result<(Vec<TableEntry>, Backends), ConfigError> 
         let table = table.map_err(|error| format!("{} of table '{name}': {}", error.flag, error.why));
         opened.push(table.map_err(config::invalid)?);
     }
-    Ok((opened, backends))
+    Ok((opened, carriers))
 }

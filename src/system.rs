@@ -7,6 +7,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::Mutex;
 
 /// A signal that is handled.
@@ -18,6 +20,8 @@ pub enum Signal {
     Reload,
     /// SIGUSR1: log the state.
     Dump,
+    /// SIGCHLD: a process has ended.
+    Child,
 }
 
 /// Signals as a readable descriptor (signalfd(2)), so that they are events of the loop like all others.
@@ -48,7 +52,10 @@ impl Signals {
 
     /// Blocks the signals for this thread and for threads that it starts later, and receives them here.
     pub fn catch() -> io::Result<Signals> {
-        let set = block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1])?;
+        // Ignored, as a parent may have left it, no process could be waited for.
+        // SAFETY: the default action is valid for each signal.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+        let set = block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGCHLD])?;
         // SAFETY: `set` is initialised; the descriptor that signalfd returns is owned by nothing else.
         unsafe {
             let fd = libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
@@ -73,6 +80,7 @@ impl Signals {
         Some(match info.ssi_signo as i32 {
             libc::SIGHUP => Signal::Reload,
             libc::SIGUSR1 => Signal::Dump,
+            libc::SIGCHLD => Signal::Child,
             _ => Signal::Stop,
         })
     }
@@ -99,6 +107,31 @@ fn block(signals: &[i32]) -> io::Result<libc::sigset_t> {
             error => Err(io::Error::from_raw_os_error(error)),
         }
     }
+}
+
+/// Has a command start without the signals that this process blocks, and end with the thread that starts it.
+pub fn prepare_child(command: &mut Command) {
+    let prepare = || {
+        let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `none` is initialised by sigemptyset. All calls may be made between fork and exec (signal-safety(7)),
+        // and prctl(2) takes no memory here.
+        unsafe {
+            libc::sigemptyset(none.as_mut_ptr());
+            libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+            // This process may be killed, and could not end its children then.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+        }
+        Ok(())
+    };
+    // SAFETY: the function allocates nothing and takes no locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Sends SIGTERM or SIGKILL to the process group of a child that has not been waited for.
+pub fn signal_group(child: u32, kill: bool) {
+    let signal = if kill { libc::SIGKILL } else { libc::SIGTERM };
+    // SAFETY: the call takes no memory. Its number is not reused before the child is waited for.
+    unsafe { libc::kill(-(child as libc::pid_t), signal) };
 }
 
 /// Locks a file or directory against other processes (flock(2)) until it is closed; false if another has locked it.

@@ -19,6 +19,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("client", 43),
     ("table", 42),
     ("dns", 41),
+    ("program", 41),
     ("backend", 40),
     ("cache", 39),
     ("query", 31),
@@ -45,7 +46,7 @@ const MAX_FUNCTION: usize = 60; // lines
 const PACKAGES: &[(&str, &[&str])] = &[
     ("httparse", &["wire/http/head"]),
     ("libc", &["system"]),
-    ("mio", &["reactor", "reactor/accept", "reactor/peers", "reactor/resolve", "reactor/socket"]),
+    ("mio", &["reactor", "reactor/accept", "reactor/peers", "reactor/processes", "reactor/resolve", "reactor/socket"]),
     ("pico_args", &["config/args"]),
     ("serde_json", &["value"]),
     ("socket2", &["listen"]),

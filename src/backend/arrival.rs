@@ -3,7 +3,7 @@
 use super::exchange::{Asker, Exchange};
 use super::fault::Fault;
 use super::tls::Handshake;
-use crate::arena::Key;
+use crate::io::Peer;
 use crate::wire::http::Response;
 
 /// An event on a connection.
@@ -78,8 +78,15 @@ pub(super) enum AfterResponse {
 #[derive(Debug)]
 pub struct BodyPart {
     pub asker: Asker,
-    pub connection: Key,
+    /// What it came from.
+    pub connection: Peer,
     pub bytes: Vec<u8>,
+}
+
+impl BodyPart {
+    pub fn new(asker: Asker, connection: Peer, bytes: Vec<u8>) -> Self {
+        Self { asker, connection, bytes }
+    }
 }
 
 /// The end of an exchange.

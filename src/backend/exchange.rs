@@ -145,15 +145,18 @@ impl Exchange {
         self.request.carrier()
     }
 
-    pub(super) fn is_safe(&self) -> bool {
+    /// True if sending it twice does no more than sending it once.
+    pub fn is_safe(&self) -> bool {
         self.request.method == Method::Get
     }
 
-    pub(super) fn is_resent(&self) -> bool {
+    /// True if it was sent again.
+    pub fn is_resent(&self) -> bool {
         self.resent
     }
 
-    pub(super) fn set_resent(&mut self) {
+    /// Notes that it is sent again.
+    pub fn set_resent(&mut self) {
         self.resent = true;
     }
 
@@ -162,11 +165,13 @@ impl Exchange {
         self.stream = Stream::Allowed;
     }
 
-    pub(super) fn may_stream(&self) -> bool {
+    /// True if its asker takes the body in parts.
+    pub fn may_stream(&self) -> bool {
         self.stream != Stream::Never
     }
 
-    pub(super) fn begin_stream(&mut self) {
+    /// Notes that a part of the body was given to the asker.
+    pub fn begin_stream(&mut self) {
         self.stream = Stream::Begun;
     }
 
@@ -233,7 +238,7 @@ impl Exchange {
 
     /// Records that it is put on a connection, and which of these spans fell into its waiting: the connection was
     /// being made, its TLS handshake, the resolution of the host's name.
-    pub(super) fn record_wait(
+    pub fn record_wait(
         &mut self,
         connect: (Instant, Instant),
         handshake: Option<(Instant, Instant)>,

@@ -42,7 +42,7 @@ pub use resolver::Resolver;
 pub use trace::TraceId;
 
 use crate::arena::Key;
-use crate::io::Turn;
+use crate::io::{Peer, Turn};
 use crate::log;
 use crate::metrics::BackendMetrics;
 use crate::wire::http::Response;
@@ -153,7 +153,7 @@ impl Backends {
         match arrival {
             Arrival::Response { response, surplus } => return self.on_response(key, response, surplus, turn),
             Arrival::Nothing => {}
-            Arrival::Part(asker, bytes) => self.parts.push_back(BodyPart { asker, connection: key, bytes }),
+            Arrival::Part(asker, bytes) => self.parts.push_back(BodyPart::new(asker, Peer::Backend(key), bytes)),
             Arrival::Open(handshake) => self.pools.on_handshake(key, handshake, turn),
             Arrival::ConnectFailed(fault) => self.on_connect_failed(key, &fault, turn),
             Arrival::Closed(reason) => self.on_closed(key, reason, turn),

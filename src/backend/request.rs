@@ -55,6 +55,8 @@ pub enum Carrier {
     Http,
     /// The DNS: the records of the key, from one of these servers.
     Dns(Rc<DnsQuery>),
+    /// The program with this number: the body has the members of a line.
+    Program(usize),
 }
 
 /// What is asked of the DNS about a key, which is a domain: its MX records.
@@ -122,10 +124,15 @@ impl Route {
         Self { carrier: Carrier::Dns(query), ..Self::new(0, false, label, Vec::new(), Vec::new(), false) }
     }
 
+    /// A route to the processes of a program, with the label of these.
+    pub fn to_program(number: usize, label: String) -> Self {
+        Self { carrier: Carrier::Program(number), ..Self::new(0, false, label, Vec::new(), Vec::new(), false) }
+    }
+
     /// Routes over each backend that this one may lead to.
     fn alone(&self) -> Vec<Self> {
         match &self.carrier {
-            Carrier::Http => vec![self.clone()],
+            Carrier::Http | Carrier::Program(_) => vec![self.clone()],
             Carrier::Dns(query) => {
                 let DnsQuery { conf, addresses } = &**query;
                 let conf = |server: &SocketAddr| ResolvConf { servers: vec![*server], ..conf.clone() };
@@ -157,7 +164,8 @@ pub struct Body {
 impl Request {
     /// A request for each of the routes alone.
     pub fn for_each_route(&self) -> Vec<Request> {
-        let alone = |route| Request { method: self.method, routes: Rc::new([route]), body: None };
+        let body = || self.body.as_ref().map(|body| Box::new(Body { fields: String::new(), json: body.json.clone() }));
+        let alone = |route| Request { method: self.method, routes: Rc::new([route]), body: body() };
         self.routes.iter().flat_map(Route::alone).map(alone).collect()
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Opens all tables, connects to all backends, looks up the key, if there is one, and prints a report. Returns the exit
 /// code.
 pub fn check(config: &Config) -> Result<u8, ConfigError> {
-    let (tables, backends) = crate::open(&config.tables)?;
+    let (tables, carriers) = crate::open(&config.tables)?;
     let (mut report, mut code) = (String::new(), 0);
     // Not bound, as a running Podop may be serving them.
     for (endpoint, mode) in &config.listeners {
@@ -30,7 +30,7 @@ pub fn check(config: &Config) -> Result<u8, ConfigError> {
         report += &format!("table {} is usable\n", table.name);
     }
     let signals = Signals::catch().map_err(|error| failure("cannot catch signals", &error))?;
-    let engine = Engine::new(tables, backends, config.timeout);
+    let engine = Engine::new(tables, carriers, config.timeout);
     let reactor = Reactor::new(engine, Vec::new(), signals, Duration::ZERO, system::raise_descriptor_limit());
     // The engine connects, so that the report cannot differ from what lookups experience.
     let key = config.check_key.as_deref().map(str::as_bytes);

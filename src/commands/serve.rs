@@ -25,7 +25,7 @@ pub fn serve(mut config: Config) -> Result<u8, ConfigError> {
     }
     let uncaught = |error| failure("cannot catch signals", &error);
     Signals::defer().map_err(uncaught)?;
-    let (tables, backends) = crate::open(&config.tables)?;
+    let (tables, carriers) = crate::open(&config.tables)?;
     let endpoints = resolve(&config.listeners)?;
     // Before there are sockets, whose files a signal must not leave behind, and before there are threads.
     let signals = Signals::catch().map_err(uncaught)?;
@@ -35,7 +35,7 @@ pub fn serve(mut config: Config) -> Result<u8, ConfigError> {
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
     }
-    for (label, _) in backends.metrics(Instant::now()) {
+    for (label, _) in carriers.backends.metrics(Instant::now()) {
         log::info(format_args!("backend backend={label}"));
     }
     let (timeout, slow) = (config.timeout.as_secs_f64(), config.slow.as_secs_f64());
@@ -49,7 +49,7 @@ pub fn serve(mut config: Config) -> Result<u8, ConfigError> {
     }
     // The longest time limit of any request, so that a shutdown can answer all of them.
     let drain_timeout = tables.iter().filter_map(|table| table.timeout).max().unwrap_or_default().max(config.timeout);
-    let mut engine = Engine::new(tables, backends, config.timeout);
+    let mut engine = Engine::new(tables, carriers, config.timeout);
     engine.set_slow_threshold(config.slow);
     engine.set_cache_limit(config.cache_size);
     let mut reactor = Reactor::new(engine, listeners, signals, drain_timeout, descriptors)

@@ -24,7 +24,7 @@ Listeners:
 
 Tables; each has a name, a type and a parameter:
   --name NAME            name by which the mail server refers to the table
-  --type TYPE            url, file or mx
+  --type TYPE            url, file, mx or program
   --param PARAM          url: http[s]://HOST/PATH/§, with § or {} in place of the key (several URLs
                          are replicas); file: the path of a JSON file; mx: names of hosts that MX
                          records of accepted domains name

@@ -6,6 +6,7 @@ use super::tables::log_answer;
 use crate::arena::{Arena, Key};
 use crate::backend::{Asker, BodyPart, Finished, TimeLimit};
 use crate::client::{Reply, ReplyTo};
+use crate::io::Peer;
 use crate::job::iteration::{Iteration, Step};
 use crate::query::{Failure, Iterate};
 use crate::table::{Plan, Question};
@@ -35,8 +36,8 @@ struct RunningIteration {
     table: usize,
     deadline: Instant,
     iteration: Iteration,
-    /// The connection to a backend on which the list arrives.
-    source: Option<Key>,
+    /// The connection on which the list arrives.
+    source: Option<Peer>,
 }
 
 impl Iterations {
@@ -65,7 +66,7 @@ impl Iterations {
     fn advance(&mut self, key: Key, shared: &mut Shared) {
         self.step(key, shared);
         if let Some(RunningIteration { iteration, source: Some(source), .. }) = self.running.get_mut(key) {
-            shared.backends.connections().set_paused(*source, iteration.is_full(), &mut shared.turn);
+            shared.carriers.set_paused(*source, iteration.is_full(), &mut shared.turn);
         }
     }
 
@@ -152,7 +153,7 @@ impl Iterations {
     /// Handles the end of a list that came in parts.
     fn complete_stream(&mut self, key: Key, finished: Finished<'_>, shared: &mut Shared) {
         // Some of its own may have arrived with its end.
-        while let Some(part) = shared.backends.next_part() {
+        while let Some(part) = shared.carriers.next_part() {
             self.on_part(part, shared);
         }
         let Finished { exchange, result, .. } = finished;
@@ -245,8 +246,8 @@ impl Iterations {
 }
 
 /// Lets the connection of a list be read, which may have been paused.
-fn release(source: Option<Key>, shared: &mut Shared) {
+fn release(source: Option<Peer>, shared: &mut Shared) {
     if let Some(source) = source {
-        shared.backends.connections().set_paused(source, false, &mut shared.turn);
+        shared.carriers.set_paused(source, false, &mut shared.turn);
     }
 }

@@ -2,6 +2,7 @@
 
 mod asks;
 mod barred;
+mod carriers;
 mod clients;
 mod commit;
 mod fetches;
@@ -15,12 +16,13 @@ mod shared;
 mod tables;
 
 use crate::arena::Key;
-use crate::backend::{Arrived, Backends, CheckResult};
+use crate::backend::{Arrived, CheckResult};
 use crate::client::{AdminRequest, Event, ReplyTo};
 use crate::config::Mode;
 use crate::io::{Action, End, Peer};
 use crate::query::{Query, Tokens};
 use crate::table::TableEntry;
+pub use carriers::Carriers;
 pub use probes::ProbeResult;
 use requests::Requests;
 pub use search::EXPLAIN;
@@ -43,8 +45,8 @@ pub struct Engine {
 
 impl Engine {
     /// `timeout` is the time limit of requests to tables without a limit of their own.
-    pub fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
-        let shared = Shared::new(tables, backends, timeout);
+    pub fn new(tables: Vec<TableEntry>, carriers: Carriers, timeout: Duration) -> Self {
+        let shared = Shared::new(tables, carriers, timeout);
         Self { requests: Requests::new(CACHE_SIZE), shared, unknown_table: 0, pending: false }
     }
 
@@ -58,16 +60,19 @@ impl Engine {
         self.requests.set_cache_limit(bytes);
     }
 
-    /// Divides this many descriptors among the connections to all backends.
+    /// Divides this many descriptors among processes and the connections to all backends.
     pub fn set_backend_descriptors(&mut self, count: usize) {
-        self.shared.backends.set_descriptors(count);
+        let Carriers { backends, programs, .. } = &mut self.shared.carriers;
+        backends.set_descriptors(count.saturating_sub(programs.descriptors()));
     }
 
-    /// Starts to resolve the names of all backends.
-    pub fn resolve_all(&mut self, now: Instant) {
-        self.shared.turn.now = now;
-        for (name, host, port) in self.shared.backends.resolver().resolve_all(now) {
-            self.shared.turn.push(Action::Resolve { name, host, port });
+    /// Starts all processes, and to resolve the names of all backends.
+    pub fn start(&mut self, now: Instant) {
+        self.begin(now);
+        let Shared { carriers, turn, .. } = &mut self.shared;
+        carriers.programs.start();
+        for (name, host, port) in carriers.backends.resolver().resolve_all(now) {
+            turn.push(Action::Resolve { name, host, port });
         }
     }
 
@@ -94,26 +99,29 @@ impl Engine {
     /// A connection is made that the engine has requested.
     pub fn connected(&mut self, peer: Peer, now: Instant) {
         self.begin(now);
-        match peer {
-            Peer::Client(_) => {}
-            Peer::Backend(key) => self.shared.backends.connected(key, &mut self.shared.turn),
-            Peer::Dns(key) => self.shared.dns.connected(key, &mut self.shared.turn),
-        }
+        self.shared.carriers.connected(peer, &mut self.shared.turn);
+    }
+
+    /// A process of [`Action::Start`] has ended, or could not be started, as `status` says.
+    pub fn exited(&mut self, key: Key, status: &str, now: Instant) {
+        self.begin(now);
+        let Shared { carriers, faults, turn, .. } = &mut self.shared;
+        carriers.exited(key, status, faults, turn);
     }
 
     /// The result of [`Action::Resolve`] has arrived.
     pub fn resolved(&mut self, name: usize, answer: Result<Vec<SocketAddr>, String>, now: Instant) {
         self.begin(now);
-        self.shared.backends.resolved(name, answer, now);
+        self.shared.carriers.backends.resolved(name, answer, now);
     }
 
     /// True if bytes of this peer may be read.
     pub fn wants_input(&mut self, peer: Peer) -> bool {
         match peer {
             Peer::Client(key) => self.shared.clients.wants_input(key),
-            // Otherwise bounded by the limits of the response decoder.
-            Peer::Backend(key) => self.shared.backends.connections().wants_input(key),
-            Peer::Dns(_) => true,
+            Peer::Backend(_) | Peer::Dns(_) | Peer::Program(_) | Peer::Stderr(_) => {
+                self.shared.carriers.wants_input(peer)
+            }
         }
     }
 
@@ -130,8 +138,9 @@ impl Engine {
                 self.complete(Arrived::new(key, bytes));
                 false
             }
-            Peer::Dns(key) => {
-                self.shared.dns.received(key, bytes, &mut self.shared.turn);
+            Peer::Dns(_) | Peer::Program(_) | Peer::Stderr(_) => {
+                let Shared { carriers, faults, turn, .. } = &mut self.shared;
+                carriers.received(peer, bytes, faults, turn);
                 false
             }
         }
@@ -140,7 +149,7 @@ impl Engine {
     /// A connection has been closed, in both directions or on the peer's side.
     pub fn ended(&mut self, peer: Peer, end: End, now: Instant) {
         self.begin(now);
-        let Shared { clients, backends, dns, turn, .. } = &mut self.shared;
+        let Shared { clients, carriers, turn, .. } = &mut self.shared;
         match (peer, end) {
             (Peer::Client(key), End::Closed(_)) => clients.remove(key, turn),
             (Peer::Client(key), End::HalfClosed) => {
@@ -148,25 +157,22 @@ impl Engine {
                 self.serve(key, &[]); // whole requests may still be buffered
                 self.shared.clients.close_if_served(key, &mut self.shared.turn);
             }
-            // The end of the stream may complete a response, but nothing can follow it.
-            (Peer::Backend(key), End::HalfClosed) => backends.ended(key, None, turn),
-            (Peer::Backend(key), End::Closed(error)) => backends.ended(key, error, turn),
-            (Peer::Dns(key), End::HalfClosed) => dns.ended(key, None, turn),
-            (Peer::Dns(key), End::Closed(error)) => dns.ended(key, error, turn),
+            (Peer::Backend(_) | Peer::Dns(_) | Peer::Program(_) | Peer::Stderr(_), _) => {
+                carriers.ended(peer, end, turn)
+            }
         }
     }
 
     /// True if a connection must be read before it is written to.
     pub fn needs_check(&mut self, peer: Peer) -> bool {
-        matches!(peer, Peer::Backend(key) if self.shared.backends.connections().needs_check(key))
+        matches!(peer, Peer::Backend(key) if self.shared.carriers.backends.connections().needs_check(key))
     }
 
     /// The bytes to write to a peer.
     pub fn output(&mut self, peer: Peer) -> &[u8] {
         match peer {
             Peer::Client(key) => self.shared.clients.output(key),
-            Peer::Backend(key) => self.shared.backends.connections().output(key),
-            Peer::Dns(key) => self.shared.dns.output(key),
+            Peer::Backend(_) | Peer::Dns(_) | Peer::Program(_) | Peer::Stderr(_) => self.shared.carriers.output(peer),
         }
     }
 
@@ -176,9 +182,10 @@ impl Engine {
         // Not pending: a client that has room again is resumed in the next turn.
         self.shared.turn.now = now;
         match peer {
-            Peer::Backend(key) => self.shared.backends.connections().sent(key, count),
             Peer::Client(key) => self.shared.clients.sent(key, count, &mut self.shared.turn),
-            Peer::Dns(key) => self.shared.dns.sent(key, count, &mut self.shared.turn),
+            Peer::Backend(_) | Peer::Dns(_) | Peer::Program(_) | Peer::Stderr(_) => {
+                self.shared.carriers.sent(peer, count, &mut self.shared.turn);
+            }
         }
     }
 
@@ -206,8 +213,7 @@ impl Engine {
         }
         // A result may lead to another exchange (the next write or row), which may fail at once.
         loop {
-            self.shared.backends.tick(&mut self.shared.turn);
-            self.shared.dns.tick(&mut self.shared.turn);
+            self.shared.carriers.tick(&mut self.shared.turn);
             let done = !self.complete(Arrived::default());
             // After the backends, whose reasons say what a request was waiting for.
             self.requests.expire(&mut self.shared);
@@ -237,8 +243,8 @@ impl Engine {
 
     /// When [`Engine::process`] must be called even without events.
     pub fn deadline(&mut self) -> Option<Instant> {
-        let Shared { tables, clients, backends, dns, faults, .. } = &mut self.shared;
-        let others = [tables.deadline(), backends.deadline(), dns.deadline(), clients.deadline(), faults.deadline()];
+        let Shared { tables, clients, carriers, faults, .. } = &mut self.shared;
+        let others = [tables.deadline(), carriers.deadline(), clients.deadline(), faults.deadline()];
         others.into_iter().flatten().chain(self.requests.deadline()).min()
     }
 
@@ -302,11 +308,11 @@ impl Engine {
     fn complete(&mut self, mut arrived: Arrived<'_>) -> bool {
         let Self { requests, shared, .. } = self;
         let mut any = false;
-        while let Some(finished) = shared.next_finished(&mut arrived) {
+        while let Some(finished) = shared.carriers.next_finished(&mut arrived, &mut shared.turn) {
             any = true;
             requests.complete(finished, shared);
         }
-        while let Some(part) = shared.backends.next_part() {
+        while let Some(part) = shared.carriers.next_part() {
             any = true;
             requests.on_part(part, shared);
         }
@@ -332,9 +338,10 @@ impl Engine {
     /// Rereads files, and resolves names again.
     pub fn reload(&mut self) {
         self.pending = true;
-        let Shared { tables, backends, turn, .. } = &mut self.shared;
-        tables.reload(backends, turn);
-        backends.reload();
+        let Shared { tables, carriers, turn, .. } = &mut self.shared;
+        tables.reload(carriers, turn);
+        carriers.backends.reload();
+        carriers.programs.reload();
         self.requests.forget_all();
     }
 
@@ -357,13 +364,13 @@ impl Engine {
     /// Starts to connect to each backend, for `--check`, and to look up a key in each table.
     pub fn check(&mut self, key: Option<&[u8]>, now: Instant) {
         self.begin(now);
-        self.shared.backends.check();
+        self.shared.carriers.backends.check();
         self.requests.probe(key, &mut self.shared);
     }
 
     /// The results of [`Engine::check`]; `None` until all are known.
     pub fn check_results(&mut self, now: Instant) -> Option<(Vec<CheckResult>, Vec<ProbeResult>)> {
-        Some((self.shared.backends.check_results(now)?, self.requests.probe_results()?))
+        Some((self.shared.carriers.backends.check_results(now)?, self.requests.probe_results()?))
     }
 
     /// All metrics in the Prometheus text format.

@@ -34,7 +34,7 @@ impl Probes {
             let timeout = shared.tables.timeout(table);
             let limit = TimeLimit { deadline: now + timeout, timeout };
             match shared.tables.plan(table, Question::Get(key), now).plan {
-                Plan::Request(request) if only_dns && matches!(request.carrier(), Carrier::Http) => {}
+                Plan::Request(request) if only_dns && !matches!(request.carrier(), Carrier::Dns(_)) => {}
                 Plan::Request(request) => {
                     for request in request.for_each_route() {
                         let asker = Asker::Probe(self.results.len() as u32);
@@ -58,7 +58,7 @@ impl Probes {
         let Finished { exchange, result, .. } = finished;
         let table = exchange.table;
         let status = result.as_ref().ok().and_then(|response| status(&exchange, response.status));
-        let backend = Some(shared.label(&exchange).to_owned());
+        let backend = Some(shared.carriers.label(&exchange).to_owned());
         let answer = shared.parse_value(table, false, &exchange, shared.took(&exchange), result);
         let result = described(&answer, status);
         let table = shared.tables.name(table).to_owned();

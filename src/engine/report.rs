@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// A status line: tables, backends and clients.
 pub(super) fn summary(shared: &Shared, now: Instant) -> String {
-    let (backends, unreachable) = shared.backends.availability(now);
+    let (backends, unreachable) = shared.carriers.backends.availability(now);
     let trouble = if unreachable == 0 { String::new() } else { format!(", {unreachable} unreachable") };
     let (tables, clients) = (shared.tables.len(), shared.clients.mail_servers());
     format!("{tables} tables, {backends} backends{trouble}, {clients} clients")
@@ -45,7 +45,7 @@ pub(super) fn metrics(shared: &Shared, cache: CacheMetrics, unknown_table: u64) 
     cache_metrics(cache, &mut text);
     let mut backends = BTreeMap::<&str, BackendMetrics>::new();
     // Pools of the same backend with different settings share its label.
-    for (label, metrics) in shared.backends.metrics(shared.turn.now) {
+    for (label, metrics) in shared.carriers.metrics(shared.turn.now) {
         backends.entry(label).or_default().add(&metrics);
     }
     backend_metrics(&backends, &mut text);
@@ -162,7 +162,7 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposit
 /// Metrics of the name servers that were asked, if there are any.
 fn dns_metrics(shared: &Shared, text: &mut Exposition) {
     let servers: Vec<(String, NameServerMetrics)> =
-        shared.dns.metrics().map(|(address, metrics)| (address.to_string(), metrics)).collect();
+        shared.carriers.dns.metrics().map(|(address, metrics)| (address.to_string(), metrics)).collect();
     if servers.is_empty() {
         return;
     }

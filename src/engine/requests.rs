@@ -97,8 +97,8 @@ impl Requests {
         // A client may disconnect after its commit, which is carried out all the same.
         let mut excess = self.commits.excess(&shared.clients);
         let (mut abandoned, mut unasked, mut unsent) = (Vec::new(), Vec::new(), HashSet::new());
-        let Shared { clients, backends, .. } = shared;
-        backends.sweep(|asker| match asker {
+        let Shared { clients, carriers, .. } = shared;
+        carriers.sweep(|asker| match asker {
             Asker::Fetch(_) | Asker::Probe(_) => true, // it fills the cache, or is part of a report
             Asker::Commit(key) => {
                 let is_kept = !excess.contains(&key);

@@ -1,10 +1,10 @@
 //! Shared state of lookups, iterations and commits.
 
+use super::carriers::Carriers;
 use super::clients::Clients;
 use super::tables::{Tables, record};
-use crate::backend::{Arrived, Backends, Carrier, Exchange, Fault, Finished, SpareExchanges};
+use crate::backend::{Exchange, Fault, SpareExchanges};
 use crate::client::{Reply, ReplyTo};
-use crate::dns::Dns;
 use crate::io::Turn;
 use crate::log::{Escaped, Repeats};
 use crate::query::{Answer, Failure, FailureKind, Outcome, Query};
@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Shared {
     pub clients: Clients,
     pub tables: Tables,
-    pub backends: Backends,
-    pub dns: Dns,
+    pub carriers: Carriers,
     pub faults: Repeats,
     pub spare: SpareExchanges,
     pub turn: Turn,
@@ -28,13 +27,12 @@ pub(super) struct Shared {
 
 impl Shared {
     /// `timeout` is the time limit of requests to tables without a limit of their own.
-    pub(super) fn new(tables: Vec<TableEntry>, backends: Backends, timeout: Duration) -> Self {
+    pub(super) fn new(tables: Vec<TableEntry>, carriers: Carriers, timeout: Duration) -> Self {
         let now = Instant::now();
         Self {
             clients: Clients::default(),
             tables: Tables::new(tables, timeout, now),
-            backends,
-            dns: Dns::default(),
+            carriers,
             faults: Repeats::default(),
             spare: SpareExchanges::default(),
             turn: Turn::new(now),
@@ -45,17 +43,7 @@ impl Shared {
     /// Sends a request on its way.
     #[inline]
     pub(super) fn submit(&mut self, exchange: Box<Exchange>) {
-        match exchange.carrier() {
-            Carrier::Http => self.backends.submit(exchange, &mut self.turn),
-            Carrier::Dns(_) => self.dns.submit(exchange, &mut self.turn),
-        }
-    }
-
-    /// The next request that has ended.
-    #[inline]
-    pub(super) fn next_finished<'a>(&mut self, arrived: &mut Arrived<'a>) -> Option<Finished<'a>> {
-        let finished = self.backends.next_finished(arrived, &mut self.turn);
-        if finished.is_some() { finished } else { self.dns.next_finished() }
+        self.carriers.submit(exchange, &mut self.turn);
     }
 
     /// Answers a lookup whose key is too long. No table can hold it, and a failure would have Postfix defer the mail
@@ -83,14 +71,6 @@ impl Shared {
     /// The failure of a request whose time has passed.
     pub(super) fn timed_out(&self, table: usize) -> Failure {
         Failure::new(FailureKind::Timeout, format_args!("{}: timed out", self.tables.name(table)))
-    }
-
-    /// What an exchange was last sent to, in logs and reasons.
-    pub(super) fn label<'a>(&'a self, exchange: &'a Exchange) -> &'a str {
-        match exchange.carrier() {
-            Carrier::Http => self.backends.label(exchange),
-            Carrier::Dns(_) => exchange.request.label(),
-        }
     }
 
     /// The duration of an exchange that has just ended.
@@ -128,7 +108,7 @@ impl Shared {
             return;
         }
         self.tables.metrics(table).slow += 1;
-        let (name, label) = (self.tables.name(table), self.label(exchange).to_owned());
+        let (name, label) = (self.tables.name(table), self.carriers.label(exchange).to_owned());
         // The durations differ each time and must not keep the log from folding repetitions.
         let trace = exchange.trace().map(|trace| format!(" trace={trace}")).unwrap_or_default();
         let details = format!("took={:.3} {}{trace}", took.as_secs_f64(), exchange.phases(self.turn.now));
@@ -158,7 +138,7 @@ impl Shared {
         cause: &dyn Display,
         detail: Option<&str>,
     ) -> Failure {
-        let (name, label) = (self.tables.name(table), self.label(exchange).to_owned());
+        let (name, label) = (self.tables.name(table), self.carriers.label(exchange).to_owned());
         // What may differ each time must not keep the log from folding repetitions.
         let mut details: Vec<String> =
             detail.map(|detail| format!("detail={}", Escaped(detail.as_bytes()))).into_iter().collect();

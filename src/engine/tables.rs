@@ -1,6 +1,7 @@
 //! Tables by name, with their metrics.
 
-use crate::backend::{Backends, TraceId};
+use super::carriers::Carriers;
+use crate::backend::TraceId;
 use crate::io::Turn;
 use crate::log::{self, Escaped};
 use crate::metrics::TableMetrics;
@@ -115,8 +116,8 @@ impl Tables {
     }
 
     /// Rereads files.
-    pub(super) fn reload(&mut self, backends: &mut Backends, turn: &mut Turn) {
-        let mut setup = Setup::new(backends, turn);
+    pub(super) fn reload(&mut self, carriers: &mut Carriers, turn: &mut Turn) {
+        let mut setup = Setup::new(&mut carriers.backends, &mut carriers.programs, turn);
         self.entries.iter_mut().for_each(|entry| entry.table.reload(&mut setup));
         self.next_tick = Some(setup.turn.now);
     }

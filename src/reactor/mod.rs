@@ -2,6 +2,7 @@
 
 mod accept;
 mod peers;
+mod processes;
 mod resolve;
 mod shutdown;
 mod socket;
@@ -11,7 +12,7 @@ use crate::backend::CheckResult;
 use crate::client::MAX_OPEN;
 use crate::config::Mode;
 use crate::engine::{Engine, ProbeResult};
-use crate::io::{Action, Address, DnsAddress, End, Peer};
+use crate::io::{Action, Address, DnsAddress, End, Peer, Program};
 use crate::listen::Listener;
 use crate::log;
 use crate::notify::Notifier;
@@ -21,9 +22,10 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use peers::{Peers, token};
+use processes::Processes;
 use resolve::NameResolver;
 use shutdown::Shutdown;
-use socket::{ReadResult, SocketState, Stream};
+use socket::{ReadResult, Stream};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -46,6 +48,7 @@ pub struct Reactor {
     poll: Poll,
     acceptor: Acceptor,
     peers: Peers,
+    processes: Processes,
     signals: Signals,
     notifier: Notifier,
     resolver: NameResolver,
@@ -76,6 +79,7 @@ impl Reactor {
             poll,
             acceptor,
             peers: Peers::default(),
+            processes: Processes::default(),
             signals,
             notifier: Notifier::from_environment(Instant::now()),
             resolver,
@@ -92,10 +96,12 @@ impl Reactor {
         let mut events = Events::with_capacity(MAX_OPEN);
         self.now = Instant::now();
         // Before the first request, which would otherwise wait for it.
-        self.engine.resolve_all(self.now);
+        self.engine.start(self.now);
         self.notifier.ready(&self.engine.summary(self.now), self.now);
         self.act(); // sends off the resolutions, before the first wait
         while !self.turn(&mut events)? {}
+        self.peers = Peers::default(); // clients find out now, and not when the last process has ended
+        self.processes.end_all(self.shutdown.deadline().unwrap_or(self.now));
         Ok(())
     }
 
@@ -202,8 +208,8 @@ impl Reactor {
             // Checked before each read, as the requests of the last one may have filled the output of a client.
             if !self.engine.wants_input(peer) {
                 // What a backend has sent before it closed is read once it is wanted.
-                if matches!(peer, Peer::Client(_)) {
-                    self.check_closed(peer);
+                if matches!(peer, Peer::Client(_)) && self.peers.get(peer).is_some_and(|socket| socket.closed) {
+                    self.engine.ended(peer, End::Closed(None), self.now);
                 }
                 return any;
             }
@@ -251,13 +257,6 @@ impl Reactor {
         }
     }
 
-    /// Reports a peer that is closed in both directions, even though it is not read at present.
-    fn check_closed(&mut self, peer: Peer) {
-        if self.peers.get(peer).is_some_and(|socket| socket.closed) {
-            self.engine.ended(peer, End::Closed(None), self.now);
-        }
-    }
-
     /// Carries out the engine's actions until there are none.
     fn act(&mut self) {
         loop {
@@ -275,16 +274,17 @@ impl Reactor {
         match action {
             Action::Flush(peer) => self.flush(peer),
             Action::Resume(peer) => self.again.push(peer), // in the next turn, after all others
-            Action::Connect(key, address) => self.connect(key, &address),
+            Action::Connect(key, address) => self.connect(Peer::Backend(key), &address),
             Action::CloseNotify(key, bytes) => {
                 if let Some(socket) = self.peers.get(Peer::Backend(key)).filter(|socket| socket.can_write()) {
                     let _ = socket.write(&bytes); // a courtesy: the connection is closed in any case
                 }
             }
             Action::OpenDns(key, address) => {
-                let connecting = matches!(address, DnsAddress::Tcp(_));
-                self.open(Peer::Dns(key), Stream::open_dns(address), connecting);
+                self.open(Peer::Dns(key), Stream::open_dns(address), matches!(address, DnsAddress::Tcp(_)));
             }
+            Action::Start(key, program) => self.start(key, &program),
+            Action::Signal(key, signal) => self.processes.signal(key, signal),
             Action::Close(peer) => self.peers.remove(peer),
             Action::Resolve { name, host, port } => {
                 if let Err(error) = self.resolver.request(name, host, port) {
@@ -299,7 +299,9 @@ impl Reactor {
         // A write must not be sent on a connection that the backend has closed: it could not be repeated.
         if self.engine.needs_check(peer) {
             self.read_unreported(peer);
-        } else if matches!(peer, Peer::Backend(_)) && self.peers.get(peer).is_some_and(|socket| socket.readable) {
+        } else if matches!(peer, Peer::Backend(_) | Peer::Program(_))
+            && self.peers.get(peer).is_some_and(|socket| socket.readable)
+        {
             self.read(peer); // what has arrived already is no response to the request that is sent now
         }
         let Some(socket) = self.peers.get(peer) else { return };
@@ -323,8 +325,7 @@ impl Reactor {
         }
     }
 
-    fn connect(&mut self, key: Key, address: &Address) {
-        let peer = Peer::Backend(key);
+    fn connect(&mut self, peer: Peer, address: &Address) {
         let tcp = matches!(address, Address::Tcp(_));
         // A unix socket is connected at once, or the call fails; with TCP, an event reports the result.
         if self.open(peer, Stream::connect(address), tcp) && !tcp {
@@ -334,18 +335,9 @@ impl Reactor {
 
     /// Adds a stream that was opened, or reports that it was not. True if it was.
     fn open(&mut self, peer: Peer, stream: io::Result<Stream>, connecting: bool) -> bool {
-        let added = stream.and_then(|stream| self.add(peer, stream, connecting));
-        let error = added.err().map(|error| error.kind());
+        let error = self.peers.open(peer, stream, connecting, self.poll.registry()).err().map(|error| error.kind());
         error.into_iter().for_each(|kind| self.engine.ended(peer, End::Closed(Some(kind)), self.now));
         error.is_none()
-    }
-
-    fn add(&mut self, peer: Peer, stream: Stream, connecting: bool) -> io::Result<()> {
-        let (Peer::Client(key) | Peer::Backend(key) | Peer::Dns(key)) = peer;
-        let mut socket = SocketState::new(key, stream, connecting);
-        socket.register(token(peer), self.poll.registry())?;
-        self.peers.insert(peer, socket);
-        Ok(())
     }
 
     fn accept(&mut self, listener: usize) {
@@ -353,9 +345,7 @@ impl Reactor {
             let mail_servers = self.peers.clients().saturating_sub(self.engine.admins() as u64);
             let Some((stream, mode)) = self.acceptor.accept(listener, mail_servers, self.now) else { return };
             let peer = self.engine.accepted(mode, self.now);
-            if let Err(error) = self.add(peer, stream, false) {
-                self.engine.ended(peer, End::Closed(Some(error.kind())), self.now);
-            }
+            self.open(peer, Ok(stream), false);
             if mode == Mode::Admin {
                 self.engine.limit_admins(self.acceptor.max_admins);
                 break; // what it has closed goes first
@@ -376,7 +366,23 @@ impl Reactor {
                     self.notifier.ready(&self.engine.summary(self.now), self.now);
                 }
                 Signal::Dump => self.engine.dump(),
+                Signal::Child => self.on_child(),
             }
+        }
+    }
+
+    fn start(&mut self, key: Key, program: &Program) {
+        if let Err(error) = self.processes.start(key, program, &mut self.peers, self.poll.registry()) {
+            self.engine.exited(key, &format!("cannot be started: {}", error.kind()), self.now);
+        }
+    }
+
+    /// Reports processes that have ended, after what they have sent before.
+    fn on_child(&mut self) {
+        for (key, status) in self.processes.ended() {
+            self.read_unreported(Peer::Program(key));
+            self.read_unreported(Peer::Stderr(key));
+            self.engine.exited(key, &status, self.now);
         }
     }
 

@@ -1,9 +1,10 @@
 //! Sockets by the peers of the engine, and the tokens by which the kernel names them.
 
-use super::socket::SocketState;
+use super::socket::{SocketState, Stream};
 use crate::arena::{AGES, Key};
 use crate::io::Peer;
-use mio::Token;
+use mio::{Registry, Token};
+use std::io;
 
 /// The highest bits of a token, which are the kind of the peer. The highest kind is left to listeners and the rest.
 const KIND_BITS: u32 = 3;
@@ -24,6 +25,8 @@ pub(super) struct Peers {
     clients: Sockets,
     backends: Sockets,
     dns: Sockets,
+    programs: Sockets,
+    stderrs: Sockets,
 }
 
 impl Peers {
@@ -32,14 +35,32 @@ impl Peers {
             Peer::Client(key) => self.clients.get(key),
             Peer::Backend(key) => self.backends.get(key),
             Peer::Dns(key) => self.dns.get(key),
+            Peer::Program(key) => self.programs.get(key),
+            Peer::Stderr(key) => self.stderrs.get(key),
         }
     }
 
-    pub(super) fn insert(&mut self, peer: Peer, socket: SocketState) {
+    /// Adds a stream that was opened, and has its events reported.
+    pub(super) fn open(
+        &mut self,
+        peer: Peer,
+        stream: io::Result<Stream>,
+        connecting: bool,
+        registry: &Registry,
+    ) -> io::Result<()> {
+        let mut socket = SocketState::new(peer.key(), stream?, connecting);
+        socket.register(token(peer), registry)?;
+        self.insert(peer, socket);
+        Ok(())
+    }
+
+    fn insert(&mut self, peer: Peer, socket: SocketState) {
         match peer {
             Peer::Client(key) => self.clients.insert(key, socket),
             Peer::Backend(key) => self.backends.insert(key, socket),
             Peer::Dns(key) => self.dns.insert(key, socket),
+            Peer::Program(key) => self.programs.insert(key, socket),
+            Peer::Stderr(key) => self.stderrs.insert(key, socket),
         }
     }
 
@@ -49,6 +70,8 @@ impl Peers {
             Peer::Client(key) => self.clients.remove(key),
             Peer::Backend(key) => self.backends.remove(key),
             Peer::Dns(key) => self.dns.remove(key),
+            Peer::Program(key) => self.programs.remove(key),
+            Peer::Stderr(key) => self.stderrs.remove(key),
         }
     }
 
@@ -64,18 +87,23 @@ impl Peers {
         match token >> (usize::BITS - KIND_BITS) {
             0 => Peer::Client(self.clients.key(index, age)),
             1 => Peer::Backend(self.backends.key(index, age)),
-            _ => Peer::Dns(self.dns.key(index, age)),
+            2 => Peer::Dns(self.dns.key(index, age)),
+            3 => Peer::Program(self.programs.key(index, age)),
+            _ => Peer::Stderr(self.stderrs.key(index, age)),
         }
     }
 }
 
 /// The token of a peer.
 pub(super) fn token(peer: Peer) -> Token {
-    let (kind, key) = match peer {
-        Peer::Client(key) => (0, key),
-        Peer::Backend(key) => (1, key),
-        Peer::Dns(key) => (2, key),
+    let kind = match peer {
+        Peer::Client(_) => 0,
+        Peer::Backend(_) => 1,
+        Peer::Dns(_) => 2,
+        Peer::Program(_) => 3,
+        Peer::Stderr(_) => 4,
     };
+    let key = peer.key();
     let age = (key.age % TOKEN_AGES) as usize;
     Token(kind << (usize::BITS - KIND_BITS) | age << INDEX_BITS | key.index as usize)
 }
@@ -124,7 +152,6 @@ impl Sockets {
 
 #[cfg(test)]
 mod tests {
-    use super::super::socket::Stream;
     use super::*;
     use mio::net::UnixStream;
 
@@ -148,15 +175,9 @@ mod tests {
     fn a_token_names_its_peer() {
         let (key, first) = (Key { index: 7, age: AGES - 1 }, Key { index: 0, age: 0 });
         let mut peers = Peers::default();
-        for peer in [Peer::Client, Peer::Backend, Peer::Dns].into_iter().flat_map(|of| [of(key), of(first)]) {
-            peers.insert(
-                peer,
-                socket(if matches!(peer, Peer::Client(one) | Peer::Backend(one) | Peer::Dns(one) if one == key) {
-                    key
-                } else {
-                    first
-                }),
-            );
+        let kinds = [Peer::Client, Peer::Backend, Peer::Dns, Peer::Program, Peer::Stderr];
+        for peer in kinds.into_iter().flat_map(|of| [of(key), of(first)]) {
+            peers.insert(peer, socket(peer.key()));
             assert_eq!(peers.of(token(peer)), peer);
         }
     }
@@ -164,7 +185,7 @@ mod tests {
     #[test]
     fn no_token_of_a_socket_is_that_of_a_listener() {
         let most = Key { index: (MAX_CLIENTS - 1) as u32, age: TOKEN_AGES - 1 };
-        for peer in [Peer::Client(most), Peer::Backend(most), Peer::Dns(most)] {
+        for peer in [Peer::Client(most), Peer::Backend(most), Peer::Dns(most), Peer::Stderr(most)] {
             assert!(token(peer).0 < super::super::LISTENERS);
         }
         let older = Key { index: 7, age: TOKEN_AGES - 1 };

@@ -4,15 +4,20 @@ use crate::arena::Key;
 use crate::io::{Address, DnsAddress};
 use mio::event::Source;
 use mio::net::{TcpStream, UdpSocket, UnixStream};
+use mio::unix::pipe::{Receiver, Sender};
 use mio::{Interest, Registry, Token};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A connected or connecting socket, non-blocking.
+/// A connected or connecting socket, or pipes, non-blocking.
 pub(super) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
     Udp(UdpSocket),
+    /// Stdin and stdout of a process.
+    Process(Sender, Receiver),
+    /// A pipe that is read.
+    Pipe(Receiver),
 }
 
 impl Stream {
@@ -44,12 +49,18 @@ impl Stream {
         Self::Tcp(stream)
     }
 
-    fn source(&mut self) -> &mut dyn Source {
-        match self {
+    fn register(&mut self, token: Token, interest: Interest, registry: &Registry) -> io::Result<()> {
+        let source: &mut dyn Source = match self {
             Stream::Unix(stream) => stream,
             Stream::Tcp(stream) => stream,
             Stream::Udp(socket) => socket,
-        }
+            Stream::Process(stdin, stdout) => {
+                registry.register(stdin, token, Interest::WRITABLE)?;
+                return registry.register(stdout, token, Interest::READABLE);
+            }
+            Stream::Pipe(pipe) => return registry.register(pipe, token, Interest::READABLE),
+        };
+        registry.register(source, token, interest)
     }
 
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -57,6 +68,7 @@ impl Stream {
             Stream::Unix(stream) => stream.read(into),
             Stream::Tcp(stream) => stream.read(into),
             Stream::Udp(socket) => socket.recv(into),
+            Stream::Process(_, pipe) | Stream::Pipe(pipe) => pipe.read(into),
         }
     }
 
@@ -65,13 +77,15 @@ impl Stream {
             Stream::Unix(stream) => stream.write(bytes),
             Stream::Tcp(stream) => stream.write(bytes),
             Stream::Udp(socket) => socket.send(bytes),
+            Stream::Process(pipe, _) => pipe.write(bytes),
+            Stream::Pipe(_) => Err(ErrorKind::Unsupported.into()),
         }
     }
 
     /// The result of a connection attempt; `None` while it is in progress.
     fn connect_result(&self) -> Option<io::Result<()>> {
         match self {
-            Stream::Unix(_) | Stream::Udp(_) => Some(Ok(())),
+            Stream::Unix(_) | Stream::Udp(_) | Stream::Process(..) | Stream::Pipe(_) => Some(Ok(())),
             // An event may come while the connection is still being made: it is complete when there is a peer address.
             Stream::Tcp(stream) => match stream.take_error() {
                 Ok(None) => match stream.peer_addr() {
@@ -133,7 +147,7 @@ impl SocketState {
     pub(super) fn register(&mut self, token: Token, registry: &Registry) -> io::Result<()> {
         // TCP for both directions, once: an edge for writability comes only after it was full.
         let interest = if self.write_interest { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        registry.register(self.stream.source(), token, interest)
+        self.stream.register(token, interest, registry)
     }
 
     /// Records an event. True if the socket was full and has become writable.
@@ -207,12 +221,12 @@ impl SocketState {
 
     /// Registers a unix socket for writability if it is full, or ends that if there is room.
     pub(super) fn update_interest(&mut self, token: Token, registry: &Registry) -> io::Result<()> {
-        let full = !self.writable;
-        if full == self.write_interest || !matches!(self.stream, Stream::Unix(_)) {
+        let (full, Stream::Unix(stream)) = (!self.writable, &mut self.stream) else { return Ok(()) };
+        if full == self.write_interest {
             return Ok(());
         }
         self.write_interest = full;
         let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        registry.reregister(self.stream.source(), token, interest)
+        registry.reregister(stream, token, interest)
     }
 }

@@ -1,6 +1,7 @@
 //! What a table does for the engine.
 
 use super::keys::KeyRules;
+use super::settings::Caching;
 use super::setup::Setup;
 use crate::backend::Request;
 use crate::query::{Answer, Ask, AskKind, Decision, Path, Tokens, Write};
@@ -101,6 +102,8 @@ pub enum ResponseError {
     NotSelected(String),
     /// The body is no action: what it is instead.
     NoAction(u16, &'static str),
+    /// What a program has done instead of answering.
+    Unexpected(&'static str),
 }
 
 impl fmt::Display for ResponseError {
@@ -111,6 +114,7 @@ impl fmt::Display for ResponseError {
             ResponseError::CutNumber => {
                 f.write_str("answered 200 with a number that may be cut: it ended with the connection")
             }
+            ResponseError::Unexpected(what) => f.write_str(what),
             ResponseError::NoAction(status, what) => write!(f, "answered {status} with {what}"),
             ResponseError::NotSelected(pointer) => write!(f, "answered 200 without {pointer}"),
         }
@@ -126,7 +130,8 @@ impl ResponseError {
             | ResponseError::NotJson(_)
             | ResponseError::CutNumber
             | ResponseError::NotSelected(_)
-            | ResponseError::NoAction(..) => None,
+            | ResponseError::NoAction(..)
+            | ResponseError::Unexpected(_) => None,
         }
     }
 }
@@ -160,13 +165,4 @@ pub struct TableEntry {
     /// It decides for a listener.
     pub decides: bool,
     pub table: Box<dyn Table>,
-}
-
-/// The lifetime of cached answers, unless the response has one of its own.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Caching {
-    /// The time for which an answer is served without a request.
-    pub fresh: Duration,
-    /// The time after that for which it is served if the backend fails (RFC 5861, section 4).
-    pub stale: Duration,
 }

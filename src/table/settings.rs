@@ -47,6 +47,42 @@ impl<'a> Settings<'a> {
             .transpose()
     }
 
+    /// Takes a number from 1 to 65536.
+    pub fn number(&mut self, key: &'static str) -> Result<Option<usize>, String> {
+        let Some(text) = self.one(key) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| (1..=65_536).contains(number));
+        number.map(Some).ok_or_else(|| format!("{key}={text}: expects a number from 1 to 65536"))
+    }
+
+    /// Takes a setting that is one of two words, and returns which; the first one is the default.
+    pub fn choice(&mut self, key: &'static str, [default, other]: [&str; 2]) -> Result<usize, String> {
+        match self.one(key) {
+            None => Ok(0),
+            Some(text) if text == default => Ok(0),
+            Some(text) if text == other => Ok(1),
+            Some(text) => Err(format!("{key}={text}: it is '{default}' or '{other}'")),
+        }
+    }
+
+    /// Takes `cache` and `stale`.
+    pub(super) fn caching(&mut self) -> Result<Option<Caching>, String> {
+        match (self.seconds("cache")?, self.seconds("stale")?) {
+            (Some(fresh), stale) => Ok(Some(Caching { fresh, stale: stale.unwrap_or_default() })),
+            (None, Some(_)) => Err("stale= needs cache=".to_owned()),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Takes `select`, a JSON pointer.
+    pub(super) fn select(&mut self) -> Result<Option<String>, String> {
+        match self.one("select") {
+            Some(pointer) if !pointer.is_empty() && !pointer.starts_with('/') => {
+                Err("select= expects a JSON pointer, which starts with '/'".to_owned())
+            }
+            pointer => Ok(pointer.map(str::to_owned)),
+        }
+    }
+
     /// Reports a setting that the table has not taken.
     pub fn finish(mut self) -> Result<(), String> {
         // A setting of all tables may be meant for another type.
@@ -54,6 +90,15 @@ impl<'a> Settings<'a> {
         self.known.sort_unstable();
         Err(format!("setting '{}' is unknown, it is one of: {}", one.key, self.known.join(", ")))
     }
+}
+
+/// The lifetime of cached answers, unless the response has one of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Caching {
+    /// The time for which an answer is served without a request.
+    pub fresh: Duration,
+    /// The time after that for which it is served if the backend fails (RFC 5861, section 4).
+    pub stale: Duration,
 }
 
 /// An invalid setting: the flag that has it, and why it is invalid.

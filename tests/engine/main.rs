@@ -29,6 +29,8 @@ mod mx;
 mod pipelining;
 /// Policy delegation.
 mod policy;
+/// The table type program.
+mod programs;
 /// Random sequences of events against a model.
 mod properties;
 /// Several replicas of one backend.

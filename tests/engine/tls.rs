@@ -685,7 +685,7 @@ fn an_unusable_setting_is_reported_with_its_file() {
 
 fn open_url(spec: TableSpec<'_>, backends: &mut Backends) -> Result<TableEntry, SettingError> {
     let mut turn = Turn::new(Instant::now());
-    table::open("url", spec, &mut Setup::new(backends, &mut turn))
+    table::open("url", spec, &mut Setup::new(backends, &mut podop::program::Programs::default(), &mut turn))
 }
 
 #[test]

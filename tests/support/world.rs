@@ -5,7 +5,7 @@ use podop::arena::Key;
 
 use podop::config::{self, Command, Mode};
 use podop::engine::Engine;
-use podop::io::{Action, Address, DnsAddress, End, Peer};
+use podop::io::{Action, Address, DnsAddress, End, Peer, ProgramSignal};
 use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -33,6 +33,10 @@ pub struct World {
     pub name_servers: BTreeMap<Peer, DnsAddress>,
     /// Datagrams to name servers that the test has not taken yet.
     pub datagrams: VecDeque<Datagram>,
+    /// Processes that were started and have not ended.
+    pub processes: Vec<Peer>,
+    /// Signals for processes that the test has not taken yet.
+    pub signals: Vec<(Peer, ProgramSignal)>,
     /// Names that the engine has requested to be resolved.
     pub resolving: VecDeque<(usize, String)>,
     /// Peers that the engine closed.
@@ -76,9 +80,9 @@ impl World {
         podop::log::start(podop::log::Level::Error); // what happens on purpose is not news
         let args = args.iter().chain(&["--socket", "/s"]).map(OsString::from);
         let Ok(Command::Run(config)) = config::parse(args) else { panic!("a command line that runs") };
-        let (tables, backend) = podop::open(&config.tables).unwrap_or_else(|mistake| panic!("{mistake}"));
+        let (tables, carriers) = podop::open(&config.tables).unwrap_or_else(|mistake| panic!("{mistake}"));
         World {
-            engine: Engine::new(tables, backend, config.timeout),
+            engine: Engine::new(tables, carriers, config.timeout),
             now: Instant::now(),
             tls: None,
             lateness: 0,
@@ -86,6 +90,8 @@ impl World {
             connecting: VecDeque::new(),
             name_servers: BTreeMap::new(),
             datagrams: VecDeque::new(),
+            processes: Vec::new(),
+            signals: Vec::new(),
             resolving: VecDeque::new(),
             closed: Vec::new(),
             parted: Vec::new(),
@@ -276,6 +282,30 @@ impl World {
         self.process();
     }
 
+    /// A process ends.
+    pub fn exit(&mut self, peer: Peer, status: &str) {
+        self.processes.retain(|other| *other != peer);
+        self.engine.exited(peer.key(), status, self.now);
+        self.process();
+    }
+
+    /// The lines that a process has got since the last call.
+    pub fn lines(&mut self, peer: Peer) -> Vec<String> {
+        self.taken(peer).lines().map(str::to_owned).collect()
+    }
+
+    /// The next line that any process has got, which may have more.
+    pub fn next_line(&mut self) -> Option<(Peer, String)> {
+        for peer in self.processes.clone() {
+            let Some(wire) = self.wires.get_mut(&peer) else { continue };
+            if let Some(end) = wire.output.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = wire.output.drain(..=end).collect();
+                return Some((peer, String::from_utf8(line).expect("UTF-8").trim_end().to_owned()));
+            }
+        }
+        None
+    }
+
     /// Answers the oldest open name.
     pub fn resolve(&mut self, addresses: Result<&[&str], &str>) {
         let (name, _) = self.resolving.pop_front().expect("the engine wants an address");
@@ -403,6 +433,11 @@ impl World {
                             self.wires.insert(Peer::Dns(key), Wire::default());
                         }
                     }
+                    Action::Start(key, _) => {
+                        self.processes.push(Peer::Program(key));
+                        self.wires.insert(Peer::Program(key), Wire::default());
+                    }
+                    Action::Signal(key, signal) => self.signals.push((Peer::Program(key), signal)),
                     Action::Flush(peer) => self.flush(peer),
                     Action::Resume(peer) => self.again.push(peer), // in the next turn, after all others
                     Action::Resolve { name, host, .. } => self.resolving.push_back((name, host)),

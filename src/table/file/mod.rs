@@ -174,10 +174,11 @@ mod tests {
     use super::*;
     use crate::backend::Backends;
     use crate::io::Turn;
+    use crate::program::Programs;
     use std::os::unix::fs::MetadataExt;
 
     fn with_setup<T>(act: impl FnOnce(&mut Setup<'_>) -> T) -> T {
-        act(&mut Setup::new(&mut Backends::default(), &mut Turn::new(Instant::now())))
+        act(&mut Setup::new(&mut Backends::default(), &mut Programs::default(), &mut Turn::new(Instant::now())))
     }
 
     fn table(path: &Path) -> Result<TableEntry, SettingError> {

@@ -2,9 +2,9 @@
 
 mod net;
 
-use super::interface::{Caching, OnFault, Plan, Question, ResponseError, ResponseOf, Table, TableEntry};
+use super::interface::{OnFault, Plan, Question, ResponseError, ResponseOf, Table, TableEntry};
 use super::keys::KeyRules;
-use super::settings::{SettingError, Settings};
+use super::settings::{Caching, SettingError, Settings};
 use super::setup::{Setup, TableSpec};
 use super::stamp::{CHECK_INTERVAL, Stamp};
 use crate::backend::{DnsQuery, Method, Request, Route};
@@ -206,14 +206,16 @@ mod tests {
     use crate::backend::Backends;
     use crate::config::Setting;
     use crate::io::Turn;
+    use crate::program::Programs;
 
     fn open_with(param: &str, settings: &[(&str, &str)]) -> Result<TableEntry, SettingError> {
-        let (mut backends, mut turn) = (Backends::default(), Turn::new(Instant::now()));
+        let (mut backends, mut programs) = (Backends::default(), Programs::default());
+        let mut turn = Turn::new(Instant::now());
         let setting =
             |(key, value): &(&str, &str)| Setting { key: (*key).into(), value: (*value).into(), general: false };
         let settings: Vec<Setting> = settings.iter().map(setting).collect();
         let spec = TableSpec { name: "t", param, settings: Settings::new(&settings), decides: false };
-        open(spec, &mut Setup::new(&mut backends, &mut turn))
+        open(spec, &mut Setup::new(&mut backends, &mut programs, &mut turn))
     }
 
     fn table(primary: &str) -> Mx {

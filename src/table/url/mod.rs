@@ -7,6 +7,7 @@ mod options;
 mod parse;
 
 use super::interface::{Plan, Question, ResponseError, ResponseOf, Table, TableEntry, Written};
+use super::select::select;
 use super::settings::SettingError;
 use super::setup::{Setup, TableSpec};
 use super::stamp::CHECK_INTERVAL;
@@ -14,7 +15,7 @@ use crate::backend::tls::TlsConnector;
 use crate::backend::{BackendSpec, Body, MAX_ROUTES, Method, Request, Route, Target};
 use crate::log;
 use crate::query::{Answer, Ask, AskKind, Change, Decision, Failure, Path, Write};
-use crate::value::{self, SelectError, Value};
+use crate::value::{self, Value};
 use crate::wire::http::Response;
 use decision::status_error;
 use fields::Fields;
@@ -158,13 +159,7 @@ impl Table for UrlTable {
         if response.until_end && value.is_number() {
             return Err(ResponseError::CutNumber);
         }
-        let value = match &self.options.select {
-            Some(pointer) if !of.list => value.select(pointer).map_err(|error| match error {
-                SelectError::Missing => ResponseError::NotSelected(pointer.clone()),
-                SelectError::Unreadable => ResponseError::NotJson(status),
-            })?,
-            _ => value,
-        };
+        let value = if of.list { value } else { select(value, self.options.select.as_deref(), status)? };
         Ok(if value == Value::Null { Answer::Miss } else { Answer::Found(value) })
     }
 
@@ -276,12 +271,14 @@ mod tests {
     use crate::backend::Backends;
     use crate::config::Setting;
     use crate::io::Turn;
+    use crate::program::Programs;
     use crate::wire::http::ExtraHeaders;
 
     fn open_with(settings: &[Setting]) -> Result<TableEntry, SettingError> {
-        let (mut backends, mut turn) = (Backends::default(), Turn::new(Instant::now()));
+        let (mut backends, mut programs) = (Backends::default(), Programs::default());
+        let mut turn = Turn::new(Instant::now());
         let spec = TableSpec { name: "t", param: "http://h/§", settings: Settings::new(settings), decides: false };
-        open(spec, &mut Setup::new(&mut backends, &mut turn))
+        open(spec, &mut Setup::new(&mut backends, &mut programs, &mut turn))
     }
 
     #[test]
@@ -479,7 +476,7 @@ mod tests {
             (("select", "x"), "JSON pointer"),
             (("unset", "post"), "'null' or 'delete'"),
             (("values", "number"), "'json' or 'text'"),
-            (("trace", "yes"), "'on' or 'off'"),
+            (("trace", "yes"), "'off' or 'on'"),
             (("case", "upper"), "'keep' or 'lower'"),
             (("search", "@,address"), "it is 'address'"),
             (("expire", "a b"), "'Name: value'"),

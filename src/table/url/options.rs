@@ -1,8 +1,8 @@
 //! The settings of a URL table from `--option`.
 
-use super::super::interface::{Caching, OnFault};
+use super::super::interface::OnFault;
 use super::super::keys::KeyRules;
-use super::super::settings::Settings;
+use super::super::settings::{Caching, Settings};
 use super::super::tls_options::TlsOptions;
 use super::fields::Fields;
 use crate::backend::{Method, PoolOptions};
@@ -45,14 +45,14 @@ impl UrlOptions {
     pub(super) fn take(mut settings: Settings<'_>, secure: bool) -> Result<Self, String> {
         let options = Self {
             timeout: settings.seconds("timeout")?,
-            caching: caching(&mut settings)?,
+            caching: settings.caching()?,
             keys: KeyRules::take(&mut settings)?,
             pool: PoolOptions {
-                connections: number(&mut settings, "connections")?.unwrap_or(CONNECTIONS),
+                connections: settings.number("connections")?.unwrap_or(CONNECTIONS),
                 keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
                 // Off by default: some servers, such as gunicorn 20.1 with threads, leave a second request unread until
                 // their keep-alive time has passed.
-                pipeline: number(&mut settings, "pipeline")?.unwrap_or(1),
+                pipeline: settings.number("pipeline")?.unwrap_or(1),
             },
             misses: misses(settings.one("miss"))?,
             unset: match settings.one("unset") {
@@ -60,12 +60,8 @@ impl UrlOptions {
                 Some("delete") => Method::Delete,
                 Some(other) => return Err(format!("unset={other}: it is 'null' or 'delete'")),
             },
-            select: settings.one("select").map(str::to_owned),
-            text_values: match settings.one("values") {
-                None | Some("json") => false,
-                Some("text") => true,
-                Some(other) => return Err(format!("values={other}: it is 'json' or 'text'")),
-            },
+            select: settings.select()?,
+            text_values: settings.choice("values", ["json", "text"])? == 1,
             expire: settings.one("expire").map(str::to_owned),
             on_fault: match settings.one("fault") {
                 None | Some("defer") => OnFault::Defer,
@@ -74,18 +70,11 @@ impl UrlOptions {
                 Some(other) => return Err(format!("fault={other}: it is 'defer', 'close' or 'dunno'")),
             },
             tokens: tokens(settings.one("mechanisms"))?,
-            trace: match settings.one("trace") {
-                None | Some("off") => false,
-                Some("on") => true,
-                Some(other) => return Err(format!("trace={other}: it is 'on' or 'off'")),
-            },
+            trace: settings.choice("trace", ["off", "on"])? == 1,
             header: settings.all("header").into_iter().map(str::to_owned).collect(),
             header_files: settings.all("header-file").into_iter().map(PathBuf::from).collect(),
             tls: TlsOptions::take(&mut settings, secure)?,
         };
-        if options.select.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
-            return Err("select= expects a JSON pointer, which starts with '/'".to_owned());
-        }
         if let Some(name) = &options.expire {
             Fields::default().add(&format!("{name}: 1")).map_err(|error| format!("expire={name}: {error}"))?;
         }
@@ -136,14 +125,6 @@ fn is_usual_miss(status: u16) -> bool {
     }
 }
 
-fn caching(settings: &mut Settings<'_>) -> Result<Option<Caching>, String> {
-    match (settings.seconds("cache")?, settings.seconds("stale")?) {
-        (Some(fresh), stale) => Ok(Some(Caching { fresh, stale: stale.unwrap_or_default() })),
-        (None, Some(_)) => Err("stale= needs cache=".to_owned()),
-        (None, None) => Ok(None),
-    }
-}
-
 fn misses(setting: Option<&str>) -> Result<Misses, String> {
     let Some(text) = setting else { return Ok(Misses { statuses: Statuses::Usual, json: false }) };
     let mut words: Vec<&str> = text.split(',').map(str::trim).collect();
@@ -173,10 +154,4 @@ fn tokens(setting: Option<&str>) -> Result<Tokens, String> {
         }
     }
     Ok(tokens)
-}
-
-fn number(settings: &mut Settings<'_>, key: &'static str) -> Result<Option<usize>, String> {
-    let Some(text) = settings.one(key) else { return Ok(None) };
-    let number = text.parse().ok().filter(|number| (1..=65_536).contains(number));
-    number.map(Some).ok_or_else(|| format!("{key}={text}: expects a number from 1 to 65536"))
 }

@@ -1,0 +1,273 @@
+//! One program: its processes, and the requests that wait for one of them.
+
+use super::process::{Process, State};
+use crate::arena::{Arena, Key};
+use crate::backend::{Asker, Exchange, MAX_WAITING};
+use crate::io::{Action, Peer, Program, ProgramSignal, Turn};
+use crate::metrics::BackendMetrics;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The bounds of the time between the end of a process and the start of another one. It doubles while processes end
+/// without an answer.
+const MIN_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(2);
+
+/// The time after which a process is killed that was requested to end.
+const KILL_AFTER: Duration = Duration::from_secs(2);
+
+/// What to run, and how often.
+#[derive(Debug)]
+pub struct ProgramSpec {
+    /// The name in logs, metrics and reasons.
+    pub label: String,
+    pub program: Rc<Program>,
+    /// How many processes there are.
+    pub processes: usize,
+    /// How many requests each of them has at most.
+    pub pipeline: usize,
+}
+
+/// One program.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub spec: ProgramSpec,
+    waiting: VecDeque<Box<Exchange>>,
+    /// Processes are to run.
+    active: bool,
+    /// Those that have not ended.
+    members: Vec<Key>,
+    /// When the next one may be started.
+    next_start: Option<Instant>,
+    delay: Duration,
+    /// How many have ended in a row without an answer of any.
+    failures: u32,
+    /// Why the last one ended, if two in a row had answered nothing.
+    down: Option<String>,
+    pub metrics: BackendMetrics,
+}
+
+impl Pool {
+    pub(super) fn new(spec: ProgramSpec) -> Self {
+        Self {
+            spec,
+            waiting: VecDeque::new(),
+            active: false,
+            members: Vec::new(),
+            next_start: None,
+            delay: MIN_DELAY,
+            failures: 0,
+            down: None,
+            metrics: BackendMetrics::default(),
+        }
+    }
+
+    /// Has its processes started.
+    pub(super) fn activate(&mut self) {
+        self.active = true;
+    }
+
+    /// Why requests fail at once: the program ends without an answer, and no process runs at the moment.
+    pub(super) fn down_cause(&self, processes: &Arena<Process>) -> Option<&str> {
+        let cause = self.down.as_deref()?;
+        (self.serving(processes).count() == 0).then_some(cause)
+    }
+
+    /// Has a request wait for a process.
+    ///
+    /// # Errors
+    /// Too many wait.
+    pub(super) fn enqueue(&mut self, exchange: Box<Exchange>) -> Result<(), Box<Exchange>> {
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(exchange);
+        }
+        self.active = true;
+        self.waiting.push_back(exchange);
+        Ok(())
+    }
+
+    /// Has a request wait again whose process has ended: behind all others if it may have been the reason, which could
+    /// end the next process as well, and else in front of them.
+    pub(super) fn requeue(&mut self, exchange: Box<Exchange>) {
+        if exchange.is_resent() { self.waiting.push_back(exchange) } else { self.waiting.push_front(exchange) }
+    }
+
+    /// Takes out all requests that wait.
+    pub(super) fn drain(&mut self) -> VecDeque<Box<Exchange>> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Takes out the requests that wait and whose deadlines have passed.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Box<Exchange>> {
+        let (expired, rest) = self.drain().into_iter().partition(|exchange| exchange.deadline <= now);
+        self.waiting = rest;
+        Vec::from(expired as VecDeque<_>)
+    }
+
+    /// The earliest deadline of a request that waits.
+    pub(super) fn request_deadline(&self) -> Option<Instant> {
+        self.waiting.iter().map(|exchange| exchange.deadline).min()
+    }
+
+    /// Drops the requests that wait and that `is_live` does not hold for.
+    pub(super) fn sweep(&mut self, mut is_live: impl FnMut(Asker) -> bool) {
+        self.waiting.retain(|exchange| is_live(exchange.asker));
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn serving<'a>(&'a self, processes: &'a Arena<Process>) -> impl Iterator<Item = (Key, &'a Process)> {
+        let of = |key: &Key| processes.get(*key).map(|process| (*key, process));
+        self.members.iter().filter_map(of).filter(|(_, process)| process.is_serving())
+    }
+
+    /// Starts the processes that are missing.
+    pub(super) fn start_missing(&mut self, number: usize, processes: &mut Arena<Process>, turn: &mut Turn) {
+        if !self.active || self.next_start.is_some_and(|at| at > turn.now) {
+            return;
+        }
+        self.next_start = None;
+        let missing = self.spec.processes.saturating_sub(self.serving(processes).count());
+        // Those that do not end take places, too.
+        let free = (2 * self.spec.processes).saturating_sub(self.members.len());
+        for _ in 0..missing.min(free) {
+            let key = processes.insert(Process::new(number, turn.now));
+            self.members.push(key);
+            self.metrics.connections_opened += 1;
+            turn.push(Action::Start(key, self.spec.program.clone()));
+        }
+    }
+
+    /// Gives requests that wait to processes, those with the fewest first.
+    pub(super) fn dispatch(&mut self, processes: &mut Arena<Process>, turn: &mut Turn) {
+        while let Some(exchange) = self.waiting.front() {
+            // One whose process has ended may have been the reason: it does so once more for itself alone.
+            let is_suspect = exchange.is_resent();
+            let takes =
+                |process: &Process| process.load() < self.spec.pipeline && !(is_suspect && process.has_resent());
+            let best = self.serving(processes).filter(|(_, one)| takes(one)).min_by_key(|(_, one)| one.load());
+            let Some(key) = best.map(|(key, _)| key) else { break };
+            let Some(exchange) = self.waiting.pop_front() else { break };
+            if let Some(process) = processes.get_mut(key) {
+                process.push(exchange, turn.now);
+                turn.push(Action::Flush(Peer::Program(key)));
+            }
+        }
+        // Others would wait for the client of a list.
+        if !self.waiting.is_empty() {
+            self.members.iter().for_each(|key| resume(*key, processes, turn));
+        }
+    }
+
+    /// Ends processes that have nothing left to do, and kills those that do not end. Returns when it has to be called.
+    pub(super) fn end_retired(&mut self, processes: &mut Arena<Process>, turn: &mut Turn) -> Option<Instant> {
+        let mut next = self.next_start.filter(|_| self.active);
+        let retiring = self.members.iter().filter(|key| processes.get(**key).is_some_and(|one| !one.is_serving()));
+        let excess = retiring.count().saturating_sub(self.spec.processes);
+        let mut seen = 0;
+        for key in &self.members {
+            let Some(process) = processes.get_mut(*key).filter(|one| !one.is_serving()) else { continue };
+            seen += 1;
+            let is_busy = process.live() > 0;
+            match &mut process.state {
+                State::Serving => {}
+                State::Retiring(_) if is_busy && seen > excess => {}
+                State::Retiring(cause) => {
+                    let cause = cause.map(str::to_owned);
+                    process.state = State::Ending(cause, Some(turn.now + KILL_AFTER));
+                    turn.push(Action::Close(Peer::Program(*key)));
+                    turn.push(Action::Signal(*key, ProgramSignal::Term));
+                }
+                State::Ending(_, kill_at) => {
+                    if kill_at.take_if(|at| *at <= turn.now || seen <= excess).is_some() {
+                        turn.push(Action::Signal(*key, ProgramSignal::Kill));
+                    }
+                }
+            }
+            if let State::Ending(_, Some(at)) = process.state {
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+        }
+        next
+    }
+
+    /// Has a process end that cannot be used any more, for this reason if it is not its exit status.
+    pub(super) fn end(key: Key, process: &mut Process, cause: Option<String>, turn: &mut Turn) {
+        if matches!(process.state, State::Ending(..)) {
+            return;
+        }
+        let signal = if cause.is_some() { ProgramSignal::Kill } else { ProgramSignal::Term };
+        process.state = State::Ending(cause, Some(turn.now + KILL_AFTER));
+        turn.push(Action::Signal(key, signal));
+    }
+
+    /// Has all processes replaced, once they have answered their requests.
+    pub(super) fn replace(&mut self, processes: &mut Arena<Process>) {
+        self.members.iter().for_each(|key| {
+            let process = processes.get_mut(*key).filter(|process| process.is_serving());
+            if let Some(process) = process {
+                (process.state, process.is_replaced) = (State::Retiring(None), true);
+            }
+        });
+        (self.next_start, self.failures, self.down) = (None, 0, None);
+    }
+
+    /// A process has ended, for this reason. True if requests that wait fail: it had answered nothing, and there is no
+    /// other.
+    pub(super) fn on_end(
+        &mut self,
+        key: Key,
+        process: &Process,
+        cause: &str,
+        processes: &Arena<Process>,
+        now: Instant,
+    ) -> bool {
+        self.members.retain(|other| *other != key);
+        if process.is_replaced {
+            return false;
+        }
+        self.delay = if process.has_answered { MIN_DELAY } else { (2 * self.delay).min(MAX_DELAY) };
+        self.next_start = Some(now + self.delay);
+        if process.has_answered {
+            return false;
+        }
+        self.failures += 1;
+        // The first one may have ended because of its request.
+        if self.failures < 2 {
+            return false;
+        }
+        self.down = Some(cause.to_owned());
+        self.down_cause(processes).is_some()
+    }
+
+    /// A process has answered.
+    pub(super) fn on_answer(&mut self) {
+        if self.failures > 0 {
+            (self.failures, self.down) = (0, None);
+        }
+    }
+
+    /// The metrics, with the current number of processes.
+    pub(super) fn metrics(&self, processes: &Arena<Process>) -> BackendMetrics {
+        let serving = || self.serving(processes).map(|(_, process)| process);
+        let busy = serving().filter(|process| process.load() > 0).count() as u64;
+        BackendMetrics {
+            busy,
+            idle: serving().count() as u64 - busy,
+            waiting: self.waiting.len() as u64,
+            down: u64::from(self.down_cause(processes).is_some()),
+            ..self.metrics.clone()
+        }
+    }
+}
+
+/// Reads a process again that was not read.
+pub(super) fn resume(key: Key, processes: &mut Arena<Process>, turn: &mut Turn) {
+    if let Some(process) = processes.get_mut(key).filter(|process| process.is_paused) {
+        process.is_paused = false;
+        turn.push(Action::Resume(Peer::Program(key)));
+    }
+}
