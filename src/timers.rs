@@ -54,7 +54,7 @@ impl<K> Timers<K> {
     /// Makes `key` due at `at`.
     // This costs a search, where [`Timers::add`] needs none. A queue for each duration that occurs once would never be
     // removed.
-    fn add_at(&mut self, at: Instant, key: K) {
+    pub fn add_at(&mut self, at: Instant, key: K) {
         let due = &mut self.queue(OWN_DEADLINE).due;
         due.insert(due.partition_point(|(other, _)| *other <= at), (at, key));
     }

@@ -3,10 +3,11 @@
 use super::redirect::{self, RedirectError};
 use super::trace::TraceId;
 use crate::secret::Secret;
+use crate::wire::net::Net;
 use crate::wire::percent::{self, Component};
 use crate::wire::resolv_conf::ResolvConf;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// Maximum number of replicas of one table.
@@ -63,11 +64,23 @@ pub enum Carrier {
 #[derive(Debug)]
 pub struct DnsQuery {
     pub conf: ResolvConf,
-    /// The addresses of the hosts with the lowest preference, too.
-    pub addresses: bool,
+    /// Whose MX records matter. If there are networks, the addresses of the hosts with the lowest preference are asked
+    /// for, too, once there is one.
+    pub hosts: Rc<[String]>,
+    pub networks: Rc<[Net]>,
 }
 
 impl DnsQuery {
+    /// Whether an MX record matters that names this host.
+    pub fn has_host(&self, name: &str) -> bool {
+        self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether an address is in one of the networks.
+    pub fn is_near(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|net| net.contains(address))
+    }
+
     /// The name of the servers as a backend.
     fn label(&self) -> String {
         match &self.conf.servers[..] {
@@ -134,9 +147,10 @@ impl Route {
         match &self.carrier {
             Carrier::Http | Carrier::Program(_) => vec![self.clone()],
             Carrier::Dns(query) => {
-                let DnsQuery { conf, addresses } = &**query;
+                let DnsQuery { conf, hosts, networks } = &**query;
                 let conf = |server: &SocketAddr| ResolvConf { servers: vec![*server], ..conf.clone() };
-                let to = |conf| Self::to_dns(Rc::new(DnsQuery { conf, addresses: *addresses }));
+                let to =
+                    |conf| Self::to_dns(Rc::new(DnsQuery { conf, hosts: hosts.clone(), networks: networks.clone() }));
                 query.conf.servers.iter().map(conf).map(to).collect()
             }
         }

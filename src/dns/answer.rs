@@ -5,13 +5,16 @@ use crate::wire::dns::{Data, Message, MessageError, Name, Question, Rcode, Recor
 /// Maximum number of aliases that are followed for one question.
 pub(super) const MAX_ALIASES: usize = 16;
 
+/// The cause for a response that makes no sense.
+const INVALID: &str = "sent an invalid response";
+
 /// What follows from a response.
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// These are the records, for this many seconds; without any, the name or the type does not exist.
     Records(Vec<Data>, u32),
-    /// The response ends with this alias, and says nothing about it.
-    Alias(Name),
+    /// The response ends with this alias, and says nothing about it. The aliases hold for this many seconds.
+    Alias(Name, u32),
     /// It did not fit into a datagram.
     Truncated,
     /// The server may not know EDNS.
@@ -22,7 +25,7 @@ pub(super) enum Verdict {
 
 /// Interprets a response that repeats the question, which was asked with EDNS or without.
 pub(super) fn interpret(question: &Question, response: Result<Message, MessageError>, edns: bool) -> Verdict {
-    let Ok(message) = response else { return Verdict::Failed("sent an invalid response".to_owned()) };
+    let Ok(message) = response else { return Verdict::Failed(INVALID.to_owned()) };
     if message.truncated {
         return Verdict::Truncated;
     }
@@ -36,25 +39,40 @@ pub(super) fn interpret(question: &Question, response: Result<Message, MessageEr
     let Some((name, mut ttl)) = resolve_aliases(question, &message.answers) else {
         return Verdict::Failed("answered with a chain of aliases without end".to_owned());
     };
+    let invalid = || Verdict::Failed(INVALID.to_owned());
     let mut records = Vec::new();
-    let soa = message.authority.iter().find_map(|record| match record.data {
-        // Both the TTL of the record and the field bound the time (RFC 2308, section 5).
-        Data::Soa { minimum } => Some(record.ttl.min(minimum)),
-        Data::Address(_) | Data::Ns | Data::Cname(_) | Data::Mx { .. } | Data::Other => None,
-    });
+    let mut soa = None;
+    for record in &message.authority {
+        match record.data {
+            // It must be that of the name's zone.
+            Data::Soa { .. } if !name.is_below(&record.owner) => return invalid(),
+            // Both the TTL of the record and the field bound the time (RFC 2308, section 5).
+            Data::Soa { minimum } => soa = Some(record.ttl.min(minimum)),
+            Data::Address(_) | Data::Ns | Data::Cname(_) | Data::Mx { .. } | Data::Other => {}
+        }
+    }
     let is_referral = soa.is_none() && message.authority.iter().any(|record| matches!(record.data, Data::Ns));
     let is_alias = name != question.name;
-    for Record { ttl: other, data, .. } in
-        message.answers.into_iter().filter(|record| record.owner == name && is_of_kind(&record.data, question.kind))
-    {
-        ttl = ttl.min(other);
-        records.push(data);
+    for Record { owner, ttl: other, data } in message.answers {
+        match data {
+            Data::Cname(_) => {}
+            Data::Other if is_alias || owner == name => {} // such as signatures
+            Data::Mx { .. } | Data::Address(_) if owner == name && is_of_kind(&data, question.kind) => {
+                ttl = ttl.min(other);
+                records.push(data);
+            }
+            // Not about the question, so that nothing follows from its not being there.
+            Data::Mx { .. } | Data::Address(_) | Data::Ns | Data::Soa { .. } | Data::Other => return invalid(),
+        }
+    }
+    if message.rcode == Rcode::NxDomain && !records.is_empty() {
+        return invalid();
     }
     match soa {
         _ if !records.is_empty() => Verdict::Records(records, ttl),
         Some(negative) => Verdict::Records(records, ttl.min(negative)),
         None if message.rcode == Rcode::NxDomain && message.is_final => Verdict::Records(records, 0),
-        None if is_alias => Verdict::Alias(name),
+        None if is_alias => Verdict::Alias(name, ttl),
         // One that knows whom to ask, but does not: no statement about the name.
         None if is_referral || !message.is_final => {
             Verdict::Failed("answered as a server that is not recursive".to_owned())
@@ -114,7 +132,7 @@ mod tests {
     fn verdict(edns: bool, message: Message) -> String {
         match interpret(&Question::new(name("a.example"), TYPE_MX), Ok(message), edns) {
             Verdict::Records(records, ttl) => format!("{} for {ttl}", records.len()),
-            Verdict::Alias(name) => format!("alias {name}"),
+            Verdict::Alias(name, ttl) => format!("alias {name} for {ttl}"),
             Verdict::Failed(why) => why,
             other => format!("{other:?}"),
         }
@@ -128,8 +146,12 @@ mod tests {
         for (message, expected) in [
             (message(Rcode::NoError, vec![own()], vec![]), "1 for 60"),
             (message(Rcode::NoError, vec![own(), record("a.example", 5, mx("m2.example"))], vec![]), "2 for 5"),
-            (message(Rcode::NoError, vec![record("b.example", 60, mx("mx.example"))], vec![]), "0 for 0"),
-            (message(Rcode::NoError, vec![record("a.example", 60, address("192.0.2.1"))], vec![soa(9, 90)]), "0 for 9"),
+            (message(Rcode::NoError, vec![record("b.example", 60, mx("mx.example"))], vec![]), INVALID),
+            (message(Rcode::NoError, vec![own(), record("a.example", 60, Data::Other)], vec![]), "1 for 60"),
+            (message(Rcode::NoError, vec![record("b.example", 60, Data::Other)], vec![]), INVALID),
+            (message(Rcode::NoError, vec![], vec![record("unrelated", 9, Data::Soa { minimum: 9 })]), INVALID),
+            (message(Rcode::NxDomain, vec![own()], vec![]), INVALID),
+            (message(Rcode::NoError, vec![record("a.example", 60, address("192.0.2.1"))], vec![soa(9, 90)]), INVALID),
             (message(Rcode::NoError, vec![], vec![soa(90, 9)]), "0 for 9"),
             (message(Rcode::NxDomain, vec![], vec![soa(90, 9)]), "0 for 9"),
             (message(Rcode::NxDomain, vec![], vec![]), "0 for 0"),
@@ -149,7 +171,7 @@ mod tests {
                 ),
                 "1 for 70",
             ),
-            (message(Rcode::NoError, vec![cname("a.example", "b.example")], vec![]), "alias b.example"),
+            (message(Rcode::NoError, vec![cname("a.example", "b.example")], vec![]), "alias b.example for 70"),
             (message(Rcode::NoError, vec![cname("a.example", "b.example")], vec![soa(90, 9)]), "0 for 9"),
             (message(Rcode::NxDomain, vec![cname("a.example", "b.example")], vec![soa(90, 99)]), "0 for 70"),
             (

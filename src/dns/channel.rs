@@ -3,6 +3,7 @@
 use super::random::Random;
 use crate::arena::{Arena, Key};
 use crate::io::{Action, DnsAddress, Peer, Turn};
+use crate::wire::dns::id;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,8 +14,13 @@ use std::time::{Duration, Instant};
 const MAX_USES: usize = 64;
 const MAX_AGE: Duration = Duration::from_secs(5);
 
-/// Maximum number of TCP connections to name servers.
-pub(super) const MAX_TCP: usize = 64;
+/// Maximum number of UDP sockets, and of TCP connections, to one name server.
+// Per server: one that does not answer must not take the place of others.
+const MAX_UDP_SOCKETS: usize = 8;
+const MAX_CONNECTIONS: usize = 16;
+
+/// Maximum number of questions from one UDP socket without an answer: most of its ids are free.
+const MAX_SENT: usize = 10_000;
 
 /// A socket to a name server.
 #[derive(Debug)]
@@ -36,7 +42,7 @@ struct Udp {
     uses: usize,
     /// The questions that were sent, with their ids. They stay when the question is answered by another server: what
     /// arrives late shows that this one is alive.
-    sent: Vec<(u16, Key)>,
+    sent: HashMap<u16, Key>,
     /// How many of these are waited for.
     live: usize,
     /// Datagrams to be sent.
@@ -57,11 +63,11 @@ pub(super) struct Channels {
     arena: Arena<Channel>,
     /// The UDP socket of each server that further questions are sent from.
     current: HashMap<usize, Key>,
-    tcp: usize,
 }
 
 impl Channels {
-    /// Sends a question from a UDP socket; `message` writes it with its id. Returns socket and id.
+    /// Sends a question from a UDP socket; `message` writes it with its id. Returns socket and id, or `None` if the
+    /// server has too many questions.
     pub(super) fn send_udp(
         &mut self,
         (server, address): (usize, SocketAddr),
@@ -69,36 +75,56 @@ impl Channels {
         random: &mut Random,
         message: impl FnOnce(u16) -> Vec<u8>,
         turn: &mut Turn,
-    ) -> (Key, u16) {
+    ) -> Option<(Key, u16)> {
         let key = self.socket_for(server, address, turn);
-        let mut id = random.u16();
-        if let Some(Channel { kind: Kind::Udp(udp), .. }) = self.arena.get_mut(key) {
-            while udp.sent.iter().any(|(other, _)| *other == id) {
-                id = random.u16();
-            }
-            (udp.uses, udp.live) = (udp.uses + 1, udp.live + 1);
-            udp.sent.push((id, query));
-            udp.output.push_back(message(id));
-            turn.push(Action::Flush(Peer::Dns(key)));
+        let Some(Channel { kind: Kind::Udp(udp), .. }) = self.arena.get_mut(key) else { return None };
+        if udp.sent.len() >= MAX_SENT {
+            return None;
         }
-        (key, id)
+        let id = std::iter::repeat_with(|| random.u16()).find(|id| !udp.sent.contains_key(id))?;
+        (udp.uses, udp.live) = (udp.uses + 1, udp.live + 1);
+        udp.sent.insert(id, query);
+        udp.output.push_back(message(id));
+        turn.push(Action::Flush(Peer::Dns(key)));
+        Some((key, id))
     }
 
     fn socket_for(&mut self, server: usize, address: SocketAddr, turn: &mut Turn) -> Key {
-        if let Some(key) = self.current.get(&server).copied() {
-            match self.arena.get(key).map(|channel| &channel.kind) {
-                Some(Kind::Udp(udp)) if udp.uses < MAX_USES && turn.now < udp.opened + MAX_AGE => return key,
-                _ => {
-                    self.current.remove(&server);
-                    self.close_if_unused(key, turn);
-                }
+        if let Some(key) = self.current.get(&server).copied()
+            && let Some(Channel { kind: Kind::Udp(udp), .. }) = self.arena.get(key)
+        {
+            let is_full = || self.count(server, |kind| matches!(kind, Kind::Udp(_))) >= MAX_UDP_SOCKETS;
+            if udp.uses < MAX_USES && turn.now < udp.opened + MAX_AGE || is_full() {
+                return key;
             }
+            self.current.remove(&server);
+            self.close_if_unused(key, turn);
         }
-        let udp = Udp { opened: turn.now, uses: 0, sent: Vec::new(), live: 0, output: VecDeque::new() };
+        self.close_old(turn);
+        let udp = Udp { opened: turn.now, uses: 0, sent: HashMap::new(), live: 0, output: VecDeque::new() };
         let key = self.arena.insert(Channel { server, kind: Kind::Udp(udp) });
         self.current.insert(server, key);
         turn.push(Action::OpenDns(key, DnsAddress::Udp(address)));
         key
+    }
+
+    fn count(&self, server: usize, is: impl Fn(&Kind) -> bool) -> usize {
+        self.arena.iter().filter(|(_, channel)| channel.server == server && is(&channel.kind)).count()
+    }
+
+    /// Closes the sockets of servers that are not asked any more.
+    fn close_old(&mut self, turn: &mut Turn) {
+        let is_old = |key: &Key| match self.arena.get(*key).map(|channel| &channel.kind) {
+            Some(Kind::Udp(udp)) => udp.live == 0 && turn.now >= udp.opened + MAX_AGE,
+            Some(Kind::Tcp(_)) | None => false,
+        };
+        let old: Vec<Key> = self.current.values().copied().filter(is_old).collect();
+        old.into_iter().for_each(|key| self.close(key, turn));
+    }
+
+    /// True if another connection to a server may be opened.
+    pub(super) fn has_room(&self, server: usize) -> bool {
+        self.count(server, |kind| matches!(kind, Kind::Tcp(_))) < MAX_CONNECTIONS
     }
 
     /// Sends a question over a new TCP connection; `None` if there are too many.
@@ -110,10 +136,9 @@ impl Channels {
         message: impl FnOnce(u16) -> Vec<u8>,
         turn: &mut Turn,
     ) -> Option<(Key, u16)> {
-        if self.tcp >= MAX_TCP {
+        if !self.has_room(server) {
             return None;
         }
-        self.tcp += 1;
         let id = random.u16();
         let message = message(id);
         let output = [&(message.len() as u16).to_be_bytes()[..], &message].concat();
@@ -123,24 +148,22 @@ impl Channels {
         Some((key, id))
     }
 
-    /// The server and the question that a message is meant for, by its id. What has arrived over TCP is complete if it
-    /// has all of its length; `None` until then. Messages without a question are `Some((server, None))`.
+    /// The server and the message of bytes that have arrived: a datagram, or what has the length that it has over TCP;
+    /// `None` until then. The message of a datagram whose id is that of no question is `None`.
     pub(super) fn receive(&mut self, key: Key, bytes: &[u8]) -> Option<(usize, Option<Received>)> {
         let Channel { server, kind } = self.arena.get_mut(key)?;
-        let id = |message: &[u8]| message.first_chunk().map(|two| u16::from_be_bytes(*two));
         match kind {
             Kind::Udp(udp) => {
-                let id = id(bytes)?;
-                let query = udp.sent.iter().find(|(other, _)| *other == id).map(|(_, query)| *query);
-                Some((*server, query.map(|query| Received { query, id, message: bytes.to_vec() })))
+                let found = id(bytes).and_then(|id| Some((id, *udp.sent.get(&id)?)));
+                let received = found.map(|(id, query)| Received { query, id, message: bytes.to_vec(), is_only: false });
+                Some((*server, received))
             }
             Kind::Tcp(tcp) => {
                 tcp.input.extend_from_slice(bytes);
                 let (length, rest) = tcp.input.split_first_chunk()?;
                 let message = rest.get(..usize::from(u16::from_be_bytes(*length)))?.to_vec();
-                tcp.input.drain(..2 + message.len());
-                let query = (id(&message) == Some(tcp.id)).then_some(tcp.query);
-                Some((*server, query.map(|query| Received { query, id: tcp.id, message })))
+                let id = id(&message).unwrap_or(!tcp.id);
+                Some((*server, Some(Received { query: tcp.query, id, message, is_only: true })))
             }
         }
     }
@@ -148,7 +171,7 @@ impl Channels {
     /// A question has its answer from this socket: another message with the id is for no question.
     pub(super) fn answered(&mut self, key: Key, id: u16) {
         if let Some(Channel { kind: Kind::Udp(udp), .. }) = self.arena.get_mut(key) {
-            udp.sent.retain(|(other, _)| *other != id);
+            udp.sent.remove(&id);
         }
     }
 
@@ -188,12 +211,9 @@ impl Channels {
                     if self.current.get(&server) == Some(&key) {
                         self.current.remove(&server);
                     }
-                    udp.sent.into_iter().map(|(_, query)| query).collect()
+                    udp.sent.into_values().collect()
                 }
-                Kind::Tcp(tcp) => {
-                    self.tcp -= 1;
-                    vec![tcp.query]
-                }
+                Kind::Tcp(tcp) => vec![tcp.query],
             },
         ))
     }
@@ -242,4 +262,6 @@ pub(super) struct Received {
     pub query: Key,
     pub id: u16,
     pub message: Vec<u8>,
+    /// It came over TCP, where nothing else can follow: one question was sent there.
+    pub is_only: bool,
 }

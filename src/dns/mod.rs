@@ -16,36 +16,29 @@ use crate::io::Turn;
 use crate::metrics::NameServerMetrics;
 use crate::timers::Timers;
 use crate::wire::dns::{Message, Name};
-use crate::wire::http::{CacheControl, ExtraHeaders, Response};
 use answer::{Verdict, interpret};
 use channel::{Channels, Received};
 use query::{Attempts, Open, Query};
 use random::Random;
 use server::Servers;
-use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
-
-/// The bounds of the time for which records are used, in seconds.
-// A TTL of 0 would have each mail of a mailing ask again, and one of years outlive a mistake.
-const MIN_TTL: u32 = 5;
-const MAX_TTL: u32 = 3_600;
-
-/// The time after which a question is sent that found too many TCP connections.
-const TCP_RETRY: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 /// All questions to the DNS, and the sockets to name servers.
 #[derive(Debug, Default)]
 pub struct Dns {
     queries: Arena<Query>,
-    /// How many there are.
-    count: usize,
+    /// How many there are of each table.
+    // One whose servers do not answer must not take the places of others.
+    counts: HashMap<usize, usize>,
     channels: Channels,
     servers: Servers,
-    /// When a question is repeated, with the number of attempts until then: a later one has a timer of its own.
+    /// When a question is repeated, with the number of the timer.
     timers: Timers<(Key, u32)>,
+    /// Questions for which a server has too many TCP connections.
+    waiting: VecDeque<(Key, usize)>,
     random: Random,
     finished: VecDeque<Finished<'static>>,
     /// Which server is the first, for `options rotate`.
@@ -55,17 +48,18 @@ pub struct Dns {
 impl Dns {
     /// Asks for the records of a domain, the key of the exchange. [`Dns::next_finished`] returns it in the end.
     pub fn submit(&mut self, exchange: Box<Exchange>, turn: &mut Turn) {
-        let name = str::from_utf8(&exchange.key).ok().and_then(Name::parse);
+        let name = str::from_utf8(&exchange.key).ok().and_then(|text| Name::parse(text).ok());
         let (Some(name), Carrier::Dns(request)) = (name, exchange.carrier()) else {
             return self.fail(exchange, Fault::Failed("cannot be asked for this name".to_owned()), false);
         };
-        if self.count >= MAX_WAITING {
+        let count = self.counts.entry(exchange.table).or_default();
+        if *count >= MAX_WAITING {
             return self.fail(exchange, Fault::Overloaded, false);
         }
+        *count += 1;
         let request = request.clone();
         let attempts = self.attempts(&request.conf.servers, request.conf.rotate, turn.now);
         let key = self.queries.insert(Query::new(exchange, request, name, self.random.u64(), attempts));
-        self.count += 1;
         self.ask(key, turn);
     }
 
@@ -116,16 +110,21 @@ impl Dns {
 
     /// Sends the question to a server, and sets the timer for the next attempt.
     fn attempt(&mut self, key: Key, server: usize, turn: &mut Turn) {
-        let was_sent = self.send(key, server, turn);
+        let (was_sent, address) = (self.send(key, server, turn), self.servers.get(server).address);
         let Some(query) = self.queries.get_mut(key) else { return };
         query.attempts.count += 1;
         query.attempts.last = was_sent.then_some((server, turn.now));
-        let wait = if was_sent { query.attempts.wait(query.request.conf.timeout) } else { TCP_RETRY };
+        if !was_sent {
+            query.attempts.cause = Some(query.request.cause(address, "has too many questions"));
+            self.waiting.push_back((key, server));
+        }
+        let wait = query.attempts.wait(query.request.conf.timeout);
         let at = (turn.now + wait).min(query.exchange.deadline).min(query.attempts.end(&query.request));
-        self.timers.add_by(turn.now, wait, at, (key, query.attempts.count));
+        query.timers += 1;
+        self.timers.add_by(turn.now, wait, at, (key, query.timers));
     }
 
-    /// Sends the question to one server. False if there are too many connections.
+    /// Sends the question to one server. False if that has too many.
     fn send(&mut self, key: Key, server: usize, turn: &mut Turn) -> bool {
         let Some(Query { question, attempts, .. }) = self.queries.get_mut(key) else { return true };
         let to = (server, self.servers.get(server).address);
@@ -133,7 +132,7 @@ impl Dns {
         let sent = if attempts.tcp {
             self.channels.send_tcp(to, key, &mut self.random, message, turn)
         } else {
-            Some(self.channels.send_udp(to, key, &mut self.random, message, turn))
+            self.channels.send_udp(to, key, &mut self.random, message, turn)
         };
         let Some((channel, id)) = sent else { return false };
         attempts.open.push(Open { channel, id });
@@ -158,9 +157,9 @@ impl Dns {
             }
             Verdict::Truncated => query.attempts.tcp = true,
             Verdict::WithoutEdns => query.attempts.edns = false,
-            Verdict::Alias(name) => {
+            Verdict::Alias(name, ttl) => {
                 self.servers.get(server).metrics.answered += 1;
-                if !query.follow(&name, self.random.u64()) {
+                if !query.follow(&name, ttl, self.random.u64()) {
                     let cause = "followed too many aliases".to_owned();
                     return self.end(key, Err(Fault::Failed(cause)), turn);
                 }
@@ -207,10 +206,9 @@ impl Dns {
     fn end(&mut self, key: Key, result: Result<(), Fault>, turn: &mut Turn) {
         self.release(key, turn);
         let Some(query) = self.queries.remove(key) else { return };
-        self.count -= 1;
-        let ttl = query.ttl.clamp(MIN_TTL, MAX_TTL);
-        let (exchange, text) = query.into_text();
-        let result = result.map(|()| response(text, ttl));
+        self.counts.entry(query.exchange.table).and_modify(|count| *count -= 1);
+        let (exchange, response) = query.into_response();
+        let result = result.map(|()| response);
         self.finished.push_back(Finished { exchange, result, sent: true });
     }
 
@@ -224,7 +222,7 @@ impl Dns {
     /// A datagram, or bytes of a TCP connection, have arrived.
     pub fn received(&mut self, key: Key, bytes: &[u8], turn: &mut Turn) {
         let Some((server, received)) = self.channels.receive(key, bytes) else { return };
-        let Some(Received { query: at, id, message }) = received else {
+        let Some(Received { query: at, id, message, is_only }) = received else {
             self.servers.get(server).metrics.ignored += 1;
             return;
         };
@@ -236,8 +234,20 @@ impl Dns {
         };
         let is_open = query.attempts.open.iter().position(|open| open.channel == key && open.id == id);
         let Some(position) = is_open.filter(|_| query.question.is_of(&message)) else {
-            self.servers.get(server).metrics.ignored += 1;
-            return; // the right one may follow
+            let of = self.servers.get(server);
+            of.metrics.ignored += 1;
+            if is_only {
+                self.channels.close(key, turn);
+                query.attempts.open.retain(|open| open.channel != key);
+                return self.on_failure(at, server, "sent an invalid response", turn);
+            }
+            if is_open.is_some() {
+                // The right one may follow. If not, this is why: some servers do not repeat the case of letters.
+                query.attempts.cause = Some(query.request.cause(of.address, "answered another question"));
+            } else {
+                of.on_response(); // to the question before, late
+            }
+            return;
         };
         query.attempts.open.swap_remove(position);
         let verdict = interpret(&query.question, Message::parse(&message), query.attempts.edns);
@@ -255,11 +265,26 @@ impl Dns {
             Some(ErrorKind::ConnectionRefused) => "refused the question".to_owned(),
             Some(kind) => format!("is unreachable: {kind}"),
         };
+        // Anything else, such as a want of descriptors, is no fault of the server: the question is repeated in time.
+        let is_fault = error.is_none_or(|kind| {
+            use ErrorKind::{
+                ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+            };
+            matches!(
+                kind,
+                ConnectionRefused | ConnectionReset | ConnectionAborted | HostUnreachable | NetworkUnreachable
+            )
+        });
         for at in queries {
             let Some(query) = self.queries.get_mut(at) else { continue };
             let before = query.attempts.open.len();
             query.attempts.open.retain(|open| open.channel != key);
-            if query.attempts.open.len() < before {
+            if query.attempts.open.len() == before {
+                continue;
+            }
+            if !is_fault {
+                query.attempts.cause = Some(query.request.cause(self.servers.get(server).address, &cause));
+            } else {
                 self.servers.get(server).on_miss(turn.now, &cause, turn.now);
                 self.on_failure(at, server, &cause, turn);
             }
@@ -281,33 +306,50 @@ impl Dns {
     /// Repeats questions, and ends requests whose time has passed.
     #[inline]
     pub fn tick(&mut self, turn: &mut Turn) {
-        if self.count > 0 {
+        if !self.queries.is_empty() {
             self.expire(turn);
         }
     }
 
     fn expire(&mut self, turn: &mut Turn) {
-        let is_live = |(key, count): &(Key, u32)| Self::awaits(&self.queries, *key, *count);
+        let is_live = |(key, number): &(Key, u32)| Self::awaits(&self.queries, *key, *number);
         let mut due = Vec::new();
         while let Some((key, _)) = self.timers.due(turn.now, is_live) {
             due.push(key);
         }
         due.into_iter().for_each(|key| self.on_timer(key, turn));
+        self.serve_waiting(turn);
     }
 
-    /// True if a timer is that of the last attempt of its question.
-    fn awaits(queries: &Arena<Query>, key: Key, count: u32) -> bool {
-        queries.get(key).is_some_and(|query| query.attempts.count == count)
+    /// Sends the questions that have waited for a TCP connection, as far as there is room.
+    fn serve_waiting(&mut self, turn: &mut Turn) {
+        for _ in 0..self.waiting.len() {
+            let Some((key, server)) = self.waiting.pop_front() else { return };
+            let waits = |query: &Query| query.attempts.tcp && query.attempts.open.is_empty();
+            if !self.queries.get(key).is_some_and(waits) {
+                continue;
+            }
+            if self.channels.has_room(server) {
+                self.attempt(key, server, turn);
+            } else {
+                self.waiting.push_back((key, server));
+            }
+        }
+    }
+
+    /// True if a timer is the last one of its request.
+    fn awaits(queries: &Arena<Query>, key: Key, number: u32) -> bool {
+        queries.get(key).is_some_and(|query| query.timers == number)
     }
 
     /// When [`Dns::tick`] has something to do.
     #[inline]
     pub fn deadline(&mut self) -> Option<Instant> {
-        if self.count == 0 { None } else { self.next_timer() }
+        if self.queries.is_empty() { None } else { self.next_timer() }
     }
 
     fn next_timer(&mut self) -> Option<Instant> {
-        self.timers.next(|(key, count)| Self::awaits(&self.queries, *key, *count))
+        self.timers.next(|(key, number)| Self::awaits(&self.queries, *key, *number))
     }
 
     fn on_timer(&mut self, key: Key, turn: &mut Turn) {
@@ -330,9 +372,8 @@ impl Dns {
             return self.send_next(key, turn);
         }
         // All but those that are silent have failed.
-        query.attempts.count += 1;
-        let at = query.exchange.deadline.min(end);
-        self.timers.add_by(now, at - now, at, (key, query.attempts.count));
+        query.timers += 1;
+        self.timers.add_at(query.exchange.deadline.min(end), (key, query.timers));
     }
 
     // --- reports
@@ -340,18 +381,5 @@ impl Dns {
     /// The address and the metrics of each server that was asked.
     pub fn metrics(&self) -> impl Iterator<Item = (SocketAddr, NameServerMetrics)> {
         self.servers.iter().map(|server| (server.address, server.metrics))
-    }
-}
-
-/// Records as the response of a backend, which may be cached for a time in seconds.
-fn response(text: Vec<u8>, ttl: u32) -> Response<'static> {
-    let extra_headers = ExtraHeaders { cache_control: CacheControl::of_max_age(ttl), ..ExtraHeaders::default() };
-    Response {
-        status: 200,
-        keep_alive: true,
-        keep_alive_timeout: None,
-        extra_headers: Some(Box::new(extra_headers)),
-        until_end: false,
-        body: Cow::Owned(text),
     }
 }

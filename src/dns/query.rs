@@ -4,6 +4,8 @@ use super::answer::MAX_ALIASES;
 use crate::arena::Key;
 use crate::backend::{DnsQuery, Exchange};
 use crate::wire::dns::{Data, Name, Question, TYPE_A, TYPE_AAAA, TYPE_MX};
+use crate::wire::http::{CacheControl, ExtraHeaders, Response};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::rc::Rc;
@@ -11,6 +13,14 @@ use std::time::{Duration, Instant};
 
 /// The time after which a question is sent to the next server. It doubles when all were asked.
 const FIRST_REPEAT: Duration = Duration::from_millis(400);
+
+/// The same over TCP, which repeats by itself.
+const TCP_REPEAT: Duration = Duration::from_secs(1);
+
+/// The bounds of the time for which records are used, in seconds.
+// A TTL of 0 would have each mail of a mailing ask again, and one of years outlive a mistake.
+const MIN_TTL: u32 = 5;
+const MAX_TTL: u32 = 3_600;
 
 /// Maximum number of hosts with the lowest preference whose addresses are asked for.
 const MAX_HOSTS: usize = 8;
@@ -29,8 +39,10 @@ pub(super) struct Query {
     /// The records, a line each.
     text: String,
     /// For how many seconds all of them hold.
-    pub ttl: u32,
+    ttl: u32,
     pub attempts: Attempts,
+    /// How many timers there were. Only the last one counts.
+    pub timers: u32,
 }
 
 /// The attempts to have one question answered.
@@ -98,7 +110,7 @@ impl Attempts {
     /// The time to wait for an answer to what was sent last. `timeout` bounds it.
     pub(super) fn wait(&self, timeout: Duration) -> Duration {
         if self.tcp {
-            return timeout; // TCP repeats by itself
+            return timeout.min(TCP_REPEAT);
         }
         let round = self.count.saturating_sub(1) / self.order.len().max(1) as u32;
         (FIRST_REPEAT * 2u32.saturating_pow(round.min(16))).min(timeout)
@@ -129,12 +141,14 @@ impl Query {
             text: String::new(),
             ttl: u32::MAX,
             attempts,
+            timers: 0,
         }
     }
 
     /// Asks for what the name is an alias of. False if there were too many.
-    pub(super) fn follow(&mut self, alias: &Name, random: u64) -> bool {
+    pub(super) fn follow(&mut self, alias: &Name, ttl: u32, random: u64) -> bool {
         self.aliases += 1;
+        self.ttl = self.ttl.min(ttl);
         self.question = Question::new(alias.with_random_case(random), self.question.kind);
         self.aliases <= MAX_ALIASES
     }
@@ -142,20 +156,28 @@ impl Query {
     /// Adds the records that answer the question. False if more follow from them than are asked for.
     pub(super) fn add(&mut self, records: Vec<Data>, ttl: u32) -> bool {
         self.ttl = self.ttl.min(ttl);
-        let mut hosts: Vec<(u16, Name)> = Vec::new();
+        let (mut hosts, mut is_ours): (Vec<(u16, Name)>, bool) = (Vec::new(), false);
         for data in records {
             // Writing to memory does not fail.
             let _ = match data {
                 Data::Mx { preference, exchange } => {
-                    let written = writeln!(self.text, "{} MX {preference} {exchange}", self.subject);
+                    let host = exchange.to_string();
+                    is_ours |= self.request.has_host(&host);
                     hosts.push((preference, exchange));
-                    written
+                    writeln!(self.text, "{} MX {preference} {host}", self.subject)
                 }
-                Data::Address(address) => writeln!(self.text, "{} A {address}", self.subject),
+                Data::Address(address) => {
+                    if self.request.is_near(address) {
+                        // One is enough.
+                        let subject = &self.subject;
+                        self.next.retain(|(other, _)| other != subject);
+                    }
+                    writeln!(self.text, "{} A {address}", self.subject)
+                }
                 Data::Ns | Data::Cname(_) | Data::Soa { .. } | Data::Other => Ok(()),
             };
         }
-        if self.request.addresses && self.question.kind == TYPE_MX {
+        if is_ours && !self.request.networks.is_empty() {
             let best = hosts.iter().map(|(preference, _)| *preference).min();
             let best = hosts.into_iter().filter(|(preference, host)| Some(*preference) == best && !host.is_root());
             for (at, (_, host)) in best.enumerate() {
@@ -176,8 +198,18 @@ impl Query {
         true
     }
 
-    /// The records, a line each: `example.org MX 10 mx1.example.net`, `mx1.example.net A 192.0.2.1`.
-    pub(super) fn into_text(self) -> (Box<Exchange>, Vec<u8>) {
-        (self.exchange, self.text.into_bytes())
+    /// The records as the response of a backend, a line each: `example.org MX 10 mx1.example.net`,
+    /// `mx1.example.net A 192.0.2.1`.
+    pub(super) fn into_response(self) -> (Box<Exchange>, Response<'static>) {
+        let cache_control = CacheControl::of_max_age(self.ttl.clamp(MIN_TTL, MAX_TTL));
+        let response = Response {
+            status: 200,
+            keep_alive: true,
+            keep_alive_timeout: None,
+            extra_headers: Some(Box::new(ExtraHeaders { cache_control, ..ExtraHeaders::default() })),
+            until_end: false,
+            body: Cow::Owned(self.text.into_bytes()),
+        };
+        (self.exchange, response)
     }
 }

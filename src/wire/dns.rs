@@ -1,6 +1,7 @@
 //! DNS messages (RFC 1035, section 4), as far as a stub resolver needs them: questions with EDNS (RFC 6891), and the
 //! records MX, A, AAAA, CNAME, SOA and NS of responses.
 
+use super::punycode::{LabelError, push_a_label};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,6 +22,9 @@ const HEADER: usize = 12;
 const MAX_NAME: usize = 255;
 const MAX_LABEL: usize = 63;
 
+/// Maximum length of a name as text in bytes: four for each of its characters.
+const MAX_TEXT: usize = 4 * MAX_NAME;
+
 /// The size of a UDP response that a server may send (DNS flag day 2020): more could be fragmented on its way.
 pub const MAX_UDP: u16 = 1_232; // bytes
 
@@ -40,11 +44,14 @@ impl Eq for Name {}
 
 impl Name {
     /// A host name: labels of letters, digits, `-` and `_`, with or without a final dot. Labels with other letters are
-    /// written as A-labels (RFC 5890, section 2.3.2.1). `None` for anything else, such as an address.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// written as A-labels (RFC 5890, section 2.3.2.1).
+    ///
+    /// # Errors
+    /// It is something else, such as an address; or its A-labels are not known.
+    pub fn parse(text: &str) -> Result<Self, LabelError> {
         let text = text.strip_suffix('.').unwrap_or(text);
-        if text.is_empty() || text.parse::<IpAddr>().is_ok() {
-            return None;
+        if text.is_empty() || text.len() > MAX_TEXT || text.parse::<IpAddr>().is_ok() {
+            return Err(LabelError::Invalid);
         }
         let mut name = Vec::with_capacity(text.len() + 2);
         // The full stops of other scripts separate labels, too (RFC 3490, section 3.1).
@@ -53,17 +60,33 @@ impl Name {
             name.push(0);
             match label.is_ascii() {
                 true => name.extend_from_slice(label.as_bytes()),
-                false => super::punycode::push_a_label(label, &mut name)?,
+                false => push_a_label(label, &mut name)?,
             }
             let written = &name[at + 1..];
             let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
             if written.is_empty() || written.len() > MAX_LABEL || !written.iter().all(is_plain) {
-                return None;
+                return Err(LabelError::Invalid);
             }
             name[at] = written.len() as u8;
         }
         name.push(0);
-        (name.len() <= MAX_NAME).then_some(Self(name))
+        if name.len() > MAX_NAME { Err(LabelError::Invalid) } else { Ok(Self(name)) }
+    }
+
+    /// True if this name is the other one, or below it.
+    pub fn is_below(&self, other: &Name) -> bool {
+        let mut rest = &self.0[..];
+        loop {
+            if rest.eq_ignore_ascii_case(&other.0) {
+                return true;
+            }
+            match rest {
+                [length @ 1..=63, left @ ..] if left.len() >= usize::from(*length) => {
+                    rest = &left[usize::from(*length)..]
+                }
+                _ => return false,
+            }
+        }
     }
 
     /// True for the root, which a null MX names (RFC 7505).
@@ -129,7 +152,14 @@ impl fmt::Display for Name {
             && *length > 0
         {
             let (label, left) = left.split_at(usize::from(*length).min(left.len()));
-            write!(f, "{dot}{}", label.escape_ascii())?;
+            f.write_str(dot)?;
+            for byte in label {
+                match byte {
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => write!(f, "{}", char::from(*byte))?,
+                    // As in master files (RFC 1035, section 5.1): different names have different texts.
+                    _ => write!(f, "\\{byte:03}")?,
+                }
+            }
             (rest, dot) = (left, ".");
         }
         Ok(())
@@ -171,11 +201,19 @@ impl Question {
         out
     }
 
-    /// True if a message is a response that repeats this question exactly, also in the case of letters.
+    /// True if a message is a response that repeats this question exactly, also in the case of letters; or an error without
+    /// any question.
     pub fn is_of(&self, message: &[u8]) -> bool {
         let (Some(flags), Some(count)) = (message.get(2), message.get(4..6)) else { return false };
-        let is_response = flags & 0xf8 == 0x80; // QR, and a standard query
-        is_response && count == [0, 1] && message[HEADER.min(message.len())..].starts_with(&self.wire)
+        if flags & 0xf8 != 0x80 {
+            return false; // no response, or not to a standard query
+        }
+        match count {
+            [0, 1] => message[HEADER.min(message.len())..].starts_with(&self.wire),
+            // Servers without EDNS, and those that refuse, may send a header only: such an error is no answer.
+            [0, 0] => message.len() == HEADER && matches!(message[3] & 0x0f, 1 | 2 | 4 | 5),
+            _ => false,
+        }
     }
 }
 
@@ -258,6 +296,12 @@ impl Message {
         let field =
             |at: usize| bytes.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]])).ok_or(MessageError);
         let (flags, questions) = (field(2)?, field(4)?);
+        let truncated = flags & 0x0200 != 0;
+        if truncated {
+            // It may end anywhere, and nothing of it is used.
+            let (answers, authority) = (Vec::new(), Vec::new());
+            return Ok(Self { truncated, is_final: false, rcode: Rcode::NoError, answers, authority });
+        }
         let mut reader = Reader { message: bytes, at: HEADER };
         for _ in 0..questions {
             reader.name()?;
@@ -266,8 +310,6 @@ impl Message {
         let answers = reader.records(field(6)?)?;
         let authority = reader.records(field(8)?)?;
         let mut upper = 0;
-        // What is cut off a truncated message is mostly this section.
-        let truncated = flags & 0x0200 != 0;
         for _ in 0..field(10)? {
             match reader.head() {
                 Ok((_, TYPE_OPT, _, ttl, data)) => {
@@ -275,7 +317,6 @@ impl Message {
                     reader.at = data.end;
                 }
                 Ok((.., data)) => reader.at = data.end,
-                Err(_) if truncated => break,
                 Err(error) => return Err(error),
             }
         }
@@ -335,14 +376,11 @@ impl Reader<'_> {
             // The highest bit is no part of a TTL (RFC 2181, section 8).
             let ttl = if ttl >> 31 == 1 { 0 } else { ttl };
             let end = data.end;
-            if class == CLASS_IN {
-                records.push(Record { owner, ttl, data: self.data(kind, data.len())? });
-                // The data must have the length that was given.
-                if self.at != end {
-                    return Err(MessageError);
-                }
+            records.push(Record { owner, ttl, data: self.data(kind, data.len())? });
+            // The data must have the length that was given, and belong to what was asked for.
+            if self.at != end || class != CLASS_IN {
+                return Err(MessageError);
             }
-            self.at = end;
         }
         Ok(records)
     }
@@ -423,6 +461,7 @@ mod tests {
         for (text, shown) in [
             ("example.org", "example.org"),
             ("Example.ORG.", "Example.ORG"),
+            ("हिन्दी.example", "xn--j2bd4cyah0f.example"),
             ("localhost", "localhost"),
             ("_smtp.a-b.example", "_smtp.a-b.example"),
             ("1.2.3.com", "1.2.3.com"),
@@ -436,9 +475,10 @@ mod tests {
         for text in
             ["", ".", "..", "a..b", ".a", "a b", "a@b", "[1.2.3.4]", "1.2.3.4", "::1", "a/b", "a\0", &long, &longer]
         {
-            assert_eq!(Name::parse(text), None, "{text}");
+            assert_eq!(Name::parse(text), Err(LabelError::Invalid), "{text}");
         }
-        assert!(Name::parse(&"abcdefg.".repeat(31)).is_some());
+        assert!(Name::parse(&"abcdefg.".repeat(31)).is_ok());
+        assert_eq!(Name::parse("ＡＢＣ.example"), Err(LabelError::NotNormalized));
     }
 
     #[test]
@@ -461,6 +501,12 @@ mod tests {
         }
         answer[5] = 2;
         assert!(!question.is_of(&answer), "two questions");
+        for (flags, is_error) in [(0x80, false), (0x83, false), (0x81, true), (0x82, true), (0x84, true), (0x85, true)]
+        {
+            let header = [0, 1, 0x81, flags, 0, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!(question.is_of(&header), is_error, "{flags:x}");
+            assert!(!question.is_of(&[&header[..], &[0]].concat()));
+        }
     }
 
     #[test]
@@ -477,12 +523,11 @@ mod tests {
         let mx = [&[0, 10, 3][..], b"mx1", &[0xc0, 12]].concat();
         let soa = [&[0, 0][..], &[0; 16], &300u32.to_be_bytes()].concat();
         let cname = [&[4][..], b"else", &[0xc0, 12]].concat();
-        let cases: [(Vec<u8>, &str); 8] = [
+        let cases: [(Vec<u8>, &str); 7] = [
             (response(0, &[(15, 60, &mx)], &[]), "NOERROR final=true tc=false; example.org 60 MX 10 mx1.example.org"),
             (response(0, &[(15, 1 << 31, &[0, 0, 0])], &[]), "NOERROR final=true tc=false; example.org 0 MX 0 ."),
             (response(3, &[], &[(6, 900, &soa)]), "NXDOMAIN final=true tc=false; example.org 900 SOA 300"),
             (response(2, &[], &[]), "SERVFAIL final=true tc=false"),
-            (response(0x200, &[], &[]), "NOERROR final=true tc=true"),
             (
                 response(0, &[(5, 9, &cname), (1, 5, &[127, 0, 0, 1])], &[]),
                 "NOERROR final=true tc=false; example.org 9 CNAME else.example.org; example.org 5 127.0.0.1",
@@ -500,6 +545,41 @@ mod tests {
                 assert!(Message::parse(&bytes[..end]).is_err(), "{end} of {}", bytes.len());
             }
         }
+    }
+
+    #[test]
+    fn a_truncated_message_may_end_anywhere() {
+        let bytes = response(0x200, &[(15, 60, &[0, 10, 0])], &[]);
+        for end in 12..bytes.len() {
+            assert!(Message::parse(&bytes[..end]).unwrap().truncated, "{end}");
+        }
+    }
+
+    #[test]
+    fn names_are_below_others() {
+        for (one, other, is_below) in [
+            ("a.example.org", "example.org", true),
+            ("Example.ORG", "example.org", true),
+            ("example.org", "a.example.org", false),
+            ("badexample.org", "example.org", false),
+            ("a.example.com", "example.org", false),
+        ] {
+            assert_eq!(name(one).is_below(&name(other)), is_below, "{one} {other}");
+        }
+        assert!(name("a.b").is_below(&Name(vec![0])));
+    }
+
+    #[test]
+    fn different_names_have_different_texts() {
+        let of = |labels: &[&[u8]]| {
+            let mut bytes: Vec<u8> =
+                labels.iter().flat_map(|label| [&[label.len() as u8][..], label].concat()).collect();
+            bytes.push(0);
+            Name(bytes).to_string()
+        };
+        assert_eq!(of(&[b"a.b", b"c"]), "a\\046b.c");
+        assert_eq!(of(&[b"a", b"b c\n"]), "a.b\\032c\\010");
+        assert_eq!(of(&[b"a\\"]), "a\\092");
     }
 
     #[test]
@@ -537,5 +617,9 @@ mod tests {
         for (kind, data) in [(15, &mx[..]), (1, &[1, 2, 3, 4, 5]), (5, &[0, 0]), (2, &[0, 0])] {
             assert!(Message::parse(&response(0, &[(kind, 1, data)], &[])).is_err(), "{kind}");
         }
+        let mut other_class = response(0, &[(15, 1, &[0, 10, 0])], &[]);
+        let at = other_class.len() - 10;
+        other_class[at] = 3;
+        assert!(Message::parse(&other_class).is_err());
     }
 }

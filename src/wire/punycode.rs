@@ -4,13 +4,57 @@ const BASE: u32 = 36;
 const T_MIN: u32 = 1;
 const T_MAX: u32 = 26;
 
-/// Appends the A-label of a label. Letters are lower-cased; other mappings of IDNA are not applied. `None` if it has a
-/// character that no host name has.
-pub fn push_a_label(label: &str, out: &mut Vec<u8>) -> Option<()> {
-    let label: Vec<char> = label.chars().flat_map(char::to_lowercase).collect();
-    if !label.iter().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '\u{b7}' | '\u{300}'..='\u{36f}')) {
-        return None;
+/// Maximum length of a label in characters.
+const MAX_LABEL: usize = 63;
+
+/// Why a label has no A-label.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LabelError {
+    /// It has a character that no host name has, or is too long.
+    Invalid,
+    /// It has letters for which IDNA has others, which are not known here: it may be the name of a host all the same.
+    NotNormalized,
+}
+
+/// Appends the A-label of a label with letters beyond ASCII, which are lower-cased.
+pub fn push_a_label(label: &str, out: &mut Vec<u8>) -> Result<(), LabelError> {
+    let mut lower = Vec::new();
+    for c in label.chars() {
+        if c.is_control() || c.is_whitespace() || c.is_ascii() && !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_')
+        {
+            return Err(LabelError::Invalid);
+        }
+        if needs_normalization(c) || !c.is_ascii() && c.to_lowercase().any(|c| c.is_ascii()) {
+            return Err(LabelError::NotNormalized);
+        }
+        lower.extend(c.to_lowercase());
+        // The form of the DNS is longer than the label.
+        if lower.len() > MAX_LABEL {
+            return Err(LabelError::Invalid);
+        }
     }
+    encode(&lower, out).ok_or(LabelError::Invalid)
+}
+
+/// Whether Unicode has another way to write a character, alone or with its neighbours (UAX #15), or it is none: what is
+/// found in names that were not written by a program for names. Not all such characters, as that takes tables.
+fn needs_normalization(c: char) -> bool {
+    matches!(c,
+        '\u{80}'..='\u{b6}' | '\u{b8}'..='\u{bf}' | '\u{d7}' | '\u{f7}' // Latin-1 signs
+        | '\u{300}'..='\u{36f}' // combining marks of Latin, Greek and Cyrillic
+        | '\u{958}'..='\u{95f}' // excluded from composition
+        | '\u{1100}'..='\u{11ff}' // parts of Hangul syllables
+        | '\u{1dc0}'..='\u{1dff}'
+        | '\u{2000}'..='\u{200b}' | '\u{200e}'..='\u{2bff}' // punctuation, letter-like signs, numbers
+        | '\u{3000}'..='\u{3004}' | '\u{3008}'..='\u{3029}' | '\u{3130}'..='\u{318f}' | '\u{3200}'..='\u{33ff}'
+        | '\u{e000}'..='\u{fb4f}' // private use, and what is there for other character sets only
+        | '\u{fe00}'..='\u{ffff}'
+        | '\u{1d400}'..='\u{1d7ff}' | '\u{1f000}'..='\u{1faff}' | '\u{e0000}'..
+    )
+}
+
+/// Appends the form of a label in the DNS (RFC 3492, section 6.3). `None` if a number in it is too large.
+fn encode(label: &[char], out: &mut Vec<u8>) -> Option<()> {
     out.extend_from_slice(b"xn--");
     out.extend(label.iter().filter(|c| c.is_ascii()).map(|c| *c as u8));
     let basic = label.iter().filter(|c| c.is_ascii()).count() as u32;
@@ -24,7 +68,7 @@ pub fn push_a_label(label: &str, out: &mut Vec<u8>) -> Option<()> {
         code = next;
         for c in label.iter().map(|c| *c as u32) {
             if c < code {
-                delta += 1;
+                delta = delta.checked_add(1)?;
             } else if c == code {
                 push_number(delta, bias, out);
                 bias = adapt(delta, done + 1, done == basic);
@@ -66,26 +110,48 @@ fn adapt(delta: u32, count: u32, first: bool) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::push_a_label;
+    use super::*;
 
     #[test]
     fn labels_become_a_labels() {
         // The first ones are the samples of RFC 3492, section 7.1.
         for (label, expected) in [
-            ("ليهمابتكلموشعربي؟", None),
-            ("他们为什么不说中文", Some("xn--ihqwcrb4cv8a8dqg056pqjye")),
-            ("почемужеонинеговорятпорусски", Some("xn--b1abfaaepdrnnbgefbadotcwatmq2g4l")),
-            ("porquénopuedensimplementehablarenespañol", Some("xn--porqunopuedensimplementehablarenespaol-fmd56a")),
-            ("bücher", Some("xn--bcher-kva")),
-            ("BÜCHER", Some("xn--bcher-kva")),
-            ("ü", Some("xn--tda")),
-            ("faß", Some("xn--fa-hia")),
-            ("a ü", None),
-            ("☃", None),
+            ("他们为什么不说中文", Ok("xn--ihqwcrb4cv8a8dqg056pqjye")),
+            ("почемужеонинеговорятпорусски", Ok("xn--b1abfaaepdrnnbgefbadotcwatmq2g4l")),
+            ("porquénopuedensimplementehablarenespañol", Ok("xn--porqunopuedensimplementehablarenespaol-fmd56a")),
+            ("यहलोगहिन्दीक्योंनहींबोलसकतेहैं", Ok("xn--i1baa7eci9glrd9b2ae1bj0hfcgg6iyaf8o0a1dig0cd")),
+            ("なぜみんな日本語を話してくれないのか", Ok("xn--n8jok5ay5dzabd5bym9f0cm5685rrjetr6pdxa")),
+            (
+                "세계의모든사람들이한국어를이해한다면얼마나좋을까",
+                Ok("xn--989aomsvi5e83db1d2a355cv1e0vak1dwrv93d5xbh15a0dt30a5jpsd879ccm6fea98c"),
+            ),
+            ("bücher", Ok("xn--bcher-kva")),
+            ("BÜCHER", Ok("xn--bcher-kva")),
+            ("ü", Ok("xn--tda")),
+            ("faß", Ok("xn--fa-hia")),
+            ("พร้อม", Ok("xn--v3cgf4b1i")),
+            ("コム・コム", Ok("xn--tcka8kb7k")),
+            ("bu\u{308}cher", Err(LabelError::NotNormalized)),
+            ("ＡＢＣ", Err(LabelError::NotNormalized)),
+            ("\u{212a}", Err(LabelError::NotNormalized)),
+            ("İ", Err(LabelError::NotNormalized)),
+            ("☃", Err(LabelError::NotNormalized)),
+            ("a ü", Err(LabelError::Invalid)),
+            ("ü@", Err(LabelError::Invalid)),
+            ("ü\u{a0}", Err(LabelError::Invalid)),
         ] {
             let mut out = Vec::new();
             let done = push_a_label(label, &mut out).map(|()| String::from_utf8(out).unwrap());
-            assert_eq!(done.as_deref(), expected, "{label}");
+            match (done, expected) {
+                (Ok(done), Ok(expected)) => assert_eq!(done, expected, "{label}"),
+                (done, expected) => assert_eq!(done.as_deref(), expected.as_deref(), "{label}"),
+            }
         }
+    }
+
+    #[test]
+    fn a_long_label_takes_no_time() {
+        let long = "ü".repeat(32_000) + "\u{20000}";
+        assert_eq!(push_a_label(&long, &mut Vec::new()), Err(LabelError::Invalid));
     }
 }

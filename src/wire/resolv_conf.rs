@@ -6,7 +6,6 @@ use std::time::Duration;
 /// Which name servers to ask, and how.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ResolvConf {
-    /// At least one.
     pub servers: Vec<SocketAddr>,
     /// The time for one attempt with all servers.
     pub timeout: Duration,
@@ -24,7 +23,7 @@ impl ResolvConf {
         Self { servers, timeout: Duration::from_secs(5), attempts: 2, rotate: false }
     }
 
-    /// Parses the text of the file. Without a usable server, it is that of this machine.
+    /// Parses the text of the file, which may name no usable server.
     pub fn parse(text: &str) -> Self {
         let mut conf = Self::new(Vec::new());
         for line in text.lines().filter(|line| !line.starts_with(['#', ';'])) {
@@ -35,10 +34,15 @@ impl ResolvConf {
                 _ => {}
             }
         }
-        if conf.servers.is_empty() {
-            conf.servers.push((Ipv4Addr::LOCALHOST, PORT).into());
-        }
         conf
+    }
+
+    /// With the server of this machine if there is none.
+    pub fn or_local(mut self) -> Self {
+        if self.servers.is_empty() {
+            self.servers.push((Ipv4Addr::LOCALHOST, PORT).into());
+        }
+        self
     }
 
     fn set(&mut self, option: &str) {
@@ -76,7 +80,7 @@ mod tests {
 
     #[test]
     fn without_servers_it_is_this_machine() {
-        let conf = ResolvConf::parse("");
+        let conf = ResolvConf::parse("").or_local();
         assert_eq!(conf, ResolvConf::new(vec!["127.0.0.1:53".parse().unwrap()]));
         let low = ResolvConf::parse("options timeout:0 attempts:0\n");
         assert_eq!((low.timeout, low.attempts), (Duration::from_secs(1), 1));

@@ -63,7 +63,6 @@ fn answers_of_the_dns_become_replies() {
         (0, vec![mx("d.example", 60, 10, "MX.Example.NET")], vec![], found),
         (0, vec![mx("d.example", 60, 10, "a.b"), mx("d.example", 60, 20, OURS)], vec![], found),
         (0, vec![mx("d.example", 60, 10, "a.b")], vec![], miss),
-        (0, vec![mx("other.example", 60, 10, OURS)], vec![], miss),
         (0, vec![mx("d.example", 60, 0, "")], vec![], miss),
         (0, vec![cname("d.example", 60, "e.example"), mx("e.example", 60, 10, OURS)], vec![], found),
         (0, vec![], vec![soa("example", 60)], miss),
@@ -80,8 +79,27 @@ fn answers_of_the_dns_become_replies() {
     failed(SERVFAIL, &[mx("d.example", 60, 10, OURS)], &[], "answered SERVFAIL");
     failed(REFUSED, &[], &[], "answered REFUSED");
     failed(0, &[], &[ns("example")], "answered as a server that is not recursive");
-    let invalid = Record("d.example".into(), 15, 60, vec![0]);
-    failed(0, &[invalid], &[], "sent an invalid response");
+    let ours = || mx("d.example", 60, 10, OURS);
+    for (flags, answers, authority) in [
+        (0, vec![Record("d.example".into(), 15, 60, vec![0])], vec![]),
+        (0, vec![mx("other.example", 60, 10, OURS)], vec![]),
+        (0, vec![ours(), mx("other.example", 60, 10, "a.b")], vec![]),
+        (0, vec![a("d.example", 60, [192, 0, 2, 1])], vec![]),
+        (0, vec![Record("example".into(), 39, 60, support::dns::name("other.test"))], vec![]), // DNAME without CNAME
+        (0, vec![], vec![soa("unrelated.test", 60)]),
+        (NXDOMAIN, vec![ours()], vec![]),
+    ] {
+        failed(flags, &answers, &authority, "sent an invalid response");
+    }
+    // A record of another class.
+    let mut world = world();
+    let client = ask(&mut world, "d.example");
+    let Datagram { from, bytes, .. } = asked(&mut world);
+    let mut chaos = answer(&bytes, 0, &[ours()], &[]);
+    let class = bytes.len() - 11 + 11 + 3;
+    chaos[class] = 3;
+    world.datagram(from, &chaos);
+    assert!(world.taken(client).contains("sent an invalid response"));
 }
 
 #[test]
@@ -103,6 +121,40 @@ fn a_domain_in_another_script_is_asked_for_as_a_labels() {
     assert_eq!((name.to_ascii_lowercase().as_str(), kind), ("xn--bcher-kva.example", 15));
     world.datagram(asked.from, &answer(&asked.bytes, 0, &[mx("xn--bcher-kva.example", 60, 10, OURS)], &[]));
     assert_eq!(world.taken(client), "24:OK xn--bcher-kva.example,");
+}
+
+#[test]
+fn different_names_are_not_taken_for_ours() {
+    let raw = |labels: &[&str]| {
+        let labels = labels.iter().flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+        let name: Vec<u8> = labels.chain([0]).collect();
+        Record("d.example".into(), 15, 60, [&[0, 10][..], &name].concat())
+    };
+    assert_eq!(reply(0, &[raw(&["mx", "example", "net"])], &[]), "12:OK d.example,");
+    for labels in
+        [&["mx.example", "net"][..], &["mx.example.net"], &["mx", "example", "net evil"], &["mx", "example", "net\n"]]
+    {
+        assert_eq!(reply(0, &[raw(labels)], &[]), "9:NOTFOUND ,", "{labels:?}");
+    }
+}
+
+#[test]
+fn domains_of_other_scripts_are_asked_for_or_faults() {
+    for domain in ["हिन्दी.example", "พร้อม.example", "コム・コム.example", "நிறுவனம்.example"]
+    {
+        let mut world = world();
+        ask(&mut world, domain);
+        assert!(question(&world.datagrams[0].bytes).0.to_ascii_lowercase().starts_with("xn--"), "{domain}");
+    }
+    for domain in ["bu\u{308}cher.example", "ＡＢＣ.example", "\u{212a}.example", "☃.example"] {
+        let mut world = world();
+        let client = ask(&mut world, domain);
+        assert!(world.taken(client).contains("TEMP relay: the domain has characters"), "{domain}");
+    }
+    // A long one costs nothing, and is none.
+    let mut world = world();
+    let client = ask(&mut world, &"ü".repeat(32_000));
+    assert_eq!(world.taken(client), "9:NOTFOUND ,");
 }
 
 #[test]
@@ -138,7 +190,7 @@ fn only_the_answer_to_the_question_is_believed() {
     world.datagram(from, &right);
     assert_eq!(world.taken(client), "37:OK abcdefghijklmnopqrstuvwxyz.example,");
     let metrics = world.engine.metrics();
-    assert!(metrics.contains("podop_dns_queries_total{server=\"192.0.2.1:53\",outcome=\"ignored\"} 10\n"), "{metrics}");
+    assert!(metrics.contains("podop_dns_queries_total{server=\"192.0.2.1:53\",outcome=\"ignored\"} 12\n"), "{metrics}");
     assert!(metrics.contains("podop_dns_queries_total{server=\"192.0.2.1:53\",outcome=\"answer\"} 1\n"), "{metrics}");
 }
 
@@ -238,6 +290,17 @@ fn an_alias_without_its_records_is_asked_for() {
 }
 
 #[test]
+fn the_ttl_of_an_alias_counts() {
+    let mut world = world();
+    ask(&mut world, "d.example");
+    respond(&mut world, 0, &[cname("d.example", 5, "e.example")], &[]);
+    respond(&mut world, 0, &[mx("e.example", 3600, 10, OURS)], &[]);
+    world.wait(SECOND * 6);
+    ask(&mut world, "d.example");
+    assert_eq!(world.datagrams.len(), 1);
+}
+
+#[test]
 fn a_chain_of_aliases_ends() {
     let mut world = world();
     let client = ask(&mut world, "a0.example");
@@ -282,6 +345,120 @@ fn a_truncated_answer_is_asked_for_over_tcp() {
 }
 
 #[test]
+fn a_truncated_answer_may_end_anywhere() {
+    let records: Vec<Record> = (0..100).map(|at| mx("d.example", 60, at, &format!("mx{at}.example"))).collect();
+    let mut world = world();
+    ask(&mut world, "d.example");
+    let Datagram { from, bytes, .. } = asked(&mut world);
+    world.datagram(from, &answer(&bytes, TRUNCATED, &records, &[])[..512]);
+    assert_eq!(connections(&world).len(), 1);
+}
+
+#[test]
+fn another_message_over_tcp_is_a_fault_at_once() {
+    let mut world = world();
+    let client = ask(&mut world, "d.example");
+    respond(&mut world, TRUNCATED, &[], &[]);
+    let [peer] = connections(&world)[..] else { panic!("one connection") };
+    world.accept_dns(peer);
+    let asked = world.taken_bytes(peer);
+    let right = answer(&asked[2..], 0, &[mx("d.example", 60, 10, OURS)], &[]);
+    let mut wrong = right.clone();
+    wrong[0] ^= 1;
+    world.send(peer, &[framed(&wrong), framed(&right)].concat());
+    assert!(world.taken(client).contains("TEMP relay: dns:192.0.2.1:53 sent an invalid response"));
+    assert!(connections(&world).is_empty());
+}
+
+#[test]
+fn errors_without_a_question_are_errors() {
+    let header = |asked: &[u8], code: u16| [&asked[..2], &(0x8180 | code).to_be_bytes(), &[0; 8]].concat();
+    let mut world = world_of("192.0.2.1 192.0.2.2", &[]);
+    let client = ask(&mut world, "d.example");
+    let Datagram { from, bytes, .. } = asked(&mut world);
+    world.datagram(from, &header(&bytes, FORMERR));
+    let Datagram { from, bytes, to } = asked(&mut world);
+    assert_eq!((to.to_string().as_str(), bytes[11]), ("192.0.2.1:53", 0), "without EDNS");
+    world.datagram(from, &header(&bytes, REFUSED));
+    let Datagram { from, bytes, to } = asked(&mut world);
+    assert_eq!(to.to_string(), "192.0.2.2:53");
+    world.datagram(from, &header(&bytes, SERVFAIL));
+    assert!(world.taken(client).contains("TEMP relay: dns 192.0.2.2:53 answered SERVFAIL"));
+    let client = ask(&mut world, "e.example");
+    let Datagram { from, bytes, .. } = asked(&mut world);
+    for code in [0, NXDOMAIN] {
+        world.datagram(from, &header(&bytes, code));
+        assert_eq!(world.taken(client), "", "no answer");
+    }
+}
+
+/// Two tables with a name server each.
+fn two_tables() -> World {
+    let table = |name: &'static str| ["--name", name, "--type", "mx", "--param", OURS];
+    let servers = ["--option", "relay:resolver=192.0.2.1", "--option", "other:resolver=192.0.2.2"];
+    World::new(&[&table("relay")[..], &table("other")[..], &servers].concat())
+}
+
+fn ask_other(world: &mut World, domain: &str) -> Peer {
+    let client = world.client(Mode::Postfix);
+    let mut request = Vec::new();
+    podop::wire::netstring::encode(&[b"other ", domain.as_bytes()], &mut request);
+    world.send(client, &request);
+    client
+}
+
+#[test]
+fn a_silent_server_takes_nothing_from_another_table() {
+    let mut world = two_tables();
+    let clients: Vec<Peer> = (0..12).map(|_| world.client(Mode::Postfix)).collect();
+    (0..10_000).for_each(|at| ask_as(&mut world, clients[at / 900], &format!("d{at}.example")));
+    world.datagrams.clear();
+    let client = ask_other(&mut world, "d.example");
+    respond(&mut world, 0, &[mx("d.example", 60, 10, OURS)], &[]);
+    assert_eq!(world.taken(client), "12:OK d.example,");
+    // The same over TCP.
+    let mut world = two_tables();
+    for at in 0..64 {
+        ask(&mut world, &format!("d{at}.example"));
+        respond(&mut world, TRUNCATED, &[], &[]);
+    }
+    let before = connections(&world);
+    let client = ask_other(&mut world, "d.example");
+    respond(&mut world, TRUNCATED, &[], &[]);
+    let peer = connections(&world).into_iter().find(|peer| !before.contains(peer)).expect("a connection");
+    world.accept_dns(peer);
+    let asked = world.taken_bytes(peer);
+    world.send(peer, &framed(&answer(&asked[2..], 0, &[mx("d.example", 60, 10, OURS)], &[])));
+    assert_eq!(world.taken(client), "12:OK d.example,");
+}
+
+#[test]
+fn silent_servers_do_not_take_all_sockets() {
+    let mut world = world_of("192.0.2.1 192.0.2.2 192.0.2.3", &[]);
+    let clients: Vec<Peer> = (0..12).map(|_| world.client(Mode::Postfix)).collect();
+    (0..10_000).for_each(|at| ask_as(&mut world, clients[at / 900], &format!("d{at}.example")));
+    for _ in 0..110 {
+        world.wait(MS * 100);
+        world.datagrams.clear();
+        assert!(world.name_servers.len() <= 24, "{}", world.name_servers.len());
+    }
+    let replies: String = clients.iter().map(|client| world.taken(*client)).collect();
+    assert_eq!(replies.matches("TEMP").count(), 10_000);
+}
+
+#[test]
+fn a_socket_that_cannot_be_opened_is_tried_again() {
+    let mut world = world();
+    let client = ask(&mut world, "d.example");
+    let from = asked(&mut world).from;
+    world.end(from, End::Closed(Some(ErrorKind::Other)));
+    assert_eq!(world.taken(client), "");
+    world.wait(MS * 400);
+    respond(&mut world, 0, &[mx("d.example", 60, 10, OURS)], &[]);
+    assert_eq!(world.taken(client), "12:OK d.example,");
+}
+
+#[test]
 fn a_tcp_connection_that_fails_is_a_fault() {
     for (end, why) in [
         (End::HalfClosed, "closed the connection without an answer"),
@@ -313,7 +490,7 @@ fn tcp_connections_are_bounded() {
     }
     for _ in 0..2_000 {
         let open = connections(&world);
-        assert!(open.len() <= 64);
+        assert!(open.len() <= 16);
         let Some(peer) = open.first().copied() else { break };
         world.accept_dns(peer);
         let asked = world.taken_bytes(peer);
@@ -468,7 +645,13 @@ fn the_best_hosts_must_have_an_address_in_the_networks() {
             kinds.push(kind);
             world.datagram(from, &answer(&bytes, 0, &addresses.iter().filter_map(of).collect::<Vec<_>>(), &[]));
         }
-        assert_eq!((world.taken(client).as_str(), &kinds[..]), (expected, &[1, 28][..]));
+        // One address is enough, and foreign domains need none.
+        let asked: &[u16] = match (hosts.len(), expected) {
+            (1, _) => &[],
+            (_, "9:NOTFOUND ,") => &[1, 28],
+            _ => &[1],
+        };
+        assert_eq!((world.taken(client).as_str(), &kinds[..]), (expected, asked));
     }
     // An address that is not known is no answer.
     let mut world = world_of("192.0.2.1", &["--option", "relay:primary=198.51.100.0/24"]);
@@ -476,6 +659,52 @@ fn the_best_hosts_must_have_an_address_in_the_networks() {
     respond(&mut world, 0, &domain(&[(10, "p.example"), (20, OURS)]), &[]);
     respond(&mut world, SERVFAIL, &[], &[]);
     assert!(world.taken(client).contains("TEMP"));
+}
+
+#[test]
+fn a_foreign_domain_may_have_many_hosts() {
+    let mut world = world_of("192.0.2.1", &["--option", "relay:primary=198.51.100.0/24"]);
+    let foreign: Vec<Record> = (0..9).map(|at| mx("d.example", 60, 10, &format!("mx{at}.foreign.example"))).collect();
+    let client = ask(&mut world, "d.example");
+    respond(&mut world, 0, &foreign, &[]);
+    assert_eq!(world.taken(client), "9:NOTFOUND ,");
+    let client = ask(&mut world, "e.example");
+    let ours: Vec<Record> = (0..9).map(|at| mx("e.example", 60, 10, &format!("mx{at}.example"))).collect();
+    respond(&mut world, 0, &[&ours[..], &[mx("e.example", 60, 20, OURS)]].concat(), &[]);
+    assert!(world.taken(client).contains("has too many hosts of the lowest preference"));
+}
+
+#[test]
+fn the_timer_of_a_question_is_not_that_of_the_next() {
+    let mut world = world_of("192.0.2.1", &["--option", "relay:primary=198.51.100.0/24"]);
+    ask(&mut world, "d.example");
+    world.wait(MS * 390);
+    respond(&mut world, 0, &[mx("d.example", 60, 10, "p.example"), mx("d.example", 60, 20, OURS)], &[]);
+    world.datagrams.clear();
+    world.wait(MS * 399);
+    assert!(world.datagrams.is_empty());
+    world.wait(MS);
+    assert_eq!(world.datagrams.len(), 1);
+}
+
+#[test]
+fn a_late_answer_to_the_question_before_shows_life() {
+    let mut world = world_of("192.0.2.1 192.0.2.2", &["--option", "relay:primary=198.51.100.0/24"]);
+    for at in 0..4 {
+        ask(&mut world, &format!("d{at}.example"));
+        let first = asked(&mut world);
+        world.wait(MS * 400);
+        let Some(second) = world.datagrams.iter().position(|one| one.to.to_string() == "192.0.2.2:53") else { break };
+        let second = world.datagrams.remove(second).unwrap();
+        let records = [mx(&format!("d{at}.example"), 60, 10, "p.example"), mx(&format!("d{at}.example"), 60, 20, OURS)];
+        world.datagram(second.from, &answer(&second.bytes, 0, &records, &[]));
+        world.datagram(first.from, &answer(&first.bytes, 0, &records, &[]));
+        world.datagrams.clear();
+        world.wait(SECOND * 20);
+        world.datagrams.clear();
+    }
+    ask(&mut world, "e.example");
+    assert_eq!(asked(&mut world).to.to_string(), "192.0.2.1:53");
 }
 
 #[test]

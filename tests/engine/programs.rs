@@ -574,10 +574,11 @@ proptest! {
                     Act::Half => world.send(peer, format!("{{\"id\":{id},\"val").as_bytes()),
                 }
             }
-            if wait % 4 == 0 && let Some((peer, id, key)) = held.pop() {
-                if world.processes.contains(&peer) {
-                    answer(&mut world, peer, id, &format!("\"value\":\"v-{key}\""));
-                }
+            if wait % 4 == 0
+                && let Some((peer, id, key)) = held.pop()
+                && world.processes.contains(&peer)
+            {
+                answer(&mut world, peer, id, &format!("\"value\":\"v-{key}\""));
             }
             // Whoever is killed ends.
             for (peer, signal) in std::mem::take(&mut world.signals) {

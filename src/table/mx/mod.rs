@@ -1,7 +1,5 @@
 //! The mx table: a domain is its own value if its MX records name one of these hosts.
 
-mod net;
-
 use super::interface::{OnFault, Plan, Question, ResponseError, ResponseOf, Table, TableEntry};
 use super::keys::KeyRules;
 use super::settings::{Caching, SettingError, Settings};
@@ -13,8 +11,9 @@ use crate::query::{Answer, Failure, Tokens};
 use crate::value::Value;
 use crate::wire::dns::Name;
 use crate::wire::http::Response;
+use crate::wire::net::Net;
+use crate::wire::punycode::LabelError;
 use crate::wire::resolv_conf::{PORT, ResolvConf};
-use net::Net;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -31,8 +30,8 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Opens an mx table; `--param` are the names of hosts.
 pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     let name = |text: &str| match Name::parse(text) {
-        Some(name) => Ok(name.to_string()),
-        None => Err(SettingError::param(format!("'{text}' is no host name"))),
+        Ok(name) => Ok(name.to_string()),
+        Err(_) => Err(SettingError::param(format!("'{text}' is no host name"))),
     };
     let hosts: Vec<String> =
         spec.param.split([' ', ',']).filter(|text| !text.is_empty()).map(name).collect::<Result<_, _>>()?;
@@ -48,8 +47,8 @@ pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry,
         true => ResolvConfFile::open(RESOLV_CONF.into()),
         false => (None, ResolvConf::new(servers)),
     };
-    let routes = routes(conf, &primary);
-    let table = Mx { name: name.clone(), hosts, primary, file, routes };
+    let query = Rc::new(DnsQuery { conf, hosts: hosts.into(), networks: primary.into() });
+    let table = Mx { name: name.clone(), file, routes: Rc::new([Route::to_dns(query.clone())]), query };
     Ok(TableEntry {
         name,
         timeout,
@@ -74,7 +73,11 @@ impl MxOptions {
     fn take(settings: &mut Settings<'_>) -> Result<Self, String> {
         let words =
             |text: &str| text.split([' ', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>();
-        let resolver: Vec<String> = settings.all("resolver").into_iter().flat_map(words).collect();
+        let resolvers = settings.all("resolver");
+        let resolver: Vec<String> = resolvers.iter().copied().flat_map(words).collect();
+        if resolver.is_empty() && !resolvers.is_empty() {
+            return Err("resolver= expects IP or IP:PORT".to_owned());
+        }
         let primary: Vec<String> = settings.all("primary").into_iter().flat_map(words).collect();
         let server = |text: &String| server(text).ok_or_else(|| format!("resolver={text}: expects IP or IP:PORT"));
         let net = |text: &String| {
@@ -93,17 +96,11 @@ fn server(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(|| Some(SocketAddr::new(text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?, PORT)))
 }
 
-/// The routes to name servers, which are asked for the addresses of hosts, too, if networks are given.
-fn routes(conf: ResolvConf, primary: &[Net]) -> Rc<[Route]> {
-    Rc::new([Route::to_dns(Rc::new(DnsQuery { conf, addresses: !primary.is_empty() }))])
-}
-
 struct Mx {
     name: String,
-    /// What an MX record has to name, without final dots.
-    hosts: Vec<String>,
-    /// Where each of the hosts with the lowest preference must have an address; none if that does not matter.
-    primary: Vec<Net>,
+    /// What an MX record has to name, and where each of the hosts with the lowest preference must have an address, if
+    /// there are networks.
+    query: Rc<DnsQuery>,
     /// The file with the name servers; `None` if they are settings.
     file: Option<ResolvConfFile>,
     routes: Rc<[Route]>,
@@ -121,7 +118,7 @@ impl ResolvConfFile {
     /// The file with its content; without a file, the name server is that of this machine.
     fn open(path: PathBuf) -> (Option<Self>, ResolvConf) {
         let stamp = Stamp::of(&path);
-        let conf = ResolvConf::parse(&std::fs::read_to_string(&path).unwrap_or_default());
+        let conf = ResolvConf::parse(&std::fs::read_to_string(&path).unwrap_or_default()).or_local();
         (Some(Self { path, stamp, next_check: None }), conf)
     }
 
@@ -135,7 +132,8 @@ impl ResolvConfFile {
         let stamp = Stamp::of(&self.path).filter(|stamp| self.stamp.as_ref() != Some(stamp))?;
         let text = std::fs::read_to_string(&self.path).ok()?;
         self.stamp = Some(stamp);
-        Some(ResolvConf::parse(&text))
+        // One that is about to be written may be empty.
+        Some(ResolvConf::parse(&text)).filter(|conf| !conf.servers.is_empty())
     }
 }
 
@@ -145,13 +143,20 @@ impl Table for Mx {
             let why = format_args!("{}: an mx table only has single domains", self.name);
             return Plan::Answer(Answer::Failed(Failure::temporary(why)));
         };
-        // Nothing else has MX records, least of all an address literal.
-        if str::from_utf8(key).ok().and_then(Name::parse).is_none() {
-            return Plan::Answer(Answer::Miss);
+        match str::from_utf8(key).map(Name::parse) {
+            Ok(Ok(_)) => {}
+            // Nothing else has MX records, least of all an address literal.
+            Err(_) | Ok(Err(LabelError::Invalid)) => return Plan::Answer(Answer::Miss),
+            Ok(Err(LabelError::NotNormalized)) => {
+                let why = format_args!("{}: the domain has characters that may be written otherwise", self.name);
+                return Plan::Answer(Answer::Failed(Failure::temporary(why)));
+            }
         }
         if let Some(conf) = self.file.as_mut().and_then(|file| file.changed(now)) {
             log::info(format_args!("resolv-conf-read table={} servers={:?}", self.name, conf.servers));
-            self.routes = routes(conf, &self.primary);
+            let DnsQuery { hosts, networks, .. } = &*self.query;
+            self.query = Rc::new(DnsQuery { conf, hosts: hosts.clone(), networks: networks.clone() });
+            self.routes = Rc::new([Route::to_dns(self.query.clone())]);
         }
         Plan::Request(Request { method: Method::Get, routes: self.routes.clone(), body: None })
     }
@@ -184,9 +189,10 @@ impl Mx {
                 best.clear();
             }
             if preference <= lowest {
-                (lowest, best) = (preference, [best, vec![host]].concat());
+                lowest = preference;
+                best.push(host);
             }
-            if self.hosts.iter().any(|one| one.eq_ignore_ascii_case(host)) {
+            if self.query.has_host(host) {
                 ours = Some(domain);
             }
         }
@@ -194,9 +200,9 @@ impl Mx {
         let is_near = |host: &str| {
             let addresses =
                 records.lines().filter_map(|line| line.strip_prefix(host)?.strip_prefix(" A ")?.parse().ok());
-            addresses.into_iter().any(|address| self.primary.iter().any(|net| net.contains(address)))
+            addresses.into_iter().any(|address| self.query.is_near(address))
         };
-        ours.filter(|_| self.primary.is_empty() || best.iter().all(|host| is_near(host)))
+        ours.filter(|_| self.query.networks.is_empty() || best.iter().all(|host| is_near(host)))
     }
 }
 
@@ -219,9 +225,10 @@ mod tests {
     }
 
     fn table(primary: &str) -> Mx {
-        let primary: Vec<Net> = primary.split_ascii_whitespace().map(|net| Net::parse(net).unwrap()).collect();
-        let hosts = vec!["mx1.example.net".to_owned(), "mx2.example.net".to_owned()];
-        Mx { name: "t".into(), hosts, primary, file: None, routes: Rc::new([]) }
+        let networks = primary.split_ascii_whitespace().map(|net| Net::parse(net).unwrap()).collect();
+        let hosts = ["mx1.example.net".to_owned(), "mx2.example.net".to_owned()].into();
+        let query = Rc::new(DnsQuery { conf: ResolvConf::new(Vec::new()), hosts, networks });
+        Mx { name: "t".into(), query, file: None, routes: Rc::new([]) }
     }
 
     #[test]
@@ -278,6 +285,7 @@ mod tests {
         assert_eq!(error("mx.example.net, mx2.example.net", &[("resolver", "::1"), ("resolver", "[::1]:5353")]), "");
         assert!(error(" ", &[]).contains("expects the names of hosts"));
         assert!(error("192.0.2.1", &[]).contains("'192.0.2.1' is no host name"));
+        assert!(error("mx", &[("resolver", "")]).contains("expects IP"));
         assert!(error("mx", &[("resolver", "dns.example")]).contains("expects IP"));
         assert!(error("mx", &[("primary", "192.0.2.1/24")]).contains("expects a network"));
         assert!(error("mx", &[("cache", "60")]).contains("one of: primary, resolver, stale, timeout"));
@@ -295,7 +303,9 @@ mod tests {
         assert_eq!(file.changed(now), None);
         let conf = file.changed(now + CHECK_INTERVAL).unwrap();
         assert_eq!(conf.servers, ["192.0.2.7:53".parse().unwrap()]);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(file.changed(now + 2 * CHECK_INTERVAL), None, "it is about to be written");
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(file.changed(now + 2 * CHECK_INTERVAL), None);
+        assert_eq!(file.changed(now + 3 * CHECK_INTERVAL), None);
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 /// A network.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Net {
+pub struct Net {
     address: IpAddr,
     prefix: u32,
 }
@@ -12,7 +12,7 @@ pub(super) struct Net {
 impl Net {
     /// An address alone, or `ADDRESS/PREFIX`, with IPv6 addresses also in brackets as Postfix writes them. Bits behind
     /// the prefix are an error, which is mostly a misspelling.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let address: IpAddr =
             address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address).parse().ok()?;
@@ -29,7 +29,7 @@ impl Net {
     }
 
     /// Whether an address is in the network.
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.address.is_ipv4() && self.masked(address) == self.masked(self.address)
     }
 
