@@ -118,6 +118,8 @@ pub fn prepare_child(command: &mut Command) {
         unsafe {
             libc::sigemptyset(none.as_mut_ptr());
             libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+            // What this process has inherited itself may not be closed by exec. Old kernels do not know the call.
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             // This process may be killed, and could not end its children then.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
         }

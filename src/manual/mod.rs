@@ -39,11 +39,12 @@ chapters! {
     sasl "logins for Postfix without Dovecot: SMTP AUTH, submission"
     dovecot "logins with 2.3 and 2.4, dicts for quota, ACL, METADATA, Sieve and last login"
     backend "what a backend has to do: requests, statuses, values; a complete one in Python"
+    program "tables that are answered by processes: lines of JSON, without a web server"
     options "flags, tables and their settings, signals, exit codes, limits"
     availability "replicas, slow backends, caching, pipelining"
     tls "backends behind https://, client certificates, renewal"
     deployment "installing, systemd, containers, Mailu, several MX hosts"
     operation "metrics, health, alert rules, the log, security"
-    recipes "three complete backends: backup MX, Flask with SQLite, PostgreSQL"
+    recipes "a backup MX; complete backends: Flask with SQLite, PostgreSQL"
     migrating "moving from mysql maps and from the Python program; the changelog"
 }

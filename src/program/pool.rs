@@ -41,9 +41,7 @@ pub(super) struct Pool {
     /// When the next one may be started.
     next_start: Option<Instant>,
     delay: Duration,
-    /// How many have ended in a row without an answer of any.
-    failures: u32,
-    /// Why the last one ended, if two in a row had answered nothing.
+    /// Why the last one ended, if it had got no request, so that no request can be the reason.
     down: Option<String>,
     pub metrics: BackendMetrics,
 }
@@ -57,7 +55,6 @@ impl Pool {
             members: Vec::new(),
             next_start: None,
             delay: MIN_DELAY,
-            failures: 0,
             down: None,
             metrics: BackendMetrics::default(),
         }
@@ -68,7 +65,7 @@ impl Pool {
         self.active = true;
     }
 
-    /// Why requests fail at once: the program ends without an answer, and no process runs at the moment.
+    /// Why requests fail at once: the program ends by itself, and no process runs at the moment.
     pub(super) fn down_cause(&self, processes: &Arena<Process>) -> Option<&str> {
         let cause = self.down.as_deref()?;
         (self.serving(processes).count() == 0).then_some(cause)
@@ -212,11 +209,10 @@ impl Pool {
                 (process.state, process.is_replaced) = (State::Retiring(None), true);
             }
         });
-        (self.next_start, self.failures, self.down) = (None, 0, None);
+        (self.next_start, self.down) = (None, None);
     }
 
-    /// A process has ended, for this reason. True if requests that wait fail: it had answered nothing, and there is no
-    /// other.
+    /// A process has ended, for this reason. True if requests that wait fail: it had got none, and there is no other.
     pub(super) fn on_end(
         &mut self,
         key: Key,
@@ -229,14 +225,12 @@ impl Pool {
         if process.is_replaced {
             return false;
         }
-        self.delay = if process.has_answered { MIN_DELAY } else { (2 * self.delay).min(MAX_DELAY) };
         self.next_start = Some(now + self.delay);
         if process.has_answered {
             return false;
         }
-        self.failures += 1;
-        // The first one may have ended because of its request.
-        if self.failures < 2 {
+        self.delay = (2 * self.delay).min(MAX_DELAY);
+        if process.has_got_requests() {
             return false;
         }
         self.down = Some(cause.to_owned());
@@ -245,8 +239,9 @@ impl Pool {
 
     /// A process has answered.
     pub(super) fn on_answer(&mut self) {
-        if self.failures > 0 {
-            (self.failures, self.down) = (0, None);
+        self.delay = MIN_DELAY;
+        if self.down.is_some() {
+            self.down = None;
         }
     }
 

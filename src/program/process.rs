@@ -25,6 +25,8 @@ pub(super) struct Process {
     pub program: usize,
     pub state: State,
     input: Input,
+    /// How much of it is known to have no line break.
+    searched: usize,
     output: Output,
     /// Bytes that were put into the output, and of these, that were written.
     queued: u64,
@@ -77,6 +79,7 @@ impl Process {
             program,
             state: State::Serving,
             input: Input::default(),
+            searched: 0,
             output: Output::default(),
             queued: 0,
             written: 0,
@@ -98,6 +101,10 @@ impl Process {
     /// The requests that it has not answered, also if they were given up.
     pub(super) fn load(&self) -> usize {
         self.in_flight.len()
+    }
+
+    pub(super) fn has_got_requests(&self) -> bool {
+        self.next_id > 1
     }
 
     /// Those of them that were not given up.
@@ -149,10 +156,12 @@ impl Process {
         events: &mut Vec<Event>,
     ) -> Result<(), &'static str> {
         let joined = self.input.join(bytes);
-        let mut used = 0;
-        while let Some(length) = joined.bytes()[used..].iter().position(|byte| *byte == b'\n') {
-            let line = &joined.bytes()[used..used + length];
+        let (mut used, mut from) = (0, std::mem::take(&mut self.searched));
+        while let Some(length) = joined.bytes()[from..].iter().position(|byte| *byte == b'\n') {
+            let line = &joined.bytes()[used..from + length];
+            let length = line.len();
             used += length + 1;
+            from = used;
             if length > MAX_LINE {
                 return Err("sent a line longer than 4 MiB");
             }
@@ -161,6 +170,7 @@ impl Process {
         }
         let rest = joined.bytes().len() - used;
         self.input.put_back(joined, used);
+        self.searched = rest;
         if rest > MAX_LINE { Err("sent a line longer than 4 MiB") } else { Ok(()) }
     }
 

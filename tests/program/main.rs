@@ -11,6 +11,8 @@ mod faults;
 mod monitoring;
 /// Descriptors, crowds, signals, and a broken stderr.
 mod process;
+/// Program tables: processes that misbehave.
+mod programs;
 /// Many lookups at once, restarts, and what reaches the backend.
 mod sockets;
 /// Backends behind TLS: slow handshakes, broken records, certificates that change, `--check`.

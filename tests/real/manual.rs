@@ -174,6 +174,9 @@ fn every_flag_and_setting_is_in_the_chapter_on_options() {
         "trace",
         "fault",
         "mechanisms",
+        "resolver",
+        "primary",
+        "processes",
     ] {
         assert!(text.contains(&format!("| `{setting}=")), "{setting}");
     }

@@ -68,40 +68,9 @@ fn two_services_on_one_database_survive_the_loss_of_one() {
 #[test]
 #[ignore = "needs Debian's postgresql and python3-psycopg2; tests/run installs them"]
 fn a_postgresql_database_is_asked_and_may_be_restarted() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let folder = dir.path().to_str().unwrap().to_owned();
-    let initdb = fs::read_dir("/usr/lib/postgresql").unwrap().flatten().next().unwrap().path().join("bin");
-    // The server refuses to run as root.
-    let tool = |name: &str| {
-        let path = initdb.join(name);
-        if support::postfix::is_root() {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(path);
-            command
-        } else {
-            Command::new(path)
-        }
-    };
-    let data = format!("{folder}/data");
-    let made = tool("initdb").args(["-D", &data, "-U", "mail", "-A", "trust", "-N"]).stdout(Stdio::null()).status();
-    assert!(made.is_ok_and(|status| status.success()));
-    let start = || {
-        let mut server = tool("postgres");
-        server.args(["-D", &data, "-k", &folder, "-h", "", "-F"]);
-        Running(quiet(&mut server))
-    };
-    let psql = |sql: &str| {
-        let mut psql = Command::new(initdb.join("psql"));
-        psql.args(["-q", "-h", &folder, "-U", "mail", "-d", "postgres", "-c", sql]);
-        psql.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-    };
-    let server = start();
-    wait_until(|| psql("SELECT 1"));
-    assert!(psql("CREATE TABLE mailbox (address text PRIMARY KEY, maildir text, active boolean)"));
-    assert!(psql("INSERT INTO mailbox VALUES ('alice@example.org', 'a/lice', true), ('old@example.org', 'o', false)"));
-    let dsn = format!("host={folder} dbname=postgres user=mail");
-    let service = python(dir.path(), "addresses.py", &[], &[("DSN", &dsn)]);
+    let database = Database::create();
+    let server = database.start();
+    let service = python(database.dir.path(), "addresses.py", &[], &[("DSN", &database.dsn())]);
     let podop = Podop::start(&table("mailbox", &[service.1], &[]));
     let check = || {
         assert_eq!(podop.lookup("mailbox", "Alice@example.org"), "OK a/lice");
@@ -109,13 +78,117 @@ fn a_postgresql_database_is_asked_and_may_be_restarted() {
         assert_eq!(podop.lookup("mailbox", "'; DROP TABLE mailbox; --"), "NOTFOUND ");
         assert!(podop.lookup("mailbox", "a\0b").starts_with("TEMP "), "a NUL cannot be in a text");
     };
+    database.fill();
     check();
     server.signal(libc::SIGINT); // fast shutdown
     drop(server);
     assert!(podop.lookup("mailbox", "alice@example.org").starts_with("TEMP mailbox: "));
-    let _server = start();
-    wait_until(|| psql("SELECT 1"));
+    let _server = database.start();
     check();
+}
+
+#[test]
+#[ignore = "needs Debian's postgresql and python3-psycopg2; tests/run installs them"]
+fn the_programs_of_the_manual_have_aliases_and_mailboxes() {
+    let database = Database::create();
+    let server = database.start();
+    database.fill();
+    let path = |name: &str| database.dir.path().join(name).to_str().unwrap().to_owned();
+    ["aliases.py", "mailboxes.py"].iter().for_each(|name| fs::write(path(name), sample(name)).unwrap());
+    let dsn = database.dsn();
+    // As in the manual, but for paths, the system's Python, and the environment.
+    let command = sample("program.sh")
+        .replace("/etc/podop/aliases.py", &path("aliases.py"))
+        .replace("/etc/podop/mailboxes.py", &path("mailboxes.py"))
+        .replace("'python3 ", &format!("'env \"DSN={dsn}\" /usr/bin/python3 "));
+    let split = "import shlex, sys; print('\\n'.join(shlex.split(sys.argv[1])))";
+    let words = Command::new("/usr/bin/python3").args(["-c", split, &command]).output().unwrap();
+    let words = String::from_utf8(words.stdout).unwrap();
+    let args: Vec<&str> = words.lines().skip_while(|word| *word != "--name").filter(|word| !word.is_empty()).collect();
+    let podop = Podop::start(&args);
+    let check = || {
+        assert_eq!(podop.lookup("alias", "Info@example.org"), "OK alice@example.org,bob@example.net");
+        assert_eq!(podop.lookup("alias", "none@example.org"), "NOTFOUND ");
+        assert_eq!(podop.lookup("mailbox", "Alice@example.org"), "OK a/lice");
+        assert_eq!(podop.lookup("mailbox", "old@example.org"), "NOTFOUND ");
+        assert_eq!(podop.lookup("mailbox", "'; DROP TABLE mailbox; --"), "NOTFOUND ");
+        assert_eq!(podop.lookup("mailbox", "a\0b"), "NOTFOUND ");
+    };
+    check();
+    server.signal(libc::SIGINT); // fast shutdown
+    drop(server);
+    let reply = podop.lookup("mailbox", "new@example.org");
+    assert!(reply.starts_with("TEMP mailbox: program:mailbox reported: "), "{reply}");
+    assert_eq!(podop.lookup("mailbox", "Alice@example.org"), "OK a/lice", "it is cached");
+    let _server = database.start();
+    assert_eq!(podop.lookup("mailbox", "bob@example.org"), "OK b");
+    check();
+    assert!(sample("aliases.py").lines().count() <= 20 && sample("mailboxes.py").lines().count() <= 40);
+}
+
+/// A database in a folder of its own.
+struct Database {
+    dir: tempfile::TempDir,
+    programs: PathBuf,
+}
+
+impl Database {
+    fn create() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let programs = fs::read_dir("/usr/lib/postgresql").unwrap().flatten().next().unwrap().path().join("bin");
+        let database = Self { dir, programs };
+        let mut initdb = database.tool("initdb");
+        initdb.args(["-D", &database.data(), "-U", "mail", "-A", "trust", "-N"]).stdout(Stdio::null());
+        assert!(initdb.status().is_ok_and(|status| status.success()));
+        database
+    }
+
+    fn folder(&self) -> &str {
+        self.dir.path().to_str().unwrap()
+    }
+
+    fn data(&self) -> String {
+        format!("{}/data", self.folder())
+    }
+
+    fn dsn(&self) -> String {
+        format!("host={} dbname=postgres user=mail", self.folder())
+    }
+
+    /// The server refuses to run as root.
+    fn tool(&self, name: &str) -> Command {
+        let path = self.programs.join(name);
+        if !support::postfix::is_root() {
+            return Command::new(path);
+        }
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(path);
+        command
+    }
+
+    /// Starts the server, and waits until it answers.
+    fn start(&self) -> Running {
+        let mut server = self.tool("postgres");
+        server.args(["-D", &self.data(), "-k", self.folder(), "-h", "", "-F"]);
+        let running = Running(quiet(&mut server));
+        wait_until(|| self.query("SELECT 1"));
+        running
+    }
+
+    fn query(&self, sql: &str) -> bool {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-q", "-h", self.folder(), "-U", "mail", "-d", "postgres", "-c", sql]);
+        psql.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
+    /// Three mailboxes, of which one is not active.
+    fn fill(&self) {
+        assert!(self.query("CREATE TABLE mailbox (address text PRIMARY KEY, maildir text, active boolean)"));
+        let rows =
+            "('alice@example.org', 'a/lice', true), ('bob@example.org', 'b', true), ('old@example.org', 'o', false)";
+        assert!(self.query(&format!("INSERT INTO mailbox VALUES {rows}")));
+    }
 }
 
 /// One table with these services as replicas.

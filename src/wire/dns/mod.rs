@@ -3,7 +3,7 @@
 
 mod name;
 
-pub use name::Name;
+pub use name::{MessageError, Name};
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -79,10 +79,6 @@ impl Question {
 pub fn id(message: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*message.first_chunk()?))
 }
-
-/// The message is cut, or malformed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct MessageError;
 
 /// The results of a question (RFC 1035, section 4.1.1), as far as they mean something here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

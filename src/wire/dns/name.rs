@@ -1,9 +1,12 @@
 //! Domain names (RFC 1035, section 3.1).
 
-use super::MessageError;
 use crate::wire::punycode::{LabelError, push_a_label};
 use std::fmt;
 use std::net::IpAddr;
+
+/// The message is cut, or malformed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MessageError;
 
 /// Maximum length of a name in bytes, and of one of its labels (RFC 1035, section 3.1).
 const MAX_NAME: usize = 255;

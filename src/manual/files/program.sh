@@ -1,0 +1,3 @@
+podop --socket /run/podop/podop.sock \
+    --name alias --type program --param 'python3 /etc/podop/aliases.py' \
+    --name mailbox --type program --param 'python3 /etc/podop/mailboxes.py' --option mailbox:cache=60
