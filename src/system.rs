@@ -86,6 +86,13 @@ impl Signals {
     }
 }
 
+impl Signals {
+    /// Takes all pending signals; true if [`Signal::Stop`] was among them.
+    pub fn take_stop(&mut self) -> bool {
+        std::iter::from_fn(|| self.take()).filter(|signal| *signal == Signal::Stop).count() > 0
+    }
+}
+
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> i32 {
         self.file.as_raw_fd()
@@ -129,11 +136,34 @@ pub fn prepare_child(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Sends SIGTERM or SIGKILL to the process group of a child that has not been waited for.
+/// Sends SIGTERM or SIGKILL to a child that has not been waited for, and to its process group.
 pub fn signal_group(child: u32, kill: bool) {
-    let signal = if kill { libc::SIGKILL } else { libc::SIGTERM };
-    // SAFETY: the call takes no memory. Its number is not reused before the child is waited for.
-    unsafe { libc::kill(-(child as libc::pid_t), signal) };
+    let (signal, pid) = (if kill { libc::SIGKILL } else { libc::SIGTERM }, child as libc::pid_t);
+    // SAFETY: the calls take no memory. The number is not reused before the child is waited for.
+    unsafe {
+        libc::kill(-pid, signal);
+        libc::kill(pid, signal); // it may have left its group
+    }
+}
+
+/// Whether a child has ended; it is still to be waited for.
+pub fn has_ended(child: u32) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the call only writes to `info`, of which zeros are a valid value, that of no child.
+    unsafe {
+        let result = libc::waitid(libc::P_PID, child, info.as_mut_ptr(), options);
+        result != 0 || info.assume_init().si_pid() != 0
+    }
+}
+
+/// Waits for processes whose parents have ended, if this is process 1, as in a container: nothing else would.
+pub fn reap_orphans() {
+    if std::process::id() != 1 {
+        return;
+    }
+    // SAFETY: no status is asked for.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
 }
 
 /// Locks a file or directory against other processes (flock(2)) until it is closed; false if another has locked it.

@@ -28,8 +28,21 @@ struct Client {
     held: Vec<u8>,
 }
 
+/// What is asked, and what has to be answered, by the number of the lookup.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub request: fn(usize) -> String,
+    pub reply: fn(usize) -> String,
+}
+
+/// An address, and its value with `v-` in front.
+pub const ADDRESSES: Shape = Shape {
+    request: |number| format!("24:t user{number:06}@example.com,"),
+    reply: |number| format!("27:OK v-user{number:06}@example.com,"),
+};
+
 /// Asks for `time` and panics at the first wrong answer.
-pub fn run(socket: &Path, connections: usize, time: Duration) -> Load {
+pub fn run(socket: &Path, connections: usize, time: Duration, shape: Shape) -> Load {
     let (mut poll, mut events) = (Poll::new().expect("a poll"), Events::with_capacity(1024));
     let (mut clients, mut next) = (Vec::new(), 0);
     for at in 0..connections {
@@ -40,7 +53,7 @@ pub fn run(socket: &Path, connections: usize, time: Duration) -> Load {
         clients.push(Client { stream, key: 0, since: Instant::now(), held: Vec::new() });
     }
     let start = Instant::now();
-    clients.iter_mut().for_each(|client| client.ask(&mut next));
+    clients.iter_mut().for_each(|client| client.ask(&mut next, shape));
     let (mut open, mut chunk, mut took) = (connections, [0; 4096], Vec::new());
     while open > 0 {
         poll.poll(&mut events, Some(Duration::from_secs(10))).expect("events");
@@ -56,11 +69,11 @@ pub fn run(socket: &Path, connections: usize, time: Duration) -> Load {
             if client.held.last() != Some(&b',') {
                 continue;
             }
-            assert_eq!(client.held, format!("27:OK v-user{:06}@example.com,", client.key).as_bytes(), "a wrong answer");
+            assert_eq!(client.held, (shape.reply)(client.key).as_bytes(), "a wrong answer");
             client.held.clear();
             took.push(client.since.elapsed().as_nanos() as u64);
             if start.elapsed() < time {
-                client.ask(&mut next);
+                client.ask(&mut next, shape);
             } else {
                 open -= 1;
             }
@@ -73,11 +86,11 @@ pub fn run(socket: &Path, connections: usize, time: Duration) -> Load {
 }
 
 impl Client {
-    fn ask(&mut self, next: &mut usize) {
+    fn ask(&mut self, next: &mut usize, shape: Shape) {
         self.key = *next % 1_000_000;
         *next += 1;
         self.since = Instant::now();
-        let request = format!("24:t user{:06}@example.com,", self.key);
+        let request = (shape.request)(self.key);
         assert_eq!(self.stream.write(request.as_bytes()).expect("the server reads"), request.len());
     }
 }

@@ -102,7 +102,7 @@ fn compare(connections: usize, apart: bool) -> [Row; SERVERS.len()] {
     for round in 0..=ROUNDS {
         for ((process, socket), seen) in servers.iter().zip(&mut seen) {
             let before = process.cpu();
-            let load = load::run(socket, connections, TIME);
+            let load = load::run(socket, connections, TIME, load::ADDRESSES);
             let cpu = (process.cpu() - before) as f64 / 1000.0 / load.lookups as f64;
             if round > 0 {
                 seen.push((cpu, load)); // the first one is for warming up
@@ -116,7 +116,7 @@ fn compare(connections: usize, apart: bool) -> [Row; SERVERS.len()] {
             median(seen[at].iter().zip(&floor).map(|(one, floor)| figure(one) / figure(floor)).collect())
         };
         let calls = Syscalls::count(&servers[at].0).map(|count| {
-            let lookups = load::run(&servers[at].1, connections, TIME).lookups;
+            let lookups = load::run(&servers[at].1, connections, TIME, load::ADDRESSES).lookups;
             count.stop() as f64 / lookups as f64
         });
         Row {

@@ -46,6 +46,8 @@ pub enum Phase {
     Connect,
     Handshake,
     Queue,
+    /// Waiting for a process.
+    Process,
     Head,
     Body,
 }
@@ -90,6 +92,7 @@ impl fmt::Display for Fault {
                 Phase::Connect => "did not accept a connection in time",
                 Phase::Handshake => "did not complete a TLS handshake in time",
                 Phase::Queue => "had no connection free in time",
+                Phase::Process => "had no process free in time",
                 Phase::Head => "did not answer in time",
                 Phase::Body => "did not complete its answer in time",
             }),

@@ -75,12 +75,17 @@ impl Carriers {
             Peer::Dns(key) => self.dns.received(key, bytes, turn),
             Peer::Program(key) => self.programs.received(key, bytes, turn),
             Peer::Stderr(key) => {
-                let Some((label, lines)) = self.programs.on_stderr(key, bytes) else { return };
-                for line in lines {
-                    faults.warn(&format!("program-stderr backend={label} line=\"{line}\""), turn.now);
-                }
+                self.log_stderr(key, Some(bytes), faults, turn);
             }
             Peer::Client(_) | Peer::Backend(_) => {}
+        }
+    }
+
+    /// Logs what a process has written to stderr, or the rest at its end.
+    fn log_stderr(&mut self, key: Key, bytes: Option<&[u8]>, faults: &mut Repeats, turn: &Turn) {
+        let Some((label, lines)) = self.programs.on_stderr(key, bytes) else { return };
+        for line in lines {
+            faults.warn(&format!("program-stderr backend={label} line=\"{line}\""), turn.now);
         }
     }
 
@@ -99,6 +104,7 @@ impl Carriers {
     /// A process has ended, or could not be started.
     pub(super) fn exited(&mut self, key: Key, status: &str, faults: &mut Repeats, turn: &mut Turn) {
         let now = turn.now;
+        self.log_stderr(key, None, faults, turn);
         if let Some((label, cause)) = self.programs.exited(key, status, turn) {
             faults.warn(&format!("program-ended backend={label} cause=\"{cause}\""), now);
         }

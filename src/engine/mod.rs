@@ -60,10 +60,14 @@ impl Engine {
         self.requests.set_cache_limit(bytes);
     }
 
-    /// Divides this many descriptors among processes and the connections to all backends.
+    /// Divides this many descriptors among the connections to all backends.
     pub fn set_backend_descriptors(&mut self, count: usize) {
-        let Carriers { backends, programs, .. } = &mut self.shared.carriers;
-        backends.set_descriptors(count.saturating_sub(programs.descriptors()));
+        self.shared.carriers.backends.set_descriptors(count);
+    }
+
+    /// The most descriptors that processes need.
+    pub fn process_descriptors(&self) -> usize {
+        self.shared.carriers.programs.descriptors()
     }
 
     /// Starts all processes, and to resolve the names of all backends.

@@ -126,10 +126,14 @@ impl Programs {
         pools[number].dispatch(processes, turn);
     }
 
-    /// Bytes of the stderr of a process: the lines that are to be logged, with the label of the program.
-    pub fn on_stderr(&mut self, key: Key, bytes: &[u8]) -> Option<(&str, Vec<String>)> {
+    /// Bytes of the stderr of a process, or its end: the lines that are to be logged, with the label of the program.
+    pub fn on_stderr(&mut self, key: Key, bytes: Option<&[u8]>) -> Option<(&str, Vec<String>)> {
         let process = self.processes.get_mut(key)?;
-        Some((&self.pools[process.program].spec.label, process.on_stderr(bytes)))
+        let lines = match bytes {
+            Some(bytes) => process.on_stderr(bytes),
+            None => process.last_stderr().into_iter().collect(),
+        };
+        Some((&self.pools[process.program].spec.label, lines))
     }
 
     /// A process has closed its stdin or stdout. It is mostly about to end.
@@ -154,7 +158,8 @@ impl Programs {
         let orphans = process.take_all();
         let Self { pools, processes, .. } = self;
         let fails = pools[number].on_end(key, &process, &cause, processes, turn.now);
-        for (mut exchange, sent) in orphans {
+        // Those that were not sent in their old order, in front of what came later.
+        for (mut exchange, sent) in orphans.into_iter().rev() {
             let may_repeat = !sent || exchange.is_safe() && !exchange.is_resent() && !exchange.is_streamed();
             if !may_repeat {
                 self.finish(number, exchange, Err(Fault::Failed(cause.clone())), sent);
@@ -230,7 +235,7 @@ impl Programs {
     fn expire(&mut self, turn: &mut Turn) {
         for number in 0..self.pools.len() {
             for exchange in self.pools[number].take_expired(turn.now) {
-                self.finish(number, exchange, Err(Fault::Timeout(Phase::Queue)), false);
+                self.finish(number, exchange, Err(Fault::Timeout(Phase::Process)), false);
             }
         }
         let keys: Vec<Key> = self.processes.iter().map(|(key, _)| key).collect();

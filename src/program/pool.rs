@@ -34,6 +34,8 @@ pub struct ProgramSpec {
 pub(super) struct Pool {
     pub spec: ProgramSpec,
     waiting: VecDeque<Box<Exchange>>,
+    /// Those of them whose process has ended once.
+    suspects: VecDeque<Box<Exchange>>,
     /// Processes are to run.
     active: bool,
     /// Those that have not ended.
@@ -51,6 +53,7 @@ impl Pool {
         Self {
             spec,
             waiting: VecDeque::new(),
+            suspects: VecDeque::new(),
             active: false,
             members: Vec::new(),
             next_start: None,
@@ -76,7 +79,7 @@ impl Pool {
     /// # Errors
     /// Too many wait.
     pub(super) fn enqueue(&mut self, exchange: Box<Exchange>) -> Result<(), Box<Exchange>> {
-        if self.waiting.len() >= MAX_WAITING {
+        if self.waiting.len() + self.suspects.len() >= MAX_WAITING {
             return Err(exchange);
         }
         self.active = true;
@@ -87,33 +90,40 @@ impl Pool {
     /// Has a request wait again whose process has ended: behind all others if it may have been the reason, which could
     /// end the next process as well, and else in front of them.
     pub(super) fn requeue(&mut self, exchange: Box<Exchange>) {
-        if exchange.is_resent() { self.waiting.push_back(exchange) } else { self.waiting.push_front(exchange) }
+        if exchange.is_resent() { self.suspects.push_back(exchange) } else { self.waiting.push_front(exchange) }
     }
 
     /// Takes out all requests that wait.
     pub(super) fn drain(&mut self) -> VecDeque<Box<Exchange>> {
-        std::mem::take(&mut self.waiting)
+        let mut all = std::mem::take(&mut self.waiting);
+        all.append(&mut self.suspects);
+        all
     }
 
     /// Takes out the requests that wait and whose deadlines have passed.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Box<Exchange>> {
-        let (expired, rest) = self.drain().into_iter().partition(|exchange| exchange.deadline <= now);
-        self.waiting = rest;
-        Vec::from(expired as VecDeque<_>)
+        let mut expired = Vec::new();
+        for queue in [&mut self.waiting, &mut self.suspects] {
+            let (due, rest) = std::mem::take(queue).into_iter().partition(|exchange| exchange.deadline <= now);
+            *queue = rest;
+            expired.extend::<VecDeque<_>>(due);
+        }
+        expired
     }
 
     /// The earliest deadline of a request that waits.
     pub(super) fn request_deadline(&self) -> Option<Instant> {
-        self.waiting.iter().map(|exchange| exchange.deadline).min()
+        self.waiting.iter().chain(&self.suspects).map(|exchange| exchange.deadline).min()
     }
 
     /// Drops the requests that wait and that `is_live` does not hold for.
     pub(super) fn sweep(&mut self, mut is_live: impl FnMut(Asker) -> bool) {
         self.waiting.retain(|exchange| is_live(exchange.asker));
+        self.suspects.retain(|exchange| is_live(exchange.asker));
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.suspects.is_empty()
     }
 
     fn serving<'a>(&'a self, processes: &'a Arena<Process>) -> impl Iterator<Item = (Key, &'a Process)> {
@@ -140,28 +150,35 @@ impl Pool {
 
     /// Gives requests that wait to processes, those with the fewest first.
     pub(super) fn dispatch(&mut self, processes: &mut Arena<Process>, turn: &mut Turn) {
-        while let Some(exchange) = self.waiting.front() {
-            // One whose process has ended may have been the reason: it does so once more for itself alone.
-            let is_suspect = exchange.is_resent();
-            let takes =
-                |process: &Process| process.load() < self.spec.pipeline && !(is_suspect && process.has_resent());
-            let best = self.serving(processes).filter(|(_, one)| takes(one)).min_by_key(|(_, one)| one.load());
-            let Some(key) = best.map(|(key, _)| key) else { break };
-            let Some(exchange) = self.waiting.pop_front() else { break };
-            if let Some(process) = processes.get_mut(key) {
-                process.push(exchange, turn.now);
-                turn.push(Action::Flush(Peer::Program(key)));
-            }
-        }
+        while !self.waiting.is_empty() && self.dispatch_one(false, processes, turn) {}
+        while !self.suspects.is_empty() && self.dispatch_one(true, processes, turn) {}
         // Others would wait for the client of a list.
-        if !self.waiting.is_empty() {
+        if self.is_waiting() {
             self.members.iter().for_each(|key| resume(*key, processes, turn));
         }
+    }
+
+    /// Gives the first request of a queue to a process; false if none takes it.
+    fn dispatch_one(&mut self, is_suspect: bool, processes: &mut Arena<Process>, turn: &mut Turn) -> bool {
+        // One whose process has ended may have been the reason: it does so once more for itself alone.
+        let takes = |process: &Process| process.load() < self.spec.pipeline && !(is_suspect && process.has_resent());
+        let best = self.serving(processes).filter(|(_, one)| takes(one)).min_by_key(|(_, one)| one.load());
+        let Some(key) = best.map(|(key, _)| key) else { return false };
+        let queue = if is_suspect { &mut self.suspects } else { &mut self.waiting };
+        let (Some(exchange), Some(process)) = (queue.pop_front(), processes.get_mut(key)) else { return false };
+        process.push(exchange, turn.now);
+        turn.push(Action::Flush(Peer::Program(key)));
+        resume(key, processes, turn); // it may wait for the client of a list
+        true
     }
 
     /// Ends processes that have nothing left to do, and kills those that do not end. Returns when it has to be called.
     pub(super) fn end_retired(&mut self, processes: &mut Arena<Process>, turn: &mut Turn) -> Option<Instant> {
         let mut next = self.next_start.filter(|_| self.active);
+        for key in &self.members {
+            let until = processes.get_mut(*key).and_then(|process| process.check_abandoned(turn.now));
+            next = [next, until].into_iter().flatten().min();
+        }
         let retiring = self.members.iter().filter(|key| processes.get(**key).is_some_and(|one| !one.is_serving()));
         let excess = retiring.count().saturating_sub(self.spec.processes);
         let mut seen = 0;
@@ -193,8 +210,11 @@ impl Pool {
 
     /// Has a process end that cannot be used any more, for this reason if it is not its exit status.
     pub(super) fn end(key: Key, process: &mut Process, cause: Option<String>, turn: &mut Turn) {
-        if matches!(process.state, State::Ending(..)) {
-            return;
+        match process.state {
+            State::Serving | State::Retiring(_) => {}
+            // It has sent what nothing can follow.
+            State::Ending(None, _) if cause.is_some() => {}
+            State::Ending(..) => return,
         }
         let signal = if cause.is_some() { ProgramSignal::Kill } else { ProgramSignal::Term };
         process.state = State::Ending(cause, Some(turn.now + KILL_AFTER));
@@ -225,7 +245,9 @@ impl Pool {
         if process.is_replaced {
             return false;
         }
-        self.next_start = Some(now + self.delay);
+        if self.next_start.is_none_or(|at| at <= now) {
+            self.next_start = Some(now + self.delay);
+        }
         if process.has_answered {
             return false;
         }
@@ -252,7 +274,7 @@ impl Pool {
         BackendMetrics {
             busy,
             idle: serving().count() as u64 - busy,
-            waiting: self.waiting.len() as u64,
+            waiting: (self.waiting.len() + self.suspects.len()) as u64,
             down: u64::from(self.down_cause(processes).is_some()),
             ..self.metrics.clone()
         }

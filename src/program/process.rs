@@ -10,10 +10,22 @@ use crate::wire::http::Response;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Maximum length of a line in bytes, as of the body of a response.
 const MAX_LINE: usize = 4 << 20;
+
+/// The time after which a process is replaced that owes only answers which were given up: it may finish them.
+const MAX_GIVEN_UP: Duration = Duration::from_secs(5);
+
+/// The time that a process may take until its first answer.
+const MAX_START: Duration = Duration::from_secs(30);
+
+/// Why a process is replaced that does not answer.
+const HANGS: &str = "did not answer in time";
+
+/// Maximum number of lines of stderr that are logged of what is read at once.
+const MAX_LINES: usize = 20;
 
 /// Maximum length of a line of stderr that is logged, in bytes.
 const MAX_LOGGED: usize = 500;
@@ -38,7 +50,10 @@ pub(super) struct Process {
     pub has_answered: bool,
     /// Another one is to take its place, and nothing is wrong with it.
     pub is_replaced: bool,
+    started: Instant,
     last_answer: Instant,
+    /// Since when it owes only answers that were given up.
+    abandoned_since: Option<Instant>,
     /// It is not read, as the client of a list has enough.
     pub is_paused: bool,
     stderr: Vec<u8>,
@@ -88,7 +103,9 @@ impl Process {
             live: 0,
             has_answered: false,
             is_replaced: false,
+            started: now,
             last_answer: now,
+            abandoned_since: None,
             is_paused: false,
             stderr: Vec::new(),
         }
@@ -129,7 +146,7 @@ impl Process {
         writer.extend_from_slice(b"}\n");
         self.queued += (writer.len() - before) as u64;
         self.next_id += 1;
-        self.live += 1;
+        (self.live, self.abandoned_since) = (self.live + 1, None);
         self.in_flight.push_back(InFlight { id, exchange: Some(exchange), sent: now, begins, rows: Rows::default() });
     }
 
@@ -190,7 +207,9 @@ impl Process {
         if one.begins >= self.written {
             return Err("answered a request that it does not have");
         }
-        (self.has_answered, self.last_answer) = (true, now);
+        if one.exchange.is_some() {
+            (self.has_answered, self.last_answer) = (true, now);
+        }
         if let (Reply::Rows(raw), exchange) = (&reply, &mut one.exchange) {
             let Some(exchange) = exchange else { return Ok(()) };
             if !is_list(exchange) {
@@ -204,10 +223,19 @@ impl Process {
                     events.push(Event::Part(BodyPart::new(asker, connection, bytes)));
                     return Ok(());
                 }
-                Err(why) => return Err(why),
+                // The list is no use, but others are not concerned. What follows of it is dropped.
+                Err(why) => {
+                    let failed = one.exchange.take().map(|exchange| Event::Answered(exchange, Err(fault(why))));
+                    events.extend(failed);
+                    self.abandon(now);
+                    return Ok(());
+                }
             }
         }
         let Some(InFlight { exchange, rows, .. }) = self.in_flight.remove(at) else { return Ok(()) };
+        if self.in_flight.is_empty() {
+            self.abandoned_since = None;
+        }
         let Some(exchange) = exchange else { return Ok(()) };
         self.live -= 1;
         let result = match reply {
@@ -227,12 +255,32 @@ impl Process {
         let is_due = |one: &InFlight| one.exchange.as_ref().is_some_and(|exchange| exchange.deadline <= now);
         let one = self.in_flight.iter_mut().find(|one| is_due(one))?;
         let (exchange, sent) = (one.exchange.take(), one.sent);
-        self.live -= 1;
-        // One that has answered nothing since hangs; one that answers others may only be slow with this one.
-        if self.is_serving() && (self.last_answer <= sent || self.live == 0) {
-            self.state = State::Retiring(Some("did not answer in time"));
+        self.abandon(now);
+        // One that has answered nothing since hangs; one that answers others may only be slow with this one, and one that
+        // has just been started may not be ready.
+        if self.is_serving() && self.last_answer < sent && (self.has_answered || now >= self.started + MAX_START) {
+            self.state = State::Retiring(Some(HANGS));
         }
         exchange
+    }
+
+    /// Notes that the answer to one request is not waited for any more.
+    fn abandon(&mut self, now: Instant) {
+        self.live -= 1;
+        if self.live == 0 {
+            self.abandoned_since.get_or_insert(now);
+        }
+    }
+
+    /// Retires it if it has owed only answers that were given up for too long. Returns when that will be.
+    pub(super) fn check_abandoned(&mut self, now: Instant) -> Option<Instant> {
+        let starts = if self.has_answered { self.started } else { self.started + MAX_START };
+        let until = (self.abandoned_since.filter(|_| self.is_serving())? + MAX_GIVEN_UP).max(starts);
+        if until > now {
+            return Some(until);
+        }
+        self.state = State::Retiring(Some(HANGS));
+        None
     }
 
     /// The earliest deadline of a request.
@@ -248,20 +296,33 @@ impl Process {
         all.filter_map(|one| Some((one.exchange?, one.begins < written))).collect()
     }
 
-    /// Handles bytes of its stderr: the lines that are complete, or too long to wait for.
+    /// Handles bytes of its stderr: returns the lines that are complete, or too long to wait for.
     pub(super) fn on_stderr(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.stderr.extend_from_slice(bytes);
-        let mut lines = Vec::new();
-        while let Some(length) = self.stderr.iter().position(|byte| *byte == b'\n') {
-            lines.push(self.stderr[..length.min(MAX_LOGGED)].escape_ascii().to_string());
-            self.stderr.drain(..=length);
+        let (mut lines, mut more) = (Vec::new(), 0);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, is_whole) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            let room = MAX_LOGGED.saturating_sub(self.stderr.len());
+            self.stderr.extend_from_slice(&text[..text.len().min(room)]);
+            if !is_whole {
+                break;
+            }
+            if lines.len() == MAX_LINES {
+                more += 1;
+                self.stderr.clear();
+            } else {
+                lines.extend(self.last_stderr());
+            }
         }
-        if self.stderr.len() > MAX_LOGGED {
-            lines.push(self.stderr[..MAX_LOGGED].escape_ascii().to_string());
-            self.stderr.clear();
+        if more > 0 {
+            lines.push(format!("... and {more} more lines"));
         }
-        lines.retain(|line| !line.is_empty());
         lines
+    }
+
+    /// The line of its stderr that is not complete, if there is one.
+    pub(super) fn last_stderr(&mut self) -> Option<String> {
+        let line = std::mem::take(&mut self.stderr);
+        (!line.is_empty()).then(|| line.escape_ascii().to_string())
     }
 }
 

@@ -70,6 +70,7 @@ impl Reactor {
         descriptors: u64,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
+        let descriptors = descriptors - (engine.process_descriptors() as u64).min(descriptors / 2);
         let acceptor = Acceptor::new(listeners, descriptors, LISTENERS, poll.registry())?;
         engine.set_backend_descriptors(acceptor.for_backends);
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
@@ -101,7 +102,7 @@ impl Reactor {
         self.act(); // sends off the resolutions, before the first wait
         while !self.turn(&mut events)? {}
         self.peers = Peers::default(); // clients find out now, and not when the last process has ended
-        self.processes.end_all(self.shutdown.deadline().unwrap_or(self.now));
+        self.processes.end_all(self.shutdown.deadline().unwrap_or(self.now), || self.signals.take_stop());
         Ok(())
     }
 
@@ -155,9 +156,8 @@ impl Reactor {
         }
         let next =
             [self.engine.deadline(), self.shutdown.deadline(), self.acceptor.deadline(), self.notifier.deadline()];
-        let next = next.into_iter().flatten().min();
         // mio rounds up to the whole milliseconds of the kernel, which avoids a turn in which nothing is due yet.
-        next.map(|at| at.saturating_duration_since(self.now))
+        next.into_iter().flatten().min().map(|at| at.saturating_duration_since(self.now))
     }
 
     fn on_event(&mut self, event: &Event) {
@@ -373,7 +373,7 @@ impl Reactor {
 
     fn start(&mut self, key: Key, program: &Program) {
         if let Err(error) = self.processes.start(key, program, &mut self.peers, self.poll.registry()) {
-            self.engine.exited(key, &format!("cannot be started: {}", error.kind()), self.now);
+            self.engine.exited(key, &format!("cannot be started: {error}"), self.now);
         }
     }
 

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 const OWN_VARIABLES: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
+/// The time for processes to end that were killed.
+const KILL_TIME: Duration = Duration::from_secs(1);
+
 /// The interval between two looks at processes that are to end, at a shutdown.
 const END_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -61,22 +64,25 @@ impl Processes {
         }
     }
 
-    /// The processes that have ended, with what is to be said about it.
+    /// The processes that have ended, with what is to be said about it. What they have started ends, too.
     pub(super) fn ended(&mut self) -> Vec<(Key, String)> {
-        let ended = |(key, child): (&Key, &mut Child)| match child.try_wait() {
-            Ok(None) => None,
-            Ok(Some(status)) => Some((*key, describe(status))),
-            Err(error) => Some((*key, format!("cannot be waited for: {error}"))),
-        };
-        let ended: Vec<(Key, String)> = self.children.iter_mut().filter_map(ended).collect();
-        ended.iter().for_each(|(key, _)| drop(self.children.remove(key)));
+        let has_ended = |(key, child): (&Key, &Child)| system::has_ended(child.id()).then_some(*key);
+        let keys: Vec<Key> = self.children.iter().filter_map(has_ended).collect();
+        let ended = keys.into_iter().filter_map(|key| {
+            let mut child = self.children.remove(&key)?;
+            // Before it is waited for, which frees its number.
+            system::signal_group(child.id(), true);
+            Some((key, child.wait().map_or_else(|error| error.to_string(), describe)))
+        });
+        let ended = ended.collect();
+        system::reap_orphans();
         ended
     }
 
-    /// Has all processes end, and kills those that are there at `deadline`.
-    pub(super) fn end_all(&mut self, deadline: Instant) {
+    /// Has all processes end, and kills those that are there at `deadline`, or once `is_forced`.
+    pub(super) fn end_all(&mut self, deadline: Instant, mut is_forced: impl FnMut() -> bool) {
         self.children.values().for_each(|child| system::signal_group(child.id(), false));
-        while !self.children.is_empty() && Instant::now() < deadline {
+        while !self.children.is_empty() && Instant::now() < deadline && !is_forced() {
             self.ended();
             if !self.children.is_empty() {
                 sleep(END_INTERVAL);
@@ -87,9 +93,12 @@ impl Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        for child in self.children.values_mut() {
-            system::signal_group(child.id(), true);
-            let _ = child.wait();
+        self.children.values().for_each(|child| system::signal_group(child.id(), true));
+        let deadline = Instant::now() + KILL_TIME;
+        // Even a process that is killed may not end, if the kernel waits for a device.
+        while !self.children.is_empty() && Instant::now() < deadline {
+            self.ended();
+            sleep(END_INTERVAL);
         }
     }
 }

@@ -130,7 +130,7 @@ pub(super) enum ReadResult {
 
 impl SocketState {
     pub(super) fn new(key: Key, stream: Stream, connecting: bool) -> Self {
-        let write_interest = !matches!(stream, Stream::Unix(_));
+        let write_interest = matches!(stream, Stream::Tcp(_));
         Self {
             age: key.age,
             stream,
@@ -211,7 +211,8 @@ impl SocketState {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.writable = false;
+                    // The datagram is lost, and the next one is tried: each that leaves would be reported otherwise.
+                    self.writable = matches!(self.stream, Stream::Udp(_));
                     Ok(0)
                 }
                 Err(error) => Err(error),

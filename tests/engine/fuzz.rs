@@ -42,6 +42,12 @@ const WORDS: &[&[u8]] = &[
     b"Vary: *\r\n",
     b"Pragma: no-cache\r\n",
     b"null",
+    b"{\"id\":1,",
+    b"{\"id\":2,",
+    b"\"value\":",
+    b"\"rows\":[",
+    b"\"done\":true}\n",
+    b"\"error\":\"x\"}\n",
     b"\n\n",
     b"request=smtpd_access_policy\n",
     b"recipient=",
@@ -106,6 +112,11 @@ fn sasl() {
 #[test]
 fn dns() {
     run("dns", targets::dns);
+}
+
+#[test]
+fn program() {
+    run("program", targets::program);
 }
 
 #[test]

@@ -104,6 +104,8 @@ fn a_process_has_one_request_at_a_time() {
 #[test]
 fn a_slow_key_leaves_the_other_processes_to_the_others() {
     let mut world = world_of(&["processes=2", "timeout=5"]);
+    [world.lookup("a"), world.lookup("b")].iter().for_each(|_| drop(respond(&mut world, r#""value":"x""#)));
+    world.wait(MS);
     let slow = world.lookup("slow");
     let (hung, ..) = asked(&mut world);
     for at in 0..100 {
@@ -492,6 +494,157 @@ fn reload_replaces_processes_without_losing_a_lookup() {
     answer(&mut world, new, new_id, r#""value":"new""#);
     assert_eq!(world.taken(next), "6:OK new,");
     assert_eq!(world.processes.len(), 1);
+}
+
+#[test]
+fn a_slow_list_is_no_reason_to_end_a_process() {
+    let mut world = world_of(&["processes=1", "pipeline=4", "timeout=3"]);
+    let (one, two) = (dict(&mut world), dict(&mut world));
+    world.send(one, b"I2\t0\tshared/\n");
+    let (peer, list, _) = asked(&mut world);
+    world.send(two, b"B1\t\nS1\tshared/k\tv\nC1\n");
+    let (_, write, _) = asked(&mut world);
+    // One that is to be sorted may be too long; another one is not read by its client.
+    let rows = format!("\"rows\":[\"{}\"]", "x".repeat(2_100_000));
+    (0..2).for_each(|_| answer(&mut world, peer, list, &rows));
+    assert!(world.taken(one).contains("answered with a list longer than 4 MiB"));
+    assert!(world.signals.is_empty() && world.next_line().is_none());
+    answer(&mut world, peer, write, "\"done\":true");
+    assert_eq!(world.taken(two), "O1\n");
+    answer(&mut world, peer, list, "\"done\":true");
+    world.wait(SECOND * 30);
+    assert!(world.signals.is_empty());
+    world.block(one, true);
+    world.send(one, b"I8\t0\tshared/\n");
+    let (_, list, _) = asked(&mut world);
+    let rows = (0..10_000).map(|at| format!("\"name{at}\"")).collect::<Vec<_>>().join(",");
+    (0..20).for_each(|_| answer(&mut world, peer, list, &format!("\"rows\":[{rows}]")));
+    assert!(world.held(peer) > 0);
+    world.wait(SECOND * 4);
+    assert_eq!(world.held(peer), 0, "the rest is read and dropped");
+    answer(&mut world, peer, list, "\"done\":true");
+    world.wait(SECOND * 10);
+    assert!(world.signals.is_empty());
+}
+
+#[test]
+fn a_paused_list_holds_up_no_other_request_of_its_process() {
+    let mut world = world_of(&["processes=1", "pipeline=2"]);
+    let client = dict(&mut world);
+    world.block(client, true);
+    world.send(client, b"I8\t0\tshared/\n");
+    let (peer, id, _) = asked(&mut world);
+    let rows = (0..10_000).map(|at| format!("\"name{at}\"")).collect::<Vec<_>>().join(",");
+    (0..20).for_each(|_| answer(&mut world, peer, id, &format!("\"rows\":[{rows}]")));
+    assert!(world.held(peer) > 0);
+    let other = world.lookup("k");
+    respond(&mut world, r#""value":"x""#);
+    assert_eq!(world.taken(other), "4:OK x,");
+}
+
+#[test]
+fn suspects_hold_up_no_fresh_request() {
+    let mut world = world_of(&["processes=1", "pipeline=50"]);
+    for at in 0..10 {
+        world.lookup(&format!("s{at}"));
+    }
+    let peer = world.processes[0];
+    assert_eq!(world.lines(peer).len(), 10);
+    world.exit(peer, "exited with status 1");
+    world.wait(SECOND);
+    let client = world.lookup("new");
+    let peer = world.processes[0];
+    let lines = world.lines(peer);
+    assert_eq!(lines.len(), 2, "one suspect, and the new one: {lines:?}");
+    answer(&mut world, peer, 2, r#""value":"x""#);
+    assert_eq!(world.taken(client), "4:OK x,");
+}
+
+#[test]
+fn null_is_a_miss_also_where_a_part_is_selected() {
+    for (value, reply) in [("null", "NOTFOUND "), (r#"{"goto":"x"}"#, "OK x"), (r#"{"goto":null}"#, "NOTFOUND ")] {
+        let mut world = world_of(&["processes=1", "select=/goto"]);
+        let client = world.lookup("k");
+        respond(&mut world, &format!("\"value\":{value}"));
+        assert_eq!(world.taken(client), format!("{}:{reply},", reply.len()));
+    }
+}
+
+#[test]
+fn a_process_may_take_long_to_start() {
+    let mut world = world_of(&["processes=1", "timeout=2"]);
+    for at in 0..60 {
+        world.lookup(&format!("k{at}"));
+        world.wait(MS * 100);
+    }
+    assert!(world.signals.is_empty() && world.processes.len() == 1);
+    world.wait(SECOND * 30);
+    assert!(!world.signals.is_empty(), "but not forever");
+}
+
+#[test]
+fn nothing_is_believed_after_garbage_also_from_a_process_that_ends() {
+    let mut world = world();
+    let client = world.lookup("k");
+    let (peer, id, _) = asked(&mut world);
+    world.end(peer, End::Closed(None));
+    world.engine.received(peer, b"garbage\n", world.now);
+    world.engine.received(peer, format!("{{\"id\":{id},\"value\":\"x\"}}\n").as_bytes(), world.now);
+    world.process();
+    assert_eq!(world.taken(client), "");
+    assert!(world.signals.contains(&(peer, ProgramSignal::Kill)));
+}
+
+#[test]
+fn rows_of_a_list_that_was_given_up_are_no_sign_of_life() {
+    let mut world = world_of(&["processes=1", "pipeline=100", "timeout=2"]);
+    world.lookup("first");
+    respond(&mut world, r#""value":"x""#);
+    let client = dict(&mut world);
+    world.send(client, b"I8\t0\tshared/\n");
+    let (peer, id, _) = asked(&mut world);
+    world.wait(SECOND * 3);
+    for at in 0..100 {
+        world.lookup(&format!("k{at}"));
+        if world.processes.contains(&peer) {
+            answer(&mut world, peer, id, r#""rows":[]"#);
+        }
+        world.wait(MS * 100);
+        if world.signals.iter().any(|(other, _)| *other == peer) {
+            assert!(at < 60, "{at}");
+            return;
+        }
+    }
+    panic!("it is not replaced");
+}
+
+#[test]
+fn a_key_that_has_ended_processes_fails_no_other_later() {
+    let mut world = world();
+    let poison = world.lookup("poison");
+    for _ in 0..2 {
+        let (peer, ..) = asked(&mut world);
+        world.exit(peer, "exited with status 1");
+        if world.taken(poison).is_empty() {
+            world.wait(SECOND);
+        }
+    }
+    let client = world.lookup("k");
+    world.wait(SECOND * 2);
+    respond(&mut world, r#""value":"x""#);
+    assert_eq!(world.taken(client), "4:OK x,");
+}
+
+#[test]
+fn a_flood_on_stderr_takes_no_time() {
+    let mut world = world();
+    let Peer::Program(key) = world.processes[0] else { panic!("a process") };
+    let since = std::time::Instant::now();
+    for _ in 0..64 {
+        world.engine.received(Peer::Stderr(key), &[b'\n'; 65_536], world.now);
+        world.engine.received(Peer::Stderr(key), "a\n".repeat(32_768).as_bytes(), world.now);
+    }
+    assert!(since.elapsed() < SECOND * 2, "{:?}", since.elapsed()); // quadratic, it took a minute
 }
 
 #[test]

@@ -82,6 +82,37 @@ pub fn dns(data: &[u8]) {
     assert!(world.name_servers.len() <= 2);
 }
 
+/// Output of a process, cut as the first byte says: a lookup and a list have one reply each, which does not depend on that.
+pub fn program(data: &[u8]) {
+    let Some((step, bytes)) = data.split_first() else { return };
+    let run = |step: usize| {
+        let table = ["--name", "alias", "--type", "program", "--param", "cat", "--option", "alias:processes=1"];
+        let mut world = World::new(&[&table[..], &["--option", "alias:pipeline=2"]].concat());
+        let lookup = world.lookup("k");
+        let dict = world.client(Mode::Dovecot);
+        world.send(dict, b"H4\t0\t0\t\talias\nI8\t0\tshared/\n");
+        world.taken(dict);
+        // What was sent before a line that answers nothing has been answered; the rest is asked of another process.
+        for _ in 0..3 {
+            let Some(process) = world.processes.first().copied() else { break };
+            bytes.chunks(step).for_each(|part| world.send(process, part));
+            if world.signals.drain(..).count() > 0 {
+                world.exit(process, "was ended by signal 9");
+            }
+            world.wait(2_000 * MS);
+        }
+        world.wait(30_000 * MS);
+        (world.taken(lookup), world.taken(dict))
+    };
+    let (reply, list) = run(bytes.len().max(1));
+    assert!(reply.ends_with(',') && reply.contains(' '), "{reply}");
+    assert!(
+        list.ends_with("\n\n") || list == "\n" || list.lines().last().is_some_and(|line| line.starts_with('F')),
+        "{list}"
+    );
+    assert_eq!(run(usize::from(*step).max(1)), (reply, list));
+}
+
 /// Requests for decisions: they do not depend on how they are cut, and are JSON objects of strings.
 pub fn policy(data: &[u8]) {
     let Some((step, bytes)) = data.split_first() else { return };

@@ -51,6 +51,33 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
     })
 }
 
+/// JSON without anything that a program could take for the end of a line: not only LF, which would have it read the rest
+/// as a request of its own.
+fn one_line(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len());
+    let mut rest = json;
+    while let Some((byte, left)) = rest.split_first() {
+        match rest {
+            // Within strings only, which is where they may be escaped: next line, and the separators of lines and
+            // paragraphs, at which readers of JavaScript and others split.
+            [0xc2, 0x85, left @ ..] => {
+                out.extend_from_slice(b"\\u0085");
+                rest = left;
+            }
+            [0xe2, 0x80, last @ (0xa8 | 0xa9), left @ ..] => {
+                out.extend_from_slice(if *last == 0xa8 { b"\\u2028" } else { b"\\u2029" });
+                rest = left;
+            }
+            _ => {
+                // Between the parts only, where they are white space.
+                out.push(if *byte < b' ' { b' ' } else { *byte });
+                rest = left;
+            }
+        }
+    }
+    out
+}
+
 /// Looks for a program as execvp(3) does.
 fn find(program: &str) -> Result<(), &'static str> {
     let is_executable =
@@ -142,6 +169,9 @@ impl Table for ProgramTable {
             Cow::Owned(body) => Value::parse(&body).map(Value::into_owned),
         };
         let value = value.map_err(|_| ResponseError::NotJson(status))?;
+        if value == Value::Null {
+            return Ok(Answer::Miss); // also where a part of a value is selected
+        }
         let value = if of.list { value } else { select(value, self.options.select.as_deref(), status)? };
         Ok(if value == Value::Null { Answer::Miss } else { Answer::Found(value) })
     }
@@ -158,7 +188,7 @@ impl Table for ProgramTable {
 
 impl ProgramTable {
     fn request(&self, method: Method, members: Vec<u8>) -> Plan<'_> {
-        let body = Some(Box::new(Body { fields: String::new(), json: members.into() }));
+        let body = Some(Box::new(Body { fields: String::new(), json: one_line(&members).into() }));
         Plan::Request(Request { method, routes: self.routes.clone(), body })
     }
 
@@ -176,8 +206,6 @@ impl ProgramTable {
                     value::to_json(text)
                 };
                 let json = json.ok_or("the value is neither JSON nor UTF-8")?;
-                // A line ends with the first line break, which JSON may have between its parts.
-                let json: Vec<u8> = json.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }).collect();
                 (Method::Post, [&b"\"set\":"[..], &key, b",\"value\":", &json].concat())
             }
             Change::Unset => (Method::Delete, [&b"\"unset\":"[..], &key].concat()),
@@ -235,7 +263,13 @@ mod tests {
             members(settings, Question::Write(&Write { key: b"k".to_vec(), change, expire }))
         };
         assert_eq!(write(&[], set("text"), 0), "\"set\":\"k\",\"value\":\"text\"");
-        assert_eq!(write(&[], set("[1,\n2]"), 0), "\"set\":\"k\",\"value\":[1, 2]");
+        assert_eq!(write(&[], set("[1,\n2,\r\t3]"), 0), "\"set\":\"k\",\"value\":[1, 2,  3]");
+        assert_eq!(
+            write(&[], set("\"\u{85}\u{2028}ü\u{2029}\""), 0),
+            "\"set\":\"k\",\"value\":\"\\u0085\\u2028ü\\u2029\""
+        );
+        assert_eq!(write(&[], set("a\r\u{b}b"), 0), "\"set\":\"k\",\"value\":\"a\\r\\u000bb\"");
+        assert_eq!(members(&[], Question::Get("a\u{2028}b".as_bytes())), "\"get\":\"a\\u2028b\"");
         assert_eq!(write(&[("values", "text")], set("1"), 0), "\"set\":\"k\",\"value\":\"1\"");
         assert_eq!(write(&[], Change::Unset, 9), "\"unset\":\"k\"");
         assert_eq!(write(&[], Change::Increment(-7), 0), "\"increment\":\"k\",\"by\":-7");
