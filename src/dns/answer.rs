@@ -1,6 +1,7 @@
 //! What follows from a response of a name server. Pure.
 
 use crate::wire::dns::{Data, Message, MessageError, Name, Question, Rcode, Record, TYPE_A, TYPE_AAAA, TYPE_MX};
+use std::borrow::Cow;
 
 /// Maximum number of aliases that are followed for one question.
 pub(super) const MAX_ALIASES: usize = 16;
@@ -39,6 +40,9 @@ pub(super) fn interpret(question: &Question, response: Result<Message, MessageEr
     let Some((name, mut ttl)) = resolve_aliases(question, &message.answers) else {
         return Verdict::Failed("answered with a chain of aliases without end".to_owned());
     };
+    let is_alias = *name != question.name;
+    // Nearly always it is none, and needs no memory of its own.
+    let name = if is_alias { Cow::Owned(name.clone()) } else { Cow::Borrowed(&question.name) };
     let invalid = || Verdict::Failed(INVALID.to_owned());
     let mut records = Vec::new();
     let mut soa = None;
@@ -52,12 +56,11 @@ pub(super) fn interpret(question: &Question, response: Result<Message, MessageEr
         }
     }
     let is_referral = soa.is_none() && message.authority.iter().any(|record| matches!(record.data, Data::Ns));
-    let is_alias = name != question.name;
     for Record { owner, ttl: other, data } in message.answers {
         match data {
             Data::Cname(_) => {}
-            Data::Other if is_alias || owner == name => {} // such as signatures
-            Data::Mx { .. } | Data::Address(_) if owner == name && is_of_kind(&data, question.kind) => {
+            Data::Other if is_alias || owner == *name => {} // such as signatures
+            Data::Mx { .. } | Data::Address(_) if owner == *name && is_of_kind(&data, question.kind) => {
                 ttl = ttl.min(other);
                 records.push(data);
             }
@@ -72,7 +75,7 @@ pub(super) fn interpret(question: &Question, response: Result<Message, MessageEr
         _ if !records.is_empty() => Verdict::Records(records, ttl),
         Some(negative) => Verdict::Records(records, ttl.min(negative)),
         None if message.rcode == Rcode::NxDomain && message.is_final => Verdict::Records(records, 0),
-        None if is_alias => Verdict::Alias(name, ttl),
+        None if is_alias => Verdict::Alias(name.into_owned(), ttl),
         // One that knows whom to ask, but does not: no statement about the name.
         None if is_referral || !message.is_final => {
             Verdict::Failed("answered as a server that is not recursive".to_owned())
@@ -82,15 +85,15 @@ pub(super) fn interpret(question: &Question, response: Result<Message, MessageEr
 }
 
 /// The name at the end of the aliases of the question's name, and the lowest TTL of these; `None` if there are too many.
-fn resolve_aliases(question: &Question, answers: &[Record]) -> Option<(Name, u32)> {
-    let (mut name, mut ttl) = (question.name.clone(), u32::MAX);
+fn resolve_aliases<'a>(question: &'a Question, answers: &'a [Record]) -> Option<(&'a Name, u32)> {
+    let (mut name, mut ttl) = (&question.name, u32::MAX);
     for _ in 0..=MAX_ALIASES {
         let next = answers.iter().find_map(|record| match &record.data {
-            Data::Cname(target) if record.owner == name => Some((target, record.ttl)),
+            Data::Cname(target) if record.owner == *name => Some((target, record.ttl)),
             Data::Cname(_) | Data::Address(_) | Data::Ns | Data::Soa { .. } | Data::Mx { .. } | Data::Other => None,
         });
         let Some((target, of)) = next else { return Some((name, ttl)) };
-        (name, ttl) = (target.clone(), ttl.min(of));
+        (name, ttl) = (target, ttl.min(of));
     }
     None
 }

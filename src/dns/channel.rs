@@ -4,7 +4,8 @@ use super::random::Random;
 use crate::arena::{Arena, Key};
 use crate::io::{Action, DnsAddress, Peer, Turn};
 use crate::wire::dns::id;
-use std::collections::{HashMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ struct Udp {
     uses: usize,
     /// The questions that were sent, with their ids. They stay when the question is answered by another server: what
     /// arrives late shows that this one is alive.
-    sent: HashMap<u16, Key>,
+    sent: BTreeMap<u16, Key>,
     /// How many of these are waited for.
     live: usize,
     /// Datagrams to be sent.
@@ -62,7 +63,7 @@ struct Tcp {
 pub(super) struct Channels {
     arena: Arena<Channel>,
     /// The UDP socket of each server that further questions are sent from.
-    current: HashMap<usize, Key>,
+    current: BTreeMap<usize, Key>,
 }
 
 impl Channels {
@@ -101,7 +102,7 @@ impl Channels {
             self.close_if_unused(key, turn);
         }
         self.close_old(turn);
-        let udp = Udp { opened: turn.now, uses: 0, sent: HashMap::new(), live: 0, output: VecDeque::new() };
+        let udp = Udp { opened: turn.now, uses: 0, sent: BTreeMap::new(), live: 0, output: VecDeque::new() };
         let key = self.arena.insert(Channel { server, kind: Kind::Udp(udp) });
         self.current.insert(server, key);
         turn.push(Action::OpenDns(key, DnsAddress::Udp(address)));
@@ -150,12 +151,12 @@ impl Channels {
 
     /// The server and the message of bytes that have arrived: a datagram, or what has the length that it has over TCP;
     /// `None` until then. The message of a datagram whose id is that of no question is `None`.
-    pub(super) fn receive(&mut self, key: Key, bytes: &[u8]) -> Option<(usize, Option<Received>)> {
+    pub(super) fn receive<'a>(&mut self, key: Key, bytes: &'a [u8]) -> Option<(usize, Option<Received<'a>>)> {
         let Channel { server, kind } = self.arena.get_mut(key)?;
         match kind {
             Kind::Udp(udp) => {
                 let found = id(bytes).and_then(|id| Some((id, *udp.sent.get(&id)?)));
-                let received = found.map(|(id, query)| Received { query, id, message: bytes.to_vec(), is_only: false });
+                let received = found.map(|(id, query)| Received { query, id, message: bytes.into(), is_only: false });
                 Some((*server, received))
             }
             Kind::Tcp(tcp) => {
@@ -163,7 +164,7 @@ impl Channels {
                 let (length, rest) = tcp.input.split_first_chunk()?;
                 let message = rest.get(..usize::from(u16::from_be_bytes(*length)))?.to_vec();
                 let id = id(&message).unwrap_or(!tcp.id);
-                Some((*server, Some(Received { query: tcp.query, id, message, is_only: true })))
+                Some((*server, Some(Received { query: tcp.query, id, message: message.into(), is_only: true })))
             }
         }
     }
@@ -258,10 +259,10 @@ impl Channels {
 
 /// A message that belongs to a question, by its id.
 #[derive(Debug)]
-pub(super) struct Received {
+pub(super) struct Received<'a> {
     pub query: Key,
     pub id: u16,
-    pub message: Vec<u8>,
+    pub message: Cow<'a, [u8]>,
     /// It came over TCP, where nothing else can follow: one question was sent there.
     pub is_only: bool,
 }

@@ -16,12 +16,13 @@ use crate::io::Turn;
 use crate::metrics::NameServerMetrics;
 use crate::timers::Timers;
 use crate::wire::dns::{Message, Name};
+use crate::wire::punycode::LabelError;
 use answer::{Verdict, interpret};
 use channel::{Channels, Received};
 use query::{Attempts, Open, Query};
 use random::Random;
 use server::Servers;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -32,7 +33,7 @@ pub struct Dns {
     queries: Arena<Query>,
     /// How many there are of each table.
     // One whose servers do not answer must not take the places of others.
-    counts: HashMap<usize, usize>,
+    counts: BTreeMap<usize, usize>,
     channels: Channels,
     servers: Servers,
     /// When a question is repeated, with the number of the timer.
@@ -48,9 +49,18 @@ pub struct Dns {
 impl Dns {
     /// Asks for the records of a domain, the key of the exchange. [`Dns::next_finished`] returns it in the end.
     pub fn submit(&mut self, exchange: Box<Exchange>, turn: &mut Turn) {
-        let name = str::from_utf8(&exchange.key).ok().and_then(|text| Name::parse(text).ok());
-        let (Some(name), Carrier::Dns(request)) = (name, exchange.carrier()) else {
-            return self.fail(exchange, Fault::Failed("cannot be asked for this name".to_owned()), false);
+        let Carrier::Dns(request) = exchange.carrier() else { return };
+        let name = match str::from_utf8(&exchange.key).map(Name::parse) {
+            Ok(Ok(name)) => name,
+            // Nothing else has records, least of all an address literal.
+            Err(_) | Ok(Err(LabelError::Invalid)) => {
+                let result = Ok(query::response(String::new(), 0));
+                return self.finished.push_back(Finished { exchange, result, sent: false });
+            }
+            Ok(Err(LabelError::NotNormalized)) => {
+                let cause = "cannot be asked for a name with characters that may be written otherwise";
+                return self.fail(exchange, Fault::Failed(cause.to_owned()), false);
+            }
         };
         let count = self.counts.entry(exchange.table).or_default();
         if *count >= MAX_WAITING {

@@ -22,6 +22,9 @@ const TCP_REPEAT: Duration = Duration::from_secs(1);
 const MIN_TTL: u32 = 5;
 const MAX_TTL: u32 = 3_600;
 
+/// The length of most records as text.
+const LINE: usize = 96; // bytes
+
 /// Maximum number of hosts with the lowest preference whose addresses are asked for.
 const MAX_HOSTS: usize = 8;
 
@@ -138,7 +141,7 @@ impl Query {
             subject: name,
             aliases: 0,
             next: VecDeque::new(),
-            text: String::new(),
+            text: String::with_capacity(LINE),
             ttl: u32::MAX,
             attempts,
             timers: 0,
@@ -161,10 +164,16 @@ impl Query {
             // Writing to memory does not fail.
             let _ = match data {
                 Data::Mx { preference, exchange } => {
-                    let host = exchange.to_string();
-                    is_ours |= self.request.has_host(&host);
-                    hosts.push((preference, exchange));
-                    writeln!(self.text, "{} MX {preference} {host}", self.subject)
+                    self.subject.push_text(&mut self.text);
+                    let written = write!(self.text, " MX {preference} ");
+                    let at = self.text.len();
+                    exchange.push_text(&mut self.text);
+                    is_ours |= self.request.has_host(&self.text[at..]);
+                    self.text.push('\n');
+                    if !self.request.networks.is_empty() {
+                        hosts.push((preference, exchange));
+                    }
+                    written
                 }
                 Data::Address(address) => {
                     if self.request.is_near(address) {
@@ -177,7 +186,7 @@ impl Query {
                 Data::Ns | Data::Cname(_) | Data::Soa { .. } | Data::Other => Ok(()),
             };
         }
-        if is_ours && !self.request.networks.is_empty() {
+        if is_ours {
             let best = hosts.iter().map(|(preference, _)| *preference).min();
             let best = hosts.into_iter().filter(|(preference, host)| Some(*preference) == best && !host.is_root());
             for (at, (_, host)) in best.enumerate() {
@@ -201,15 +210,19 @@ impl Query {
     /// The records as the response of a backend, a line each: `example.org MX 10 mx1.example.net`,
     /// `mx1.example.net A 192.0.2.1`.
     pub(super) fn into_response(self) -> (Box<Exchange>, Response<'static>) {
-        let cache_control = CacheControl::of_max_age(self.ttl.clamp(MIN_TTL, MAX_TTL));
-        let response = Response {
-            status: 200,
-            keep_alive: true,
-            keep_alive_timeout: None,
-            extra_headers: Some(Box::new(ExtraHeaders { cache_control, ..ExtraHeaders::default() })),
-            until_end: false,
-            body: Cow::Owned(self.text.into_bytes()),
-        };
-        (self.exchange, response)
+        (self.exchange, response(self.text, self.ttl))
+    }
+}
+
+/// Records as the response of a backend, which may be used for a time in seconds.
+pub(super) fn response(text: String, ttl: u32) -> Response<'static> {
+    let cache_control = CacheControl::of_max_age(ttl.clamp(MIN_TTL, MAX_TTL));
+    Response {
+        status: 200,
+        keep_alive: true,
+        keep_alive_timeout: None,
+        extra_headers: Some(Box::new(ExtraHeaders { cache_control, ..ExtraHeaders::default() })),
+        until_end: false,
+        body: Cow::Owned(text.into_bytes()),
     }
 }

@@ -66,7 +66,11 @@ fn mistakes_end_the_start_with_one_line_and_a_code() {
             64,
             "--metrics expects a path or inet:",
         ),
-        (table("urls", "http://h/§"), 78, "--type of table 't': 'urls' is unknown, it is one of: file, url"),
+        (
+            table("urls", "http://h/§"),
+            78,
+            "--type of table 't': 'urls' is unknown, it is one of: file, mx, program, url",
+        ),
         (table("url", "http://h/"), 78, "--param of table 't': the URL has no '§' or '{}' where the key belongs"),
         (with(table("url", "http://h/§"), "t:ca=/x"), 78, "--option of table 't': ca= is for https:// URLs"),
         (table("url", "h/§"), 78, "--param of table 't': not a URL"),

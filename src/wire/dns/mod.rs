@@ -29,27 +29,29 @@ pub const MAX_UDP: u16 = 1_232; // bytes
 pub struct Question {
     pub name: Name,
     pub kind: u16,
-    /// As in messages.
-    wire: Vec<u8>,
 }
 
 impl Question {
     pub fn new(name: Name, kind: u16) -> Self {
-        let mut wire = name.as_bytes().to_vec();
-        wire.extend_from_slice(&kind.to_be_bytes());
-        wire.extend_from_slice(&CLASS_IN.to_be_bytes());
-        Self { name, kind, wire }
+        Self { name, kind }
+    }
+
+    /// What follows the name in messages: type and class.
+    fn end(&self) -> [u8; 4] {
+        let ([k0, k1], [c0, c1]) = (self.kind.to_be_bytes(), CLASS_IN.to_be_bytes());
+        [k0, k1, c0, c1]
     }
 
     /// The message that asks it of a recursive server, with the largest UDP response that is accepted if the server
     /// may know EDNS.
     pub fn message(&self, id: u16, edns: bool) -> Vec<u8> {
         const RECURSION_DESIRED: u16 = 0x0100;
-        let mut out = Vec::with_capacity(HEADER + self.wire.len() + 11);
+        let mut out = Vec::with_capacity(HEADER + self.name.as_bytes().len() + 4 + 11);
         for field in [id, RECURSION_DESIRED, 1, 0, 0, u16::from(edns)] {
             out.extend_from_slice(&field.to_be_bytes());
         }
-        out.extend_from_slice(&self.wire);
+        out.extend_from_slice(self.name.as_bytes());
+        out.extend_from_slice(&self.end());
         if edns {
             out.push(0); // the root
             for field in [TYPE_OPT, MAX_UDP, 0, 0, 0] {
@@ -67,7 +69,10 @@ impl Question {
             return false; // no response, or not to a standard query
         }
         match count {
-            [0, 1] => message[HEADER.min(message.len())..].starts_with(&self.wire),
+            [0, 1] => {
+                let rest = message[HEADER.min(message.len())..].strip_prefix(self.name.as_bytes());
+                rest.is_some_and(|rest| rest.starts_with(&self.end()))
+            }
             // Servers without EDNS, and those that refuse, may send a header only: such an error is no answer.
             [0, 0] => message.len() == HEADER && matches!(message[3] & 0x0f, 1 | 2 | 4 | 5),
             _ => false,
@@ -158,8 +163,8 @@ impl Message {
         }
         let mut reader = Reader { message: bytes, at: HEADER };
         for _ in 0..questions {
-            reader.name()?;
-            reader.take(4)?;
+            reader.at = Name::skip(bytes, reader.at)?;
+            reader.take(4)?; // type and class
         }
         let answers = reader.records(field(6)?)?;
         let authority = reader.records(field(8)?)?;

@@ -2,7 +2,6 @@
 
 use crate::wire::punycode::{LabelError, push_a_label};
 use std::fmt;
-use std::net::IpAddr;
 
 /// The message is cut, or malformed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,27 +36,53 @@ impl Name {
     /// It is something else, such as an address; or its A-labels are not known.
     pub fn parse(text: &str) -> Result<Self, LabelError> {
         let text = text.strip_suffix('.').unwrap_or(text);
-        if text.is_empty() || text.len() > MAX_TEXT || text.parse::<IpAddr>().is_ok() {
+        if text.len() > MAX_TEXT {
             return Err(LabelError::Invalid);
         }
         let mut name = Vec::with_capacity(text.len() + 2);
-        // The full stops of other scripts separate labels, too (RFC 3490, section 3.1).
-        for label in text.split(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']) {
-            let at = name.len();
-            name.push(0);
-            match label.is_ascii() {
-                true => name.extend_from_slice(label.as_bytes()),
-                false => push_a_label(label, &mut name)?,
+        if text.is_ascii() {
+            text.as_bytes().split(|byte| *byte == b'.').try_for_each(|label| push_label(label, &mut name))?;
+        } else {
+            // The full stops of other scripts separate labels, too (RFC 3490, section 3.1).
+            for label in text.split(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']) {
+                let mut written = Vec::new();
+                match label.is_ascii() {
+                    true => written.extend_from_slice(label.as_bytes()),
+                    false => push_a_label(label, &mut written)?,
+                }
+                push_label(&written, &mut name)?;
             }
-            let written = &name[at + 1..];
-            let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-            if written.is_empty() || written.len() > MAX_LABEL || !written.iter().all(is_plain) {
-                return Err(LabelError::Invalid);
-            }
-            name[at] = written.len() as u8;
         }
+        // No top-level domain is a number, but the end of an address is (RFC 3696, section 2).
+        let last = text.rsplit('.').next().unwrap_or_default();
+        let is_number = last.bytes().all(|byte| byte.is_ascii_digit());
         name.push(0);
-        if name.len() > MAX_NAME { Err(LabelError::Invalid) } else { Ok(Self(name)) }
+        if name.len() > MAX_NAME || is_number { Err(LabelError::Invalid) } else { Ok(Self(name)) }
+    }
+
+    /// Appends the name with dots, and with other bytes than those of host names escaped.
+    pub fn push_text(&self, out: &mut String) {
+        if self.is_root() {
+            return out.push('.');
+        }
+        let (mut rest, start) = (&self.0[..], out.len());
+        while let [length, left @ ..] = rest
+            && *length > 0
+        {
+            let (label, left) = left.split_at(usize::from(*length).min(left.len()));
+            if out.len() > start {
+                out.push('.');
+            }
+            match str::from_utf8(label) {
+                Ok(text) if label.iter().all(is_plain) => out.push_str(text),
+                // As in master files (RFC 1035, section 5.1): different names have different texts.
+                _ => label.iter().for_each(|byte| match is_plain(byte) {
+                    true => out.push(char::from(*byte)),
+                    false => *out += &format!("\\{byte:03}"),
+                }),
+            }
+            rest = left;
+        }
     }
 
     /// True if this name is the other one, or below it.
@@ -99,9 +124,21 @@ impl Name {
         Self(bytes)
     }
 
+    /// The position behind a name at `at` of a message.
+    pub(super) fn skip(message: &[u8], mut at: usize) -> Result<usize, MessageError> {
+        loop {
+            match usize::from(*message.get(at).ok_or(MessageError)?) {
+                0 => return Ok(at + 1),
+                length @ 1..=MAX_LABEL => at += 1 + length,
+                0xc0.. => return Ok(at + 2),
+                _ => return Err(MessageError),
+            }
+        }
+    }
+
     /// Reads a name at `at` of a message, and returns the position behind it.
     pub(super) fn read(message: &[u8], at: usize) -> Result<(Self, usize), MessageError> {
-        let (mut name, mut at, mut end, mut bound) = (Vec::with_capacity(32), at, None, at);
+        let (mut name, mut at, mut end, mut bound) = (Vec::with_capacity(64), at, None, at);
         loop {
             let length = usize::from(*message.get(at).ok_or(MessageError)?);
             match length {
@@ -132,29 +169,28 @@ impl Name {
     }
 }
 
-/// With dots, and other bytes than those of host names escaped.
+/// As [`Name::push_text`] writes it.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_root() {
-            return f.write_str(".");
-        }
-        let (mut rest, mut dot) = (&self.0[..], "");
-        while let [length, left @ ..] = rest
-            && *length > 0
-        {
-            let (label, left) = left.split_at(usize::from(*length).min(left.len()));
-            f.write_str(dot)?;
-            for byte in label {
-                match byte {
-                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => write!(f, "{}", char::from(*byte))?,
-                    // As in master files (RFC 1035, section 5.1): different names have different texts.
-                    _ => write!(f, "\\{byte:03}")?,
-                }
-            }
-            (rest, dot) = (left, ".");
-        }
-        Ok(())
+        let mut text = String::new();
+        self.push_text(&mut text);
+        f.write_str(&text)
     }
+}
+
+/// The bytes of host names.
+fn is_plain(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+}
+
+/// Appends a label of a host name with its length.
+fn push_label(label: &[u8], name: &mut Vec<u8>) -> Result<(), LabelError> {
+    if label.is_empty() || label.len() > MAX_LABEL || !label.iter().all(is_plain) {
+        return Err(LabelError::Invalid);
+    }
+    name.push(label.len() as u8);
+    name.extend_from_slice(label);
+    Ok(())
 }
 
 #[cfg(test)]
