@@ -60,7 +60,8 @@ impl NameServer {
             let mut config = format!(
                 "server:\n interface: 127.0.0.1@{port}\n port: {port}\n do-daemonize: no\n chroot: \"\"\n username: \"\"\n \
                  pidfile: \"\"\n use-syslog: no\n module-config: \"iterator\"\n directory: \"{}\"\n \
-                 local-zone: \"test.\" nodefault\n local-zone: \"refused.test.\" always_refuse\nremote-control:\n control-enable: no\n",
+                 local-zone: \"test.\" nodefault\n local-zone: \"refused.test.\" always_refuse\n \
+                 local-zone: \"example.org.\" always_refuse\nremote-control:\n control-enable: no\n",
                 dir.path().display()
             );
             for (name, records) in &zones {
@@ -179,6 +180,9 @@ fn unbound_says_which_domains_have_their_mx_here() {
         let output = run(&args.iter().filter(|arg| !arg.is_empty()).collect::<Vec<_>>());
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
+    let (code, report) = check("");
+    let refused = format!("failed: relay: dns:127.0.0.1:{} answered", server.port);
+    assert!(report.contains(&refused) && code == Some(69), "a server that is not for example.org: {report}");
     let (code, report) = check("--check=here.test");
     assert_eq!(report, format!("table relay is usable\nlookup relay backend dns:127.0.0.1:{} a value\n", server.port));
     assert_eq!(code, Some(0));
