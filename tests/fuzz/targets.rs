@@ -64,7 +64,9 @@ pub fn dns(data: &[u8]) {
         let message = match part {
             [1, raw @ ..] => raw.to_vec(),
             [_, flags, answers, authority, raw @ ..] => {
-                let mut message = asked.bytes[..asked.bytes.len() - 11].to_vec();
+                // Without EDNS, if there is any.
+                let end = asked.bytes.len() - usize::from(asked.bytes[11]) * 11;
+                let mut message = asked.bytes[..end].to_vec();
                 message[3] = *flags;
                 (message[2], message[7], message[9], message[11]) = (0x81, *answers, *authority, 0);
                 [&message, raw].concat()
@@ -110,7 +112,12 @@ pub fn program(data: &[u8]) {
         list.ends_with("\n\n") || list == "\n" || list.lines().last().is_some_and(|line| line.starts_with('F')),
         "{list}"
     );
-    assert_eq!(run(usize::from(*step).max(1)), (reply, list));
+    // Which of two faults comes first may depend on the cuts, but not whether there is one.
+    let kind = |text: &str| {
+        text.split_inclusive("program:alias").next().unwrap_or_default().trim_start_matches(char::is_numeric).to_owned()
+    };
+    let (cut_reply, cut_list) = run(usize::from(*step).max(1));
+    assert_eq!((kind(&cut_reply), kind(&cut_list)), (kind(&reply), kind(&list)));
 }
 
 /// Requests for decisions: they do not depend on how they are cut, and are JSON objects of strings.

@@ -12,6 +12,7 @@ use crate::io::Program;
 use crate::program::ProgramSpec;
 use crate::query::{Answer, Change, Failure, Tokens, Write};
 use crate::value::{self, Value, quote};
+use crate::wire;
 use crate::wire::http::Response;
 use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt;
@@ -53,9 +54,13 @@ pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEn
 
 /// JSON without anything that a program could take for the end of a line: not only LF, which would have it read the rest
 /// as a request of its own.
-fn one_line(json: &[u8]) -> Vec<u8> {
+fn one_line(json: Vec<u8>) -> Vec<u8> {
+    // Nearly always there is nothing of the kind.
+    if wire::all(&json, |byte| byte >= b' ' && byte != 0xc2 && byte != 0xe2) {
+        return json;
+    }
     let mut out = Vec::with_capacity(json.len());
-    let mut rest = json;
+    let mut rest = &json[..];
     while let Some((byte, left)) = rest.split_first() {
         match rest {
             // Within strings only, which is where they may be escaped: next line, and the separators of lines and
@@ -188,7 +193,7 @@ impl Table for ProgramTable {
 
 impl ProgramTable {
     fn request(&self, method: Method, members: Vec<u8>) -> Plan<'_> {
-        let body = Some(Box::new(Body { fields: String::new(), json: one_line(&members).into() }));
+        let body = Some(Box::new(Body { fields: String::new(), json: one_line(members).into() }));
         Plan::Request(Request { method, routes: self.routes.clone(), body })
     }
 
