@@ -449,7 +449,7 @@ mod tests {
             (
                 vec!["--socket", "/s", "--name", "f", "--type", "file", "--param", "/f", "--mode", "policy=f"],
                 78,
-                "--mode policy=f: a table of type file cannot decide, only url",
+                "--mode policy=f: only a table of type url can do this, not file",
             ),
             (vec!["query", "--mode", "sasl", "/s"], 64, "query --mode sasl expects SOCKET USER"),
             (vec!["query", "--mode", "policy", "/s"], 64, "query --mode policy expects SOCKET NAME=VALUE"),

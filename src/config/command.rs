@@ -59,7 +59,7 @@ impl Config {
             return Err(invalid(format!("--mode {mode}: there is no table '{name}'")));
         };
         if spec.kind != "url" {
-            return Err(invalid(format!("--mode {mode}: a table of type {} cannot decide, only url", spec.kind)));
+            return Err(invalid(format!("--mode {mode}: only a table of type url can do this, not {}", spec.kind)));
         }
         spec.decides = true;
         Ok(())

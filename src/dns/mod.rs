@@ -15,7 +15,7 @@ use crate::backend::{Carrier, Exchange, Fault, Finished, MAX_WAITING, Phase};
 use crate::io::Turn;
 use crate::metrics::NameServerMetrics;
 use crate::timers::Timers;
-use crate::wire::dns::{Message, Name};
+use crate::wire::dns::{Message, Name, TYPE_MX};
 use crate::wire::punycode::LabelError;
 use answer::{Verdict, interpret};
 use channel::{Channels, Received};
@@ -154,7 +154,8 @@ impl Dns {
         let of = self.servers.get(server);
         of.metrics.failed += 1;
         let Some(query) = self.queries.get_mut(key) else { return };
-        query.attempts.exclude(server, query.request.cause(of.address, cause));
+        let of_host = if query.question.kind == TYPE_MX { "" } else { " for the address of an MX host" };
+        query.attempts.exclude(server, query.request.cause(of.address, &format!("{cause}{of_host}")));
         self.send_next(key, turn);
     }
 
@@ -272,7 +273,7 @@ impl Dns {
         let Some((server, queries)) = self.channels.ended(key, turn) else { return };
         let cause = match error {
             None => "closed the connection without an answer".to_owned(),
-            Some(ErrorKind::ConnectionRefused) => "refused the question".to_owned(),
+            Some(ErrorKind::ConnectionRefused) => "refused the connection".to_owned(),
             Some(kind) => format!("is unreachable: {kind}"),
         };
         // Anything else, such as a want of descriptors, is no fault of the server: the question is repeated in time.
@@ -368,7 +369,11 @@ impl Dns {
         if let Some((server, sent)) = query.attempts.last.take() {
             let of = self.servers.get(server);
             of.metrics.timed_out += 1;
-            of.on_miss(sent, "did not answer", now);
+            // Once for each question: a name may take longer than its repetitions.
+            if !query.attempts.missed.contains(&server) {
+                query.attempts.missed.push(server);
+                of.on_miss(sent, "did not answer", now);
+            }
             query.attempts.cause.get_or_insert(query.request.cause(of.address, "did not answer in time"));
         }
         if query.exchange.deadline <= now {

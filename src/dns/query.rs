@@ -57,6 +57,8 @@ pub(super) struct Attempts {
     order: Vec<usize>,
     /// Those that have no answer.
     failed: Vec<usize>,
+    /// Those that have not answered in time.
+    pub missed: Vec<usize>,
     /// How often the question was sent or should have been.
     pub count: u32,
     pub last: Option<(usize, Instant)>,
@@ -82,6 +84,7 @@ impl Attempts {
             since: now,
             order,
             failed: Vec::new(),
+            missed: Vec::new(),
             count: 0,
             last: None,
             open: Vec::new(),

@@ -22,6 +22,8 @@ pub struct ProbeResult {
 #[derive(Default)]
 pub(super) struct Probes {
     results: Vec<Option<ProbeResult>>,
+    /// There was no key to look up.
+    only_dns: bool,
 }
 
 impl Probes {
@@ -30,6 +32,7 @@ impl Probes {
     pub(super) fn start(&mut self, key: Option<&[u8]>, shared: &mut Shared) {
         let now = shared.turn.now;
         let (only_dns, key) = key.map_or((true, EXAMPLE), |key| (false, key));
+        self.only_dns = only_dns;
         for table in (0..shared.tables.len()).filter(|table| !shared.tables.decides(*table)).collect::<Vec<_>>() {
             let timeout = shared.tables.timeout(table);
             let limit = TimeLimit { deadline: now + timeout, timeout };
@@ -60,7 +63,10 @@ impl Probes {
         let status = result.as_ref().ok().and_then(|response| status(&exchange, response.status));
         let backend = Some(shared.carriers.label(&exchange).to_owned());
         let answer = shared.parse_value(table, false, &exchange, shared.took(&exchange), result);
-        let result = described(&answer, status);
+        let mut result = described(&answer, status);
+        if self.only_dns {
+            result = result.map(|_| format!("answered the question for {}", EXAMPLE.escape_ascii()));
+        }
         let table = shared.tables.name(table).to_owned();
         if let Some(place) = self.results.get_mut(number as usize) {
             *place = Some(ProbeResult { table, backend, result });

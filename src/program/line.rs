@@ -25,16 +25,19 @@ pub(super) enum Reply<'a> {
     Error(String),
 }
 
-/// Parses a line. `None` if it is none: the program cannot be trusted to know what it answers.
-pub(super) fn parse(line: &[u8]) -> Option<Line<'_>> {
-    let raw = object(line)?;
+/// Parses a line.
+///
+/// # Errors
+/// It answers nothing, for this reason: the program cannot be trusted to know what it answers.
+pub(super) fn parse(line: &[u8]) -> Result<Line<'_>, &'static str> {
+    let raw = object(line).ok_or(NO_OBJECT)?;
     let (mut id, mut reply, mut members) = (None, None, Members::new());
-    while let Some((name, value)) = members.next(raw).ok()? {
+    while let Some((name, value)) = members.next(raw).map_err(|_| NO_OBJECT)? {
         let next = match &*name {
             b"id" => {
                 // A second one would leave open which of the two is meant.
-                if id.replace(crate::wire::decimal(value.as_bytes())?).is_some() {
-                    return None;
+                if id.replace(crate::wire::decimal(value.as_bytes()).ok_or(NO_ID)?).is_some() {
+                    return Err(NO_ID);
                 }
                 continue;
             }
@@ -42,16 +45,21 @@ pub(super) fn parse(line: &[u8]) -> Option<Line<'_>> {
             b"rows" if value.starts_with(['[', '{']) => Reply::Rows(value),
             b"done" if value == "true" => Reply::Done(true),
             b"done" if value == "false" => Reply::Done(false),
-            b"error" => Reply::Error(error(value)?),
-            b"rows" | b"done" => return None,
+            b"error" => Reply::Error(error(value).ok_or("sent a line whose error is no text")?),
+            b"rows" => return Err("sent a line whose rows are no array and no object"),
+            b"done" => return Err("sent a line whose done is not true and not false"),
             _ => continue,
         };
         if reply.replace(next).is_some() {
-            return None;
+            return Err("sent a line with more than one of value, rows, done and error");
         }
     }
-    Some(Line { id: id?, reply: reply? })
+    let reply = reply.ok_or("sent a line with none of value, rows, done and error")?;
+    Ok(Line { id: id.ok_or(NO_ID)?, reply })
 }
+
+const NO_OBJECT: &str = "sent a line that is no JSON object";
+const NO_ID: &str = "sent a line without an id that is a number";
 
 /// The line as the text of a valid object.
 fn object(line: &[u8]) -> Option<&str> {
@@ -82,7 +90,7 @@ mod tests {
             (r#"{"\u0069d":7,"done":false}"#, 7, Reply::Done(false)),
             (r#"{"id":7,"error":"no \n\u00e9"}"#, 7, Reply::Error("no ??".into())),
         ] {
-            assert_eq!(parse(line.as_bytes()), Some(Line { id, reply }), "{line}");
+            assert_eq!(parse(line.as_bytes()), Ok(Line { id, reply }), "{line}");
         }
         let long = format!(r#"{{"id":1,"error":"{}"}}"#, "x".repeat(1_000));
         assert_eq!(parse(long.as_bytes()).unwrap().reply, Reply::Error("x".repeat(MAX_ERROR)));
@@ -90,34 +98,46 @@ mod tests {
 
     #[test]
     fn anything_else_is_no_line() {
-        for line in [
-            "",
-            "{}",
-            "null",
-            "7",
-            "[]",
-            "Traceback",
-            r#"{"id":7}"#,
-            r#"{"value":1}"#,
-            r#"{"id":"7","value":1}"#,
-            r#"{"id":-7,"value":1}"#,
-            r#"{"id":7.0,"value":1}"#,
-            r#"{"id":null,"value":1}"#,
-            r#"{"id":7,"value":1"#,
-            r#"{"id":7,"value":}"#,
-            r#"{"id":7,"id":8,"value":1}"#,
-            r#"{"id":7,"value":1,"error":"x"}"#,
-            r#"{"id":7,"value":1,"value":2}"#,
-            r#"{"id":7,"rows":1}"#,
-            r#"{"id":7,"done":null}"#,
-            r#"{"id":7,"error":5}"#,
-            r#"{"id":7,"value":1} {"id":8,"value":1}"#,
-            "\u{feff}{\"id\":7,\"value\":1}",
-            r#"{"id":7,"value":NaN}"#,
-            r#"{"id":18446744073709551616,"value":1}"#,
+        for (lines, why) in [
+            (
+                &[
+                    "",
+                    "{",
+                    "null",
+                    "7",
+                    "[]",
+                    "Traceback",
+                    r#"{"id":7,"value":1"#,
+                    r#"{"id":7,"value":}"#,
+                    "\u{feff}{}",
+                    r#"{"id":7,"value":1} {"id":8,"value":1}"#,
+                    r#"{"id":7,"value":NaN}"#,
+                ][..],
+                NO_OBJECT,
+            ),
+            (
+                &[
+                    r#"{"value":1}"#,
+                    r#"{"id":"7","value":1}"#,
+                    r#"{"id":-7,"value":1}"#,
+                    r#"{"id":7.0,"value":1}"#,
+                    r#"{"id":null,"value":1}"#,
+                    r#"{"id":7,"id":8,"value":1}"#,
+                    r#"{"id":18446744073709551616,"value":1}"#,
+                ],
+                NO_ID,
+            ),
+            (&["{}", r#"{"id":7}"#], "sent a line with none of value, rows, done and error"),
+            (
+                &[r#"{"id":7,"value":1,"error":"x"}"#, r#"{"id":7,"value":1,"value":2}"#],
+                "sent a line with more than one of value, rows, done and error",
+            ),
+            (&[r#"{"id":7,"rows":1}"#], "sent a line whose rows are no array and no object"),
+            (&[r#"{"id":7,"done":null}"#], "sent a line whose done is not true and not false"),
+            (&[r#"{"id":7,"error":5}"#], "sent a line whose error is no text"),
         ] {
-            assert_eq!(parse(line.as_bytes()), None, "{line}");
+            lines.iter().for_each(|line| assert_eq!(parse(line.as_bytes()), Err(why), "{line}"));
         }
-        assert_eq!(parse(b"{\"id\":7,\"value\":\"\xff\"}"), None);
+        assert_eq!(parse(b"{\"id\":7,\"value\":\"\xff\"}"), Err(NO_OBJECT));
     }
 }

@@ -178,7 +178,7 @@ impl Programs {
         }
         let Self { pools, processes, .. } = self;
         pools[number].dispatch(processes, turn);
-        (!process.is_replaced).then(|| (&self.pools[number].spec.label[..], cause))
+        (!process.is_outdated).then(|| (&self.pools[number].spec.label[..], cause))
     }
 
     /// The bytes to be written to the stdin of a process.
@@ -224,8 +224,9 @@ impl Programs {
         let Self { pools, processes, .. } = self;
         let mut next: Option<Instant> = None;
         for (number, pool) in pools.iter_mut().enumerate() {
-            let at = pool.end_retired(processes, turn);
+            pool.end_retired(processes, turn);
             pool.start_missing(number, processes, turn);
+            let at = pool.end_retired(processes, turn); // with those that were just started
             pool.dispatch(processes, turn);
             next = [next, at.filter(|at| *at > turn.now)].into_iter().flatten().min();
         }

@@ -137,7 +137,14 @@ impl Pool {
             return;
         }
         self.next_start = None;
-        let missing = self.spec.processes.saturating_sub(self.serving(processes).count());
+        let (outdated, current): (Vec<&Process>, Vec<&Process>) =
+            self.serving(processes).map(|(_, process)| process).partition(|process| process.is_outdated);
+        let mut missing = self.spec.processes.saturating_sub(current.len());
+        if !outdated.is_empty() {
+            // Besides those that serve, one at a time until it is known to work.
+            let is_tried = current.iter().any(|process| process.works_at() > turn.now);
+            missing = if is_tried { 0 } else { missing.min(1) };
+        }
         // Those that do not end take places, too.
         let free = (2 * self.spec.processes).saturating_sub(self.members.len());
         for _ in 0..missing.min(free) {
@@ -174,7 +181,8 @@ impl Pool {
 
     /// Ends processes that have nothing left to do, and kills those that do not end. Returns when it has to be called.
     pub(super) fn end_retired(&mut self, processes: &mut Arena<Process>, turn: &mut Turn) -> Option<Instant> {
-        let mut next = self.next_start.filter(|_| self.active);
+        let proof = self.retire_outdated(processes, turn.now);
+        let mut next = [self.next_start.filter(|_| self.active), proof].into_iter().flatten().min();
         for key in &self.members {
             let until = processes.get_mut(*key).and_then(|process| process.check_abandoned(turn.now));
             next = [next, until].into_iter().flatten().min();
@@ -221,15 +229,30 @@ impl Pool {
         turn.push(Action::Signal(key, signal));
     }
 
-    /// Has all processes replaced, once they have answered their requests.
+    /// Has all processes replaced, one after another.
     pub(super) fn replace(&mut self, processes: &mut Arena<Process>) {
-        self.members.iter().for_each(|key| {
-            let process = processes.get_mut(*key).filter(|process| process.is_serving());
-            if let Some(process) = process {
-                (process.state, process.is_replaced) = (State::Retiring(None), true);
-            }
-        });
-        (self.next_start, self.down) = (None, None);
+        for key in &self.members {
+            processes.get_mut(*key).into_iter().for_each(|process| process.is_outdated = true);
+        }
+        self.next_start = None;
+    }
+
+    /// Retires outdated processes, one for each other that works. Returns when another will be known to work.
+    // A program that was changed for the worse must not take the place of one that works.
+    fn retire_outdated(&mut self, processes: &mut Arena<Process>, now: Instant) -> Option<Instant> {
+        let of = |key: &Key| processes.get(*key).filter(|one| one.is_serving()).map(|one| (*key, one));
+        let serving: Vec<(Key, &Process)> = self.members.iter().filter_map(of).collect();
+        let outdated: Vec<Key> = serving.iter().filter(|(_, one)| one.is_outdated).map(|(key, _)| *key).collect();
+        let (works, next): (Vec<Instant>, Vec<Instant>) = serving
+            .iter()
+            .filter(|(_, one)| !one.is_outdated)
+            .map(|(_, one)| one.works_at())
+            .partition(|at| *at <= now);
+        let excess = (works.len() + outdated.len()).saturating_sub(self.spec.processes);
+        for key in outdated.iter().take(excess) {
+            processes.get_mut(*key).into_iter().for_each(|one| one.state = State::Retiring(None));
+        }
+        next.into_iter().min().filter(|_| outdated.len() > excess)
     }
 
     /// A process has ended, for this reason. True if requests that wait fail: it had got none, and there is no other.
@@ -242,7 +265,7 @@ impl Pool {
         now: Instant,
     ) -> bool {
         self.members.retain(|other| *other != key);
-        if process.is_replaced {
+        if process.is_outdated {
             return false;
         }
         if self.next_start.is_none_or(|at| at <= now) {

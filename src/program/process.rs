@@ -18,6 +18,9 @@ const MAX_LINE: usize = 4 << 20;
 /// The time after which a process is replaced that owes only answers which were given up: it may finish them.
 const MAX_GIVEN_UP: Duration = Duration::from_secs(5);
 
+/// The time after which a process is known to work that has not ended and got no request.
+const PROOF: Duration = Duration::from_secs(1);
+
 /// The time that a process may take until its first answer.
 const MAX_START: Duration = Duration::from_secs(30);
 
@@ -48,8 +51,8 @@ pub(super) struct Process {
     /// How many of these were not given up.
     live: usize,
     pub has_answered: bool,
-    /// Another one is to take its place, and nothing is wrong with it.
-    pub is_replaced: bool,
+    /// Another one is to take its place, or has, and nothing is wrong with it.
+    pub is_outdated: bool,
     started: Instant,
     last_answer: Instant,
     /// Since when it owes only answers that were given up.
@@ -102,7 +105,7 @@ impl Process {
             in_flight: VecDeque::new(),
             live: 0,
             has_answered: false,
-            is_replaced: false,
+            is_outdated: false,
             started: now,
             last_answer: now,
             abandoned_since: None,
@@ -120,8 +123,9 @@ impl Process {
         self.in_flight.len()
     }
 
+    /// True if it may have seen a request.
     pub(super) fn has_got_requests(&self) -> bool {
-        self.next_id > 1
+        self.written > 0
     }
 
     /// Those of them that were not given up.
@@ -182,7 +186,7 @@ impl Process {
             if length > MAX_LINE {
                 return Err("sent a line longer than 4 MiB");
             }
-            let Some(Line { id, reply }) = line::parse(line) else { return Err("sent a line that is no answer") };
+            let Line { id, reply } = line::parse(line)?;
             self.on_reply(key, id, reply, now, events)?;
         }
         let rest = joined.bytes().len() - used;
@@ -270,6 +274,11 @@ impl Process {
         if self.live == 0 {
             self.abandoned_since.get_or_insert(now);
         }
+    }
+
+    /// When it is known to work: at once if it has answered.
+    pub(super) fn works_at(&self) -> Instant {
+        if self.has_answered { self.started } else { self.started + PROOF }
     }
 
     /// Retires it if it has owed only answers that were given up for too long. Returns when that will be.

@@ -47,11 +47,11 @@ impl<'a> Settings<'a> {
             .transpose()
     }
 
-    /// Takes a number from 1 to 65536.
-    pub fn number(&mut self, key: &'static str) -> Result<Option<usize>, String> {
+    /// Takes a number from 1 to `most`.
+    pub fn number(&mut self, key: &'static str, most: usize) -> Result<Option<usize>, String> {
         let Some(text) = self.one(key) else { return Ok(None) };
-        let number = text.parse().ok().filter(|number| (1..=65_536).contains(number));
-        number.map(Some).ok_or_else(|| format!("{key}={text}: expects a number from 1 to 65536"))
+        let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+        number.map(Some).ok_or_else(|| format!("{key}={text}: expects a number from 1 to {most}"))
     }
 
     /// Takes a setting that is one of two words, and returns which; the first one is the default.

@@ -465,7 +465,7 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
 fn a_tcp_connection_that_fails_is_a_fault() {
     for (end, why) in [
         (End::HalfClosed, "closed the connection without an answer"),
-        (End::Closed(Some(ErrorKind::ConnectionRefused)), "refused the question"),
+        (End::Closed(Some(ErrorKind::ConnectionRefused)), "refused the connection"),
     ] {
         let mut world = world();
         let client = ask(&mut world, "d.example");

@@ -150,13 +150,16 @@ fn a_late_answer_is_nobody_elses() {
 #[test]
 fn a_line_that_answers_nothing_ends_the_process() {
     for (line, why) in [
-        ("Traceback (most recent call last):\n", "sent a line that is no answer"),
-        ("\n", "sent a line that is no answer"),
-        ("{\"id\":1}\n", "sent a line that is no answer"),
+        ("Traceback (most recent call last):\n", "sent a line that is no JSON object"),
+        ("\n", "sent a line that is no JSON object"),
+        ("{\"id\":1}\n", "sent a line with none of value, rows, done and error"),
         ("{\"id\":2,\"value\":\"x\"}\n", "answered a request that it does not have"),
         ("{\"id\":0,\"value\":\"x\"}\n", "answered a request that it does not have"),
         ("{\"id\":1,\"rows\":[]}\n", "answered with rows where it was asked for no list"),
-        ("{\"id\":1,\"value\":\"x\",\"value\":\"y\"}\n", "sent a line that is no answer"),
+        (
+            "{\"id\":1,\"value\":\"x\",\"value\":\"y\"}\n",
+            "sent a line with more than one of value, rows, done and error",
+        ),
     ] {
         let mut world = world();
         let client = world.lookup("k");
@@ -290,14 +293,15 @@ fn requests_wait_for_a_process_that_worked_before() {
 #[test]
 fn a_program_that_cannot_be_started_fails_lookups_at_once() {
     let mut world = world();
+    let peer = world.processes[0];
+    world.block(peer, true); // nothing is read
     let client = world.lookup("k");
-    for _ in 0..2 {
-        let Some(peer) = world.processes.first().copied() else { break };
-        world.exit(peer, "cannot be started: permission denied");
-        world.wait(SECOND * 2);
-    }
+    world.exit(peer, "cannot be started: permission denied");
     let reply = world.taken(client);
-    assert!(reply.contains("TEMP alias: program:alias cannot be started: permission denied"), "{reply}");
+    assert!(
+        reply.contains("TEMP alias: program:alias is marked down: cannot be started: permission denied"),
+        "{reply}"
+    );
 }
 
 #[test]
@@ -335,6 +339,8 @@ fn writes_are_done_failed_or_uncertain() {
 fn a_write_that_was_not_read_is_not_lost_with_its_process() {
     let mut world = world();
     let (client, peer) = (dict(&mut world), world.processes[0]);
+    world.lookup("k");
+    respond(&mut world, r#""value":"x""#);
     world.block(peer, true);
     world.send(client, b"B1\t\nS1\tshared/k\tv\nC1\n");
     world.exit(peer, "exited with status 1");
@@ -488,11 +494,11 @@ fn reload_replaces_processes_without_losing_a_lookup() {
     let next = world.lookup("n");
     let (new, new_id, _) = asked(&mut world);
     assert_ne!(new, old);
+    answer(&mut world, new, new_id, r#""value":"new""#);
+    assert_eq!((world.taken(next).as_str(), world.signals.len()), ("6:OK new,", 0));
     answer(&mut world, old, id, r#""value":"old""#);
     assert_eq!((world.taken(client).as_str(), world.signals.pop()), ("6:OK old,", Some((old, ProgramSignal::Term))));
     world.exit(old, "was ended by signal 15");
-    answer(&mut world, new, new_id, r#""value":"new""#);
-    assert_eq!(world.taken(next), "6:OK new,");
     assert_eq!(world.processes.len(), 1);
 }
 
@@ -645,6 +651,32 @@ fn a_flood_on_stderr_takes_no_time() {
         world.engine.received(Peer::Stderr(key), "a\n".repeat(32_768).as_bytes(), world.now);
     }
     assert!(since.elapsed() < SECOND * 5, "{:?}", since.elapsed()); // what is quadratic takes ten times that
+}
+
+#[test]
+fn a_change_for_the_worse_replaces_nothing() {
+    let mut world = world_of(&["processes=3"]);
+    let old = world.processes.clone();
+    world.engine.reload();
+    world.process();
+    for at in 0..10 {
+        // The new ones cannot be started.
+        for new in world.processes.clone().into_iter().filter(|peer| !old.contains(peer)) {
+            world.exit(new, "exited with status 1");
+        }
+        let client = world.lookup(&format!("k{at}"));
+        let (peer, id, _) = asked(&mut world);
+        assert!(old.contains(&peer));
+        answer(&mut world, peer, id, r#""value":"x""#);
+        assert_eq!(world.taken(client), "4:OK x,");
+        world.wait(MS * 500);
+        assert!(world.processes.len() <= 4);
+    }
+    assert!(world.signals.is_empty());
+    // Until one works.
+    world.wait(SECOND * 10);
+    let ended: Vec<Peer> = std::mem::take(&mut world.signals).into_iter().map(|(peer, _)| peer).collect();
+    assert!(old.iter().all(|peer| ended.contains(peer)), "{ended:?}");
 }
 
 #[test]

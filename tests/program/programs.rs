@@ -95,7 +95,7 @@ fn whatever_a_process_does_others_are_answered() {
         ("error", temp("reported: no database")),
         ("object", "TEMP alias: the value is an object: select= names a part of it".to_owned()),
         ("nul", "TEMP alias: the value has a NUL, where mail servers cut it".to_owned()),
-        ("garbage", temp("sent a line that is no answer")),
+        ("garbage", temp("sent a line that is no JSON object")),
         ("wrong-id", temp("answered a request that it does not have")),
         ("old-id", temp("answered a request that it does not have")),
         ("endless", temp("sent a line longer than 4 MiB")),

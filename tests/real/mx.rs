@@ -143,7 +143,7 @@ fn dnsmasq_says_which_domains_have_their_mx_here() {
     drop(server);
     assert_eq!(podop.lookup("relay", "here.test"), "OK here.test", "it is cached");
     let reply = podop.lookup("relay", "new.test");
-    assert_eq!(reply, format!("TEMP relay: dns:127.0.0.1:{port} refused the question"), "a fault is no miss");
+    assert_eq!(reply, format!("TEMP relay: dns:127.0.0.1:{port} refused the connection"), "a fault is no miss");
 }
 
 #[test]
@@ -220,10 +220,11 @@ fn postfix_is_a_backup_mx_as_the_manual_says() {
     let server = NameServer::unbound();
     let dir = tempfile::tempdir().unwrap();
     let recipients = dir.path().join("recipients.json");
-    fs::write(&recipients, r#"{"user@here.test": "OK"}"#).unwrap();
+    fs::write(&recipients, sample("recipients.json").replace("alice@example.org", "user@here.test")).unwrap();
     let command = sample("backup-mx.sh").replace("/etc/podop/recipients.json", recipients.to_str().unwrap());
     let words: Vec<&str> = command.split_ascii_whitespace().filter(|word| *word != "\\").collect();
     let tables = words.iter().skip_while(|word| **word != "--name").map(|word| (*word).to_owned());
+    let tables = tables.map(|word| word.replace("relay:primary=198.51.100.0/24", "relay:timeout=10"));
     let resolver = format!("relay:resolver=127.0.0.1:{}", server.port);
     let podop = Podop::start(&tables.chain(["--option".to_owned(), resolver]).collect::<Vec<_>>());
     let main_cf = sample("backup-mx.cf");
@@ -235,6 +236,7 @@ fn postfix_is_a_backup_mx_as_the_manual_says() {
     let mut smtp = postfix.smtp();
     for (to, reply) in [
         ("user@here.test", "250 2.1.5"),
+        ("User+x@here.test", "250 2.1.5"),
         ("nobody@here.test", "550 5.1.1"),
         ("user@elsewhere.test", "554 5.7.1"),
         ("user@null.test", "554 5.7.1"),
@@ -280,7 +282,8 @@ fn the_servers_of_resolv_conf_are_asked_and_read_again() {
     let output = Command::new("unshare").args(["-mn", "sh", "-c", &script]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines: Vec<&str> = text.lines().collect();
-    let expected = ["podop: TEMP relay: dns:127.0.0.9:53 refused the question (exit code 75)", "exit 75", "here.test"];
+    let expected =
+        ["podop: TEMP relay: dns:127.0.0.9:53 refused the connection (exit code 75)", "exit 75", "here.test"];
     assert_eq!(lines, expected, "{}", String::from_utf8_lossy(&output.stderr));
 }
 

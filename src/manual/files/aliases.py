@@ -10,9 +10,9 @@ for line in sys.stdin:
     request = json.loads(line)
     answer = {"id": request["id"]}
     if "get" in request:
-        answer["value"] = ALIASES.get(request["get"].lower())  # None, which is null, is "no such key"
+        answer["value"] = ALIASES.get(request["get"].lower())  # None (null) means "no such key"
     elif "list" in request:
-        answer["value"] = ALIASES
+        answer["value"] = ALIASES if request["list"] == "" else {}
     else:
-        answer["error"] = "the aliases cannot be changed"
+        answer["done"] = False  # the aliases cannot be changed
     print(json.dumps(answer), flush=True)

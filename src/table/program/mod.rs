@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 const PROCESSES: usize = 4;
 const MAX_PROCESSES: usize = 256;
 
+/// Maximum number of requests that a process has at once.
+const MAX_PIPELINE: usize = 10_000;
+
 /// Opens a program table; `--param` is a command line.
 pub(super) fn open(spec: TableSpec<'_>, setup: &mut Setup<'_>) -> Result<TableEntry, SettingError> {
     let words = words::split(spec.param)
@@ -125,13 +128,10 @@ impl ProgramOptions {
             select: settings.select()?,
             text_values: settings.choice("values", ["json", "text"])? == 1,
             expire: settings.choice("expire", ["off", "on"])? == 1,
-            processes: settings.number("processes")?.unwrap_or(PROCESSES),
+            processes: settings.number("processes", MAX_PROCESSES)?.unwrap_or(PROCESSES),
             // One, as a program that answers one after another would have a slow request delay others.
-            pipeline: settings.number("pipeline")?.unwrap_or(1),
+            pipeline: settings.number("pipeline", MAX_PIPELINE)?.unwrap_or(1),
         };
-        if options.processes > MAX_PROCESSES {
-            return Err(format!("processes={}: expects a number from 1 to {MAX_PROCESSES}", options.processes));
-        }
         settings.finish()?;
         Ok(options)
     }

@@ -14,6 +14,9 @@ use std::time::Duration;
 // Below the shortest timeout of common servers, gunicorn's 2 s: a server that closes first may cross with a request.
 const KEEPALIVE: Duration = Duration::from_millis(1500);
 
+/// The highest value of the settings that are numbers.
+const MAX_NUMBER: usize = 65_536;
+
 /// Maximum number of connections to one backend, by default.
 const CONNECTIONS: usize = 1024;
 
@@ -48,11 +51,11 @@ impl UrlOptions {
             caching: settings.caching()?,
             keys: KeyRules::take(&mut settings)?,
             pool: PoolOptions {
-                connections: settings.number("connections")?.unwrap_or(CONNECTIONS),
+                connections: settings.number("connections", MAX_NUMBER)?.unwrap_or(CONNECTIONS),
                 keepalive: settings.seconds("keepalive")?.unwrap_or(KEEPALIVE),
                 // Off by default: some servers, such as gunicorn 20.1 with threads, leave a second request unread until
                 // their keep-alive time has passed.
-                pipeline: settings.number("pipeline")?.unwrap_or(1),
+                pipeline: settings.number("pipeline", MAX_NUMBER)?.unwrap_or(1),
             },
             misses: misses(settings.one("miss"))?,
             unset: match settings.one("unset") {
