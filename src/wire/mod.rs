@@ -6,6 +6,7 @@ pub mod date;
 pub mod dict;
 pub mod dns;
 pub mod http;
+pub mod idna;
 pub mod net;
 pub mod netstring;
 pub mod percent;

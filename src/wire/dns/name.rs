@@ -35,7 +35,7 @@ impl Name {
     /// # Errors
     /// It is something else, such as an address; or its A-labels are not known.
     pub fn parse(text: &str) -> Result<Self, LabelError> {
-        let text = text.strip_suffix('.').unwrap_or(text);
+        let text = text.strip_suffix(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']).unwrap_or(text);
         if text.len() > MAX_TEXT {
             return Err(LabelError::Invalid);
         }
@@ -211,7 +211,7 @@ mod tests {
             ("_smtp.a-b.example", "_smtp.a-b.example"),
             ("1.2.3.com", "1.2.3.com"),
             ("b\u{fc}cher.example", "xn--bcher-kva.example"),
-            ("B\u{dc}CHER\u{3002}example", "xn--bcher-kva.example"),
+            ("B\u{dc}CHER\u{3002}example\u{3002}", "xn--bcher-kva.example"),
         ] {
             assert_eq!(name(text).to_string(), shown);
         }
