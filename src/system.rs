@@ -147,23 +147,40 @@ pub fn signal_group(child: u32, kill: bool) {
 }
 
 /// Whether a child has ended; it is still to be waited for.
-pub fn has_ended(child: u32) -> bool {
+///
+/// # Errors
+/// It was waited for already.
+pub fn has_ended(child: u32) -> io::Result<bool> {
+    ended(libc::P_PID, child).map(|pid| pid.is_some())
+}
+
+/// Waits for processes whose parents have ended, if this is process 1, as in a container: nothing else would. `is_ours` is
+/// whether a process is waited for elsewhere. True if one of those has ended: further ones may have.
+pub fn reap_orphans(is_ours: impl Fn(u32) -> bool) -> bool {
+    if std::process::id() != 1 {
+        return false;
+    }
+    while let Ok(Some(pid)) = ended(libc::P_ALL, 0) {
+        if is_ours(pid) {
+            return true;
+        }
+        // SAFETY: no status is asked for.
+        unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::WNOHANG) };
+    }
+    false
+}
+
+/// A child of these that has ended, and is still to be waited for.
+fn ended(which: libc::idtype_t, id: u32) -> io::Result<Option<u32>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: the call only writes to `info`, of which zeros are a valid value, that of no child.
     unsafe {
-        let result = libc::waitid(libc::P_PID, child, info.as_mut_ptr(), options);
-        result != 0 || info.assume_init().si_pid() != 0
+        if libc::waitid(which, id, info.as_mut_ptr(), options) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(u32::try_from(info.assume_init().si_pid()).ok().filter(|pid| *pid != 0))
     }
-}
-
-/// Waits for processes whose parents have ended, if this is process 1, as in a container: nothing else would.
-pub fn reap_orphans() {
-    if std::process::id() != 1 {
-        return;
-    }
-    // SAFETY: no status is asked for.
-    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
 }
 
 /// Locks a file or directory against other processes (flock(2)) until it is closed; false if another has locked it.

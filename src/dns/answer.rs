@@ -2,6 +2,7 @@
 
 use crate::wire::dns::{Data, Message, MessageError, Name, Question, Rcode, Record, TYPE_A, TYPE_AAAA, TYPE_MX};
 use std::borrow::Cow;
+use std::io::ErrorKind;
 
 /// Maximum number of aliases that are followed for one question.
 pub(super) const MAX_ALIASES: usize = 16;
@@ -103,6 +104,20 @@ fn is_of_kind(data: &Data, kind: u16) -> bool {
         Data::Mx { .. } => kind == TYPE_MX,
         Data::Address(address) => kind == if address.is_ipv4() { TYPE_A } else { TYPE_AAAA },
         Data::Ns | Data::Cname(_) | Data::Soa { .. } | Data::Other => false,
+    }
+}
+
+/// What the end of a socket means, in words that continue a sentence about its server, and whether it is a fault of that
+/// server. Anything else, such as a want of descriptors, is none: the question is repeated in time.
+pub(super) fn describe_end(error: Option<ErrorKind>) -> (String, bool) {
+    match error {
+        None => ("closed the connection without an answer".to_owned(), true),
+        Some(ErrorKind::ConnectionRefused) => ("refused the connection".to_owned(), true),
+        Some(kind) => {
+            let reasons = [ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted];
+            let ways = [ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
+            (format!("is unreachable: {kind}"), reasons.contains(&kind) || ways.contains(&kind))
+        }
     }
 }
 

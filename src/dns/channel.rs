@@ -64,6 +64,8 @@ pub(super) struct Channels {
     arena: Arena<Channel>,
     /// The UDP socket of each server that further questions are sent from.
     current: BTreeMap<usize, Key>,
+    /// A socket was closed since the last [`Channels::take_closed`].
+    closed: bool,
 }
 
 impl Channels {
@@ -121,6 +123,11 @@ impl Channels {
         };
         let old: Vec<Key> = self.current.values().copied().filter(is_old).collect();
         old.into_iter().for_each(|key| self.close(key, turn));
+    }
+
+    /// True if a socket was closed since the last call.
+    pub(super) fn take_closed(&mut self) -> bool {
+        std::mem::take(&mut self.closed)
     }
 
     /// True if another connection to a server may be opened.
@@ -205,6 +212,7 @@ impl Channels {
     /// Removes a socket and returns its server and the questions that were sent from it.
     fn remove(&mut self, key: Key) -> Option<(usize, Vec<Key>)> {
         let Channel { server, kind } = self.arena.remove(key)?;
+        self.closed = true;
         Some((
             server,
             match kind {

@@ -126,7 +126,9 @@ impl Dns {
         query.attempts.last = was_sent.then_some((server, turn.now));
         if !was_sent {
             query.attempts.cause = Some(query.request.cause(address, "has too many questions"));
-            self.waiting.push_back((key, server));
+            if !std::mem::replace(&mut query.attempts.waits, true) {
+                self.waiting.push_back((key, server));
+            }
         }
         let wait = query.attempts.wait(query.request.conf.timeout);
         let at = (turn.now + wait).min(query.exchange.deadline).min(query.attempts.end(&query.request));
@@ -145,7 +147,7 @@ impl Dns {
             self.channels.send_udp(to, key, &mut self.random, message, turn)
         };
         let Some((channel, id)) = sent else { return false };
-        attempts.open.push(Open { channel, id });
+        attempts.open.push(Open { channel, id, server });
         true
     }
 
@@ -156,6 +158,11 @@ impl Dns {
         let Some(query) = self.queries.get_mut(key) else { return };
         let of_host = if query.question.kind == TYPE_MX { "" } else { " for the address of an MX host" };
         query.attempts.exclude(server, query.request.cause(of.address, &format!("{cause}{of_host}")));
+        // It would say the same once more, if at all.
+        query.attempts.last = query.attempts.last.filter(|(last, _)| *last != server);
+        let (same, open) = std::mem::take(&mut query.attempts.open).into_iter().partition(|open| open.server == server);
+        query.attempts.open = open;
+        Vec::into_iter(same).for_each(|open: Open| self.channels.release(open.channel, turn));
         self.send_next(key, turn);
     }
 
@@ -271,21 +278,7 @@ impl Dns {
     /// A socket has failed, or its server has closed it.
     pub fn ended(&mut self, key: Key, error: Option<ErrorKind>, turn: &mut Turn) {
         let Some((server, queries)) = self.channels.ended(key, turn) else { return };
-        let cause = match error {
-            None => "closed the connection without an answer".to_owned(),
-            Some(ErrorKind::ConnectionRefused) => "refused the connection".to_owned(),
-            Some(kind) => format!("is unreachable: {kind}"),
-        };
-        // Anything else, such as a want of descriptors, is no fault of the server: the question is repeated in time.
-        let is_fault = error.is_none_or(|kind| {
-            use ErrorKind::{
-                ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
-            };
-            matches!(
-                kind,
-                ConnectionRefused | ConnectionReset | ConnectionAborted | HostUnreachable | NetworkUnreachable
-            )
-        });
+        let (cause, is_fault) = answer::describe_end(error);
         for at in queries {
             let Some(query) = self.queries.get_mut(at) else { continue };
             let before = query.attempts.open.len();
@@ -334,13 +327,14 @@ impl Dns {
 
     /// Sends the questions that have waited for a TCP connection, as far as there is room.
     fn serve_waiting(&mut self, turn: &mut Turn) {
+        if self.waiting.is_empty() || !self.channels.take_closed() {
+            return;
+        }
         for _ in 0..self.waiting.len() {
             let Some((key, server)) = self.waiting.pop_front() else { return };
-            let waits = |query: &Query| query.attempts.tcp && query.attempts.open.is_empty();
-            if !self.queries.get(key).is_some_and(waits) {
-                continue;
-            }
+            let Some(query) = self.queries.get_mut(key).filter(|query| query.attempts.waits) else { continue };
             if self.channels.has_room(server) {
+                query.attempts.waits = false;
                 self.attempt(key, server, turn);
             } else {
                 self.waiting.push_back((key, server));

@@ -67,6 +67,8 @@ pub(super) struct Attempts {
     /// With EDNS, and over TCP.
     pub edns: bool,
     pub tcp: bool,
+    /// It waits for a server to have room for it.
+    pub waits: bool,
     /// Why the last server had no answer.
     pub cause: Option<String>,
 }
@@ -76,6 +78,7 @@ pub(super) struct Attempts {
 pub(super) struct Open {
     pub channel: Key,
     pub id: u16,
+    pub server: usize,
 }
 
 impl Attempts {
@@ -90,14 +93,16 @@ impl Attempts {
             open: Vec::new(),
             edns: true,
             tcp: false,
+            waits: false,
             cause: None,
         }
     }
 
-    /// The server to ask next; `None` if each of them has failed.
+    /// The server to ask next; `None` if each of them has failed, or has the question over TCP, which repeats by itself.
     pub(super) fn next_server(&self) -> Option<usize> {
+        let has_it = |server: &usize| self.tcp && self.open.iter().any(|open| open.server == *server);
         let all = self.order.iter().cycle().skip(self.count as usize % self.order.len().max(1)).take(self.order.len());
-        all.copied().find(|server| !self.failed.contains(server))
+        all.copied().find(|server| !self.failed.contains(server) && !has_it(server))
     }
 
     /// The servers that are not asked first.

@@ -158,8 +158,9 @@ impl Programs {
         let orphans = process.take_all();
         let Self { pools, processes, .. } = self;
         let fails = pools[number].on_end(key, &process, &cause, processes, turn.now);
-        // Those that were not sent in their old order, in front of what came later.
-        for (mut exchange, sent) in orphans.into_iter().rev() {
+        // Those that were not sent go in front of what came later, and in their old order.
+        let (seen, unseen): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|(_, sent)| *sent);
+        for (mut exchange, sent) in seen.into_iter().chain(unseen.into_iter().rev()) {
             let may_repeat = !sent || exchange.is_safe() && !exchange.is_resent() && !exchange.is_streamed();
             if !may_repeat {
                 self.finish(number, exchange, Err(Fault::Failed(cause.clone())), sent);
@@ -178,7 +179,8 @@ impl Programs {
         }
         let Self { pools, processes, .. } = self;
         pools[number].dispatch(processes, turn);
-        (!process.is_outdated).then(|| (&self.pools[number].spec.label[..], cause))
+        let is_news = !process.is_outdated || matches!(process.state, State::Ending(Some(_), _));
+        is_news.then(|| (&self.pools[number].spec.label[..], cause))
     }
 
     /// The bytes to be written to the stdin of a process.
@@ -193,7 +195,9 @@ impl Programs {
 
     /// True if the stdout of a process may be read.
     pub fn wants_input(&self, key: Key) -> bool {
-        self.processes.get(key).is_some_and(|process| !process.is_paused)
+        // All that one has sent is read when it ends.
+        let is_read = |process: &Process| !process.is_paused || matches!(process.state, State::Ending(..));
+        self.processes.get(key).is_some_and(is_read)
     }
 
     /// Stops to read a process, or continues: the client of a list has enough. One that others wait for is read on.

@@ -1,6 +1,6 @@
 //! One program: its processes, and the requests that wait for one of them.
 
-use super::process::{Process, State};
+use super::process::{LATE_WRITE, Process, State};
 use crate::arena::{Arena, Key};
 use crate::backend::{Asker, Exchange, MAX_WAITING};
 use crate::io::{Action, Peer, Program, ProgramSignal, Turn};
@@ -139,7 +139,13 @@ impl Pool {
         self.next_start = None;
         let (outdated, current): (Vec<&Process>, Vec<&Process>) =
             self.serving(processes).map(|(_, process)| process).partition(|process| process.is_outdated);
-        let mut missing = self.spec.processes.saturating_sub(current.len());
+        // One that has closed its output ends in a moment, which begins the pause before the next.
+        let is_ending = |key: &&Key| {
+            let process = processes.get(**key);
+            process.is_some_and(|one| !one.is_outdated && matches!(one.state, State::Ending(None, _)))
+        };
+        let ending = self.members.iter().filter(is_ending).count();
+        let mut missing = self.spec.processes.saturating_sub(current.len() + ending);
         if !outdated.is_empty() {
             // Besides those that serve, one at a time until it is known to work.
             let is_tried = current.iter().any(|process| process.works_at() > turn.now);
@@ -157,26 +163,36 @@ impl Pool {
 
     /// Gives requests that wait to processes, those with the fewest first.
     pub(super) fn dispatch(&mut self, processes: &mut Arena<Process>, turn: &mut Turn) {
-        while !self.waiting.is_empty() && self.dispatch_one(false, processes, turn) {}
-        while !self.suspects.is_empty() && self.dispatch_one(true, processes, turn) {}
+        while self.dispatch_suspect(processes, turn) {}
+        // The oldest suspect has a process kept free for it, as it is for no other to wait with it.
+        let oldest = self.suspects.front().map(|exchange| exchange.since);
+        let is_next = oldest.is_some_and(|oldest| self.waiting.front().is_none_or(|first| oldest <= first.since));
+        let kept = self.least(processes, |process| is_next && !process.has_resent()).map(|(key, _)| key);
+        while !self.waiting.is_empty() {
+            let takes = |process: &Process| process.load() < self.spec.pipeline && !process.has_resent();
+            let best = self.serving(processes).filter(|(key, one)| Some(*key) != kept && takes(one));
+            let Some(key) = best.min_by_key(|(_, one)| one.load()).map(|(key, _)| key) else { break };
+            let Some(exchange) = self.waiting.pop_front() else { break };
+            send(key, exchange, processes, turn);
+        }
         // Others would wait for the client of a list.
         if self.is_waiting() {
             self.members.iter().for_each(|key| resume(*key, processes, turn));
         }
     }
 
-    /// Gives the first request of a queue to a process; false if none takes it.
-    fn dispatch_one(&mut self, is_suspect: bool, processes: &mut Arena<Process>, turn: &mut Turn) -> bool {
-        // One whose process has ended may have been the reason: it does so once more for itself alone.
-        let takes = |process: &Process| process.load() < self.spec.pipeline && !(is_suspect && process.has_resent());
-        let best = self.serving(processes).filter(|(_, one)| takes(one)).min_by_key(|(_, one)| one.load());
-        let Some(key) = best.map(|(key, _)| key) else { return false };
-        let queue = if is_suspect { &mut self.suspects } else { &mut self.waiting };
-        let (Some(exchange), Some(process)) = (queue.pop_front(), processes.get_mut(key)) else { return false };
-        process.push(exchange, turn.now);
-        turn.push(Action::Flush(Peer::Program(key)));
-        resume(key, processes, turn); // it may wait for the client of a list
+    /// Gives the first request whose process has ended to another one, alone: it may have been the reason, and would end
+    /// that one with all of its requests. False if there is none, or no process is free.
+    fn dispatch_suspect(&mut self, processes: &mut Arena<Process>, turn: &mut Turn) -> bool {
+        let free = self.least(processes, |process| process.load() == 0).map(|(key, _)| key);
+        let Some((key, exchange)) = free.and_then(|key| Some((key, self.suspects.pop_front()?))) else { return false };
+        send(key, exchange, processes, turn);
         true
+    }
+
+    /// The serving process with the fewest requests of those that `is` holds for.
+    fn least<'a>(&'a self, processes: &'a Arena<Process>, is: impl Fn(&Process) -> bool) -> Option<(Key, &'a Process)> {
+        self.serving(processes).filter(|(_, one)| is(one)).min_by_key(|(_, one)| one.load())
     }
 
     /// Ends processes that have nothing left to do, and kills those that do not end. Returns when it has to be called.
@@ -187,24 +203,21 @@ impl Pool {
             let until = processes.get_mut(*key).and_then(|process| process.check_abandoned(turn.now));
             next = [next, until].into_iter().flatten().min();
         }
-        let retiring = self.members.iter().filter(|key| processes.get(**key).is_some_and(|one| !one.is_serving()));
-        let excess = retiring.count().saturating_sub(self.spec.processes);
-        let mut seen = 0;
         for key in &self.members {
             let Some(process) = processes.get_mut(*key).filter(|one| !one.is_serving()) else { continue };
-            seen += 1;
             let is_busy = process.live() > 0;
             match &mut process.state {
                 State::Serving => {}
-                State::Retiring(_) if is_busy && seen > excess => {}
+                State::Retiring(_) if is_busy => {}
                 State::Retiring(cause) => {
+                    let signal = if *cause == Some(LATE_WRITE) { ProgramSignal::Kill } else { ProgramSignal::Term };
                     let cause = cause.map(str::to_owned);
                     process.state = State::Ending(cause, Some(turn.now + KILL_AFTER));
                     turn.push(Action::Close(Peer::Program(*key)));
-                    turn.push(Action::Signal(*key, ProgramSignal::Term));
+                    turn.push(Action::Signal(*key, signal));
                 }
                 State::Ending(_, kill_at) => {
-                    if kill_at.take_if(|at| *at <= turn.now || seen <= excess).is_some() {
+                    if kill_at.take_if(|at| *at <= turn.now).is_some() {
                         turn.push(Action::Signal(*key, ProgramSignal::Kill));
                     }
                 }
@@ -302,6 +315,14 @@ impl Pool {
             ..self.metrics.clone()
         }
     }
+}
+
+/// Sends a request to a process.
+fn send(key: Key, exchange: Box<Exchange>, processes: &mut Arena<Process>, turn: &mut Turn) {
+    let Some(process) = processes.get_mut(key) else { return };
+    process.push(exchange, turn.now);
+    turn.push(Action::Flush(Peer::Program(key)));
+    resume(key, processes, turn); // it may wait for the client of a list
 }
 
 /// Reads a process again that was not read.

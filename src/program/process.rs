@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Maximum length of a line in bytes, as of the body of a response.
 const MAX_LINE: usize = 4 << 20;
 
-/// The time after which a process is replaced that owes only answers which were given up: it may finish them.
+/// The time after which a process is replaced that owes an answer which was given up: it may finish it.
 const MAX_GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// The time after which a process is known to work that has not ended and got no request.
@@ -26,6 +26,9 @@ const MAX_START: Duration = Duration::from_secs(30);
 
 /// Why a process is replaced that does not answer.
 const HANGS: &str = "did not answer in time";
+
+/// The same for one that may still carry out a write.
+pub(super) const LATE_WRITE: &str = "did not answer a write in time";
 
 /// Maximum number of lines of stderr that are logged of what is read at once.
 const MAX_LINES: usize = 20;
@@ -55,7 +58,7 @@ pub(super) struct Process {
     pub is_outdated: bool,
     started: Instant,
     last_answer: Instant,
-    /// Since when it owes only answers that were given up.
+    /// Since when it owes the oldest of the answers that were given up.
     abandoned_since: Option<Instant>,
     /// It is not read, as the client of a list has enough.
     pub is_paused: bool,
@@ -78,6 +81,7 @@ struct InFlight {
     id: u64,
     /// `None` if it was given up.
     exchange: Option<Box<Exchange>>,
+    abandoned: Option<Instant>,
     sent: Instant,
     /// Where its line begins in the output.
     begins: u64,
@@ -133,7 +137,7 @@ impl Process {
         self.live
     }
 
-    /// True if a request is among them that has ended another process already.
+    /// True if a request is among them that may have ended another process.
     pub(super) fn has_resent(&self) -> bool {
         self.in_flight.iter().any(|one| one.exchange.as_ref().is_some_and(|exchange| exchange.is_resent()))
     }
@@ -150,8 +154,15 @@ impl Process {
         writer.extend_from_slice(b"}\n");
         self.queued += (writer.len() - before) as u64;
         self.next_id += 1;
-        (self.live, self.abandoned_since) = (self.live + 1, None);
-        self.in_flight.push_back(InFlight { id, exchange: Some(exchange), sent: now, begins, rows: Rows::default() });
+        self.live += 1;
+        self.in_flight.push_back(InFlight {
+            id,
+            exchange: Some(exchange),
+            abandoned: None,
+            sent: now,
+            begins,
+            rows: Rows::default(),
+        });
     }
 
     /// The bytes to be written to its stdin.
@@ -231,16 +242,16 @@ impl Process {
                 Err(why) => {
                     let failed = one.exchange.take().map(|exchange| Event::Answered(exchange, Err(fault(why))));
                     events.extend(failed);
-                    self.abandon(now);
+                    self.abandon(at, now);
                     return Ok(());
                 }
             }
         }
         let Some(InFlight { exchange, rows, .. }) = self.in_flight.remove(at) else { return Ok(()) };
-        if self.in_flight.is_empty() {
-            self.abandoned_since = None;
-        }
-        let Some(exchange) = exchange else { return Ok(()) };
+        let Some(exchange) = exchange else {
+            self.abandoned_since = self.in_flight.iter().filter_map(|one| one.abandoned).min();
+            return Ok(());
+        };
         self.live -= 1;
         let result = match reply {
             Reply::Value(_) if rows.has_any() => Err(fault("answered with rows and with a value")),
@@ -257,9 +268,14 @@ impl Process {
     /// Takes out a request whose deadline has passed.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Box<Exchange>> {
         let is_due = |one: &InFlight| one.exchange.as_ref().is_some_and(|exchange| exchange.deadline <= now);
-        let one = self.in_flight.iter_mut().find(|one| is_due(one))?;
+        let at = self.in_flight.iter().position(is_due)?;
+        let one = &mut self.in_flight[at];
         let (exchange, sent) = (one.exchange.take(), one.sent);
-        self.abandon(now);
+        self.abandon(at, now);
+        // A write that is carried out later would be older than what is written, or cached, in the meantime.
+        if self.is_serving() && exchange.as_ref().is_some_and(|exchange| !exchange.is_safe()) {
+            self.state = State::Retiring(Some(LATE_WRITE));
+        }
         // One that has answered nothing since hangs; one that answers others may only be slow with this one, and one that
         // has just been started may not be ready.
         if self.is_serving() && self.last_answer < sent && (self.has_answered || now >= self.started + MAX_START) {
@@ -269,11 +285,10 @@ impl Process {
     }
 
     /// Notes that the answer to one request is not waited for any more.
-    fn abandon(&mut self, now: Instant) {
+    fn abandon(&mut self, at: usize, now: Instant) {
         self.live -= 1;
-        if self.live == 0 {
-            self.abandoned_since.get_or_insert(now);
-        }
+        self.in_flight[at].abandoned = Some(now);
+        self.abandoned_since.get_or_insert(now);
     }
 
     /// When it is known to work: at once if it has answered.
@@ -281,7 +296,7 @@ impl Process {
         if self.has_answered { self.started } else { self.started + PROOF }
     }
 
-    /// Retires it if it has owed only answers that were given up for too long. Returns when that will be.
+    /// Retires it if it has owed an answer that was given up for too long. Returns when that will be.
     pub(super) fn check_abandoned(&mut self, now: Instant) -> Option<Instant> {
         let starts = if self.has_answered { self.started } else { self.started + MAX_START };
         let until = (self.abandoned_since.filter(|_| self.is_serving())? + MAX_GIVEN_UP).max(starts);

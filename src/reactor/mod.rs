@@ -377,9 +377,9 @@ impl Reactor {
         }
     }
 
-    /// Reports processes that have ended, after what they have sent before.
     fn on_child(&mut self) {
         for (key, status) in self.processes.ended() {
+            self.engine.ended(Peer::Program(key), End::Closed(None), self.now);
             self.read_unreported(Peer::Program(key));
             self.read_unreported(Peer::Stderr(key));
             self.engine.exited(key, &status, self.now);

@@ -66,17 +66,26 @@ impl Processes {
 
     /// The processes that have ended, with what is to be said about it. What they have started ends, too.
     pub(super) fn ended(&mut self) -> Vec<(Key, String)> {
-        let has_ended = |(key, child): (&Key, &Child)| system::has_ended(child.id()).then_some(*key);
-        let keys: Vec<Key> = self.children.iter().filter_map(has_ended).collect();
-        let ended = keys.into_iter().filter_map(|key| {
-            let mut child = self.children.remove(&key)?;
-            // Before it is waited for, which frees its number.
-            system::signal_group(child.id(), true);
-            Some((key, child.wait().map_or_else(|error| error.to_string(), describe)))
-        });
-        let ended = ended.collect();
-        system::reap_orphans();
-        ended
+        let mut all = Vec::new();
+        loop {
+            let has_ended = |(key, child): (&Key, &Child)| match system::has_ended(child.id()) {
+                Ok(false) => None,
+                Ok(true) => Some((*key, true)),
+                Err(_) => Some((*key, false)), // its number may be that of another process by now
+            };
+            let ended: Vec<(Key, bool)> = self.children.iter().filter_map(has_ended).collect();
+            for (key, is_there) in ended {
+                let Some(mut child) = self.children.remove(&key) else { continue };
+                if is_there {
+                    // Before it is waited for, which frees its number.
+                    system::signal_group(child.id(), true);
+                }
+                all.push((key, child.wait().map_or_else(|error| error.to_string(), describe)));
+            }
+            if !system::reap_orphans(|pid| self.children.values().any(|child| child.id() == pid)) {
+                return all;
+            }
+        }
     }
 
     /// Has all processes end, and kills those that are there at `deadline`, or once `is_forced`.

@@ -437,6 +437,28 @@ fn a_silent_server_takes_nothing_from_another_table() {
 }
 
 #[test]
+fn a_question_has_one_connection_to_a_server() {
+    let mut world = world();
+    ask(&mut world, "d.example");
+    respond(&mut world, TRUNCATED, &[], &[]);
+    for _ in 0..90 {
+        world.wait(MS * 100);
+        assert_eq!(connections(&world).len(), 1);
+    }
+}
+
+#[test]
+fn an_error_is_reported_though_the_repetition_was_lost() {
+    let mut world = world();
+    let client = ask(&mut world, "d.example");
+    let first = asked(&mut world);
+    world.wait(MS * 400);
+    world.datagrams.clear();
+    world.datagram(first.from, &answer(&first.bytes, SERVFAIL, &[], &[]));
+    assert!(world.taken(client).contains("answered SERVFAIL"));
+}
+
+#[test]
 fn silent_servers_do_not_take_all_sockets() {
     let mut world = world_of("192.0.2.1 192.0.2.2 192.0.2.3", &[]);
     let clients: Vec<Peer> = (0..12).map(|_| world.client(Mode::Postfix)).collect();

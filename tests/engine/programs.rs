@@ -549,21 +549,137 @@ fn a_paused_list_holds_up_no_other_request_of_its_process() {
 }
 
 #[test]
-fn suspects_hold_up_no_fresh_request() {
+fn suspects_are_asked_alone_and_others_after_them() {
     let mut world = world_of(&["processes=1", "pipeline=50"]);
-    for at in 0..10 {
-        world.lookup(&format!("s{at}"));
-    }
+    let suspects: Vec<Peer> = (0..10).map(|at| world.lookup(&format!("s{at}"))).collect();
     let peer = world.processes[0];
     assert_eq!(world.lines(peer).len(), 10);
     world.exit(peer, "exited with status 1");
-    world.wait(SECOND);
     let client = world.lookup("new");
+    world.wait(SECOND);
     let peer = world.processes[0];
-    let lines = world.lines(peer);
-    assert_eq!(lines.len(), 2, "one suspect, and the new one: {lines:?}");
-    answer(&mut world, peer, 2, r#""value":"x""#);
+    for (at, suspect) in suspects.into_iter().enumerate() {
+        assert_eq!(world.lines(peer), [format!("{{\"id\":{},\"get\":\"s{at}\"}}", at + 1)]);
+        answer(&mut world, peer, at as u64 + 1, r#""value":"x""#);
+        assert_eq!(world.taken(suspect), "4:OK x,");
+    }
+    answer(&mut world, peer, 11, r#""value":"x""#);
     assert_eq!(world.taken(client), "4:OK x,");
+}
+
+#[test]
+fn one_process_is_for_suspects_and_the_others_are_for_the_rest() {
+    let mut world = world_of(&["processes=2", "pipeline=4"]);
+    let poison = world.lookup("poison");
+    let (peer, ..) = asked(&mut world);
+    let keys: Vec<Peer> = (0..6).map(|at| world.lookup(&format!("k{at}"))).collect();
+    world.exit(peer, "exited with status 1");
+    // The other process had some, too: the poison waits until it has one for itself.
+    let mut alone = false;
+    for _ in 0..100 {
+        let Some((peer, line)) = world.next_line() else {
+            world.wait(MS * 50);
+            continue;
+        };
+        let id = line.split_once(',').unwrap().0.trim_start_matches("{\"id\":").parse().unwrap();
+        if line.contains("poison") {
+            alone = world.lines(peer).is_empty();
+            world.exit(peer, "exited with status 1");
+        } else {
+            answer(&mut world, peer, id, r#""value":"x""#);
+        }
+    }
+    assert!(alone);
+    assert!(world.taken(poison).contains("TEMP"));
+    keys.into_iter().for_each(|client| assert_eq!(world.taken(client), "4:OK x,"));
+}
+
+#[test]
+fn a_lookup_whose_process_has_ended_does_not_starve() {
+    let mut world = world_of(&["processes=1", "timeout=5"]);
+    let victim = world.lookup("victim");
+    let (peer, ..) = asked(&mut world);
+    world.exit(peer, "exited with status 0");
+    for at in 0..60 {
+        world.lookup(&format!("k{at}"));
+        world.wait(MS * 50);
+        if let Some((peer, line)) = world.next_line() {
+            let id = line.split_once(',').unwrap().0.trim_start_matches("{\"id\":").parse().unwrap();
+            answer(&mut world, peer, id, r#""value":"x""#);
+        }
+    }
+    assert_eq!(world.taken(victim), "4:OK x,");
+}
+
+#[test]
+fn places_of_answers_that_never_come_are_not_lost() {
+    let mut world = world_of(&["processes=1", "pipeline=2", "timeout=5"]);
+    world.lookup("never");
+    let (peer, ..) = asked(&mut world);
+    for at in 0..60 {
+        world.lookup(&format!("k{at}"));
+        if let Some((_, line)) = world.next_line() {
+            let id = line.split_once(',').unwrap().0.trim_start_matches("{\"id\":").parse().unwrap();
+            answer(&mut world, peer, id, r#""value":"x""#);
+        }
+        world.wait(MS * 200);
+        if world.signals.contains(&(peer, ProgramSignal::Term)) {
+            return;
+        }
+    }
+    panic!("it is replaced");
+}
+
+#[test]
+fn a_write_that_is_late_is_not_carried_out_later() {
+    let mut world = world_of(&["processes=1", "timeout=2", "cache=3600"]);
+    let client = dict(&mut world);
+    world.send(client, b"B1\t\nS1\tshared/k\tv\nC1\n");
+    let (peer, ..) = asked(&mut world);
+    world.wait(SECOND * 2);
+    assert!(world.taken(client).starts_with("W1\t"));
+    assert!(world.signals.contains(&(peer, ProgramSignal::Kill)), "at once");
+}
+
+#[test]
+fn all_of_a_list_is_read_though_its_process_has_ended() {
+    let mut world = world();
+    let client = dict(&mut world);
+    world.block(client, true);
+    world.send(client, b"I8\t0\tshared/\n");
+    let (peer, id, _) = asked(&mut world);
+    let rows = (0..1_000).map(|at| format!("\"name{at}\"")).collect::<Vec<_>>().join(",");
+    while world.held(peer) == 0 {
+        answer(&mut world, peer, id, &format!("\"rows\":[{rows}]"));
+    }
+    answer(&mut world, peer, id, "\"done\":true");
+    world.engine.ended(peer, End::Closed(None), world.now);
+    for _ in 0..10 {
+        world.turn_of(&[peer]); // as the reactor does before it reports the end
+    }
+    assert_eq!(world.held(peer), 0);
+    world.exit(peer, "exited with status 0");
+    world.block(client, false);
+    let got = world.taken(client);
+    assert!(got.lines().count() > 1 && !got.contains("\nF"), "{}", &got[got.len() - 100..]);
+}
+
+#[test]
+fn a_crash_loop_starts_one_process_at_a_time() {
+    let mut world = world();
+    let mut starts = 1;
+    for _ in 0..200 {
+        if let Some(peer) = world.processes.first().copied() {
+            world.engine.ended(peer, End::HalfClosed, world.now);
+            world.process();
+            assert_eq!(world.processes.len(), 1, "not before it has ended");
+            world.exit(peer, "exited with status 1");
+        }
+        let before = world.processes.len();
+        world.wait(MS * 100);
+        starts += world.processes.len() - before;
+    }
+    assert!((8..=14).contains(&starts), "{starts} in 20 s");
 }
 
 #[test]
