@@ -3,6 +3,7 @@
 use super::redirect::{self, RedirectError};
 use super::trace::TraceId;
 use crate::secret::Secret;
+use crate::wire::dns::Name;
 use crate::wire::net::Net;
 use crate::wire::percent::{self, Component};
 use crate::wire::resolv_conf::ResolvConf;
@@ -66,16 +67,11 @@ pub struct DnsQuery {
     pub conf: ResolvConf,
     /// Whose MX records matter. If there are networks, the addresses of the hosts with the lowest preference are asked
     /// for, too, once there is one.
-    pub hosts: Rc<[String]>,
+    pub hosts: Rc<[Name]>,
     pub networks: Rc<[Net]>,
 }
 
 impl DnsQuery {
-    /// Whether an MX record matters that names this host.
-    pub fn has_host(&self, name: &str) -> bool {
-        self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
-    }
-
     /// Whether an address is in one of the networks.
     pub fn is_near(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|net| net.contains(address))

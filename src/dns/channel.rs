@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Number of questions, and time, after which a UDP socket is replaced by one with another port.
 // The port is what one who cannot see the questions has to guess beside id and case. A new one for each question would
 // cost four system calls.
-const MAX_USES: usize = 64;
+const MAX_USES: usize = 256;
 const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// Maximum number of UDP sockets, and of TCP connections, to one name server.

@@ -189,7 +189,7 @@ impl Dns {
                     let cause = "has too many hosts of the lowest preference".to_owned();
                     return self.end(key, Err(Fault::Failed(cause)), turn);
                 }
-                if query.advance(self.random.u64()) {
+                if query.advance(&mut self.random) {
                     return self.ask_next_question(key, turn);
                 }
                 return self.end(key, Ok(()), turn);

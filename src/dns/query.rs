@@ -1,6 +1,7 @@
 //! One request to the DNS: a question, which is repeated until a server answers it, and those that follow from it.
 
 use super::answer::MAX_ALIASES;
+use super::random::Random;
 use crate::arena::Key;
 use crate::backend::{DnsQuery, Exchange};
 use crate::wire::dns::{Data, Name, Question, TYPE_A, TYPE_AAAA, TYPE_MX};
@@ -167,56 +168,62 @@ impl Query {
     /// Adds the records that answer the question. False if more follow from them than are asked for.
     pub(super) fn add(&mut self, records: Vec<Data>, ttl: u32) -> bool {
         self.ttl = self.ttl.min(ttl);
-        let (mut hosts, mut is_ours): (Vec<(u16, Name)>, bool) = (Vec::new(), false);
-        for data in records {
-            // Writing to memory does not fail.
-            let _ = match data {
-                Data::Mx { preference, exchange } => {
-                    self.subject.push_text(&mut self.text);
-                    let written = write!(self.text, " MX {preference} ");
-                    let at = self.text.len();
-                    exchange.push_text(&mut self.text);
-                    is_ours |= self.request.has_host(&self.text[at..]);
-                    self.text.push('\n');
-                    if !self.request.networks.is_empty() {
-                        hosts.push((preference, exchange));
-                    }
-                    written
-                }
-                Data::Address(address) => {
-                    if self.request.is_near(address) {
-                        // One is enough.
-                        let subject = &self.subject;
-                        self.next.retain(|(other, _)| other != subject);
-                    }
-                    writeln!(self.text, "{} A {address}", self.subject)
-                }
-                Data::Ns | Data::Cname(_) | Data::Soa { .. } | Data::Other => Ok(()),
-            };
+        if self.question.kind == TYPE_MX {
+            return self.add_hosts(&records);
         }
-        if is_ours {
-            let best = hosts.iter().map(|(preference, _)| *preference).min();
-            let best = hosts.into_iter().filter(|(preference, host)| Some(*preference) == best && !host.is_root());
-            for (at, (_, host)) in best.enumerate() {
-                if at == MAX_HOSTS {
-                    return false;
-                }
-                self.next.extend([(host.clone(), TYPE_A), (host, TYPE_AAAA)]);
+        for data in records {
+            let Data::Address(address) = data else { continue };
+            if self.request.is_near(address) {
+                // One is enough.
+                let subject = &self.subject;
+                self.next.retain(|(other, _)| other != subject);
             }
+            // Writing to memory does not fail.
+            let _ = writeln!(self.text, "{} A {address}", self.subject);
+        }
+        true
+    }
+
+    /// The same for MX records.
+    fn add_hosts(&mut self, records: &[Data]) -> bool {
+        let request = self.request.clone();
+        let host = |data: &Data| match data {
+            Data::Mx { preference, exchange } => Some((*preference, exchange.clone())),
+            Data::Address(_) | Data::Ns | Data::Cname(_) | Data::Soa { .. } | Data::Other => None,
+        };
+        let is_ours = |data: &Data| matches!(data, Data::Mx { exchange, .. } if request.hosts.contains(exchange));
+        if !records.iter().any(is_ours) {
+            return true; // whatever else they say
+        }
+        self.subject.push_text(&mut self.text);
+        self.text.push('\n');
+        if request.networks.is_empty() {
+            return true;
+        }
+        let hosts: Vec<(u16, Name)> = records.iter().filter_map(host).collect();
+        let lowest = hosts.iter().map(|(preference, _)| *preference).min();
+        let best = hosts.into_iter().filter(|(preference, host)| Some(*preference) == lowest && !host.is_root());
+        for (at, (_, host)) in best.enumerate() {
+            if at == MAX_HOSTS {
+                return false;
+            }
+            let _ = writeln!(self.text, "{host} MX");
+            self.next.extend([(host.clone(), TYPE_A), (host, TYPE_AAAA)]);
         }
         true
     }
 
     /// Goes on to the next question; false if there is none.
-    pub(super) fn advance(&mut self, random: u64) -> bool {
+    pub(super) fn advance(&mut self, random: &mut Random) -> bool {
         let Some((name, kind)) = self.next.pop_front() else { return false };
-        self.question = Question::new(name.with_random_case(random), kind);
+        self.question = Question::new(name.with_random_case(random.u64()), kind);
         (self.subject, self.aliases) = (name, 0);
         true
     }
 
-    /// The records as the response of a backend, a line each: `example.org MX 10 mx1.example.net`,
-    /// `mx1.example.net A 192.0.2.1`.
+    /// The records that matter as the response of a backend: the domain on a line, if one of its MX records names a host
+    /// of the request, and if there are networks, a line for each of its best hosts (`mx1.example.net MX`) and each of
+    /// their addresses (`mx1.example.net A 192.0.2.1`).
     pub(super) fn into_response(self) -> (Box<Exchange>, Response<'static>) {
         (self.exchange, response(self.text, self.ttl))
     }

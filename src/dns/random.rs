@@ -18,17 +18,24 @@ impl Default for Random {
 
 impl Random {
     pub(super) fn u64(&mut self) -> u64 {
-        if self.used == self.bytes.len() {
-            system::random(&mut self.bytes);
-            self.used = 0;
-        }
         let mut number = [0; 8];
-        number.copy_from_slice(&self.bytes[self.used..self.used + 8]);
-        self.used += 8;
+        self.fill(&mut number);
         u64::from_ne_bytes(number)
     }
 
+    /// Fills a few bytes.
+    fn fill(&mut self, out: &mut [u8]) {
+        if self.bytes.len() - self.used < out.len() {
+            system::random(&mut self.bytes);
+            self.used = 0;
+        }
+        out.copy_from_slice(&self.bytes[self.used..self.used + out.len()]);
+        self.used += out.len();
+    }
+
     pub(super) fn u16(&mut self) -> u16 {
-        self.u64() as u16
+        let mut number = [0; 2];
+        self.fill(&mut number);
+        u16::from_ne_bytes(number)
     }
 }
