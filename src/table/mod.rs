@@ -1,5 +1,7 @@
 //! Tables: a table either answers a question itself, or plans the request that does and interprets the response.
 
+#[cfg(test)]
+mod alone;
 mod file;
 mod interface;
 mod keys;

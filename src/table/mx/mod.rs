@@ -40,7 +40,10 @@ pub(super) fn open(spec: TableSpec<'_>, _: &mut Setup<'_>) -> Result<TableEntry,
     settings.finish().map_err(SettingError::option)?;
     let name = spec.name.to_owned();
     let (file, conf) = match servers.is_empty() {
-        true => ResolvConfFile::open(RESOLV_CONF.into()),
+        true => {
+            let (file, conf) = ResolvConfFile::open(RESOLV_CONF.into());
+            (Some(file), conf)
+        }
         false => (None, ResolvConf::new(servers)),
     };
     let query = Rc::new(DnsQuery { conf, hosts: hosts.into(), networks: primary.into() });
@@ -112,10 +115,10 @@ struct ResolvConfFile {
 
 impl ResolvConfFile {
     /// The file with its content; without a file, the name server is that of this machine.
-    fn open(path: PathBuf) -> (Option<Self>, ResolvConf) {
+    fn open(path: PathBuf) -> (Self, ResolvConf) {
         let stamp = Stamp::of(&path);
         let conf = ResolvConf::parse(&std::fs::read_to_string(&path).unwrap_or_default()).or_local();
-        (Some(Self { path, stamp, next_check: None }), conf)
+        (Self { path, stamp, next_check: None }, conf)
     }
 
     /// The content, if it has changed since it was read. Looks at most once per second, and not without questions: a
@@ -178,20 +181,11 @@ impl Mx {
 
 #[cfg(test)]
 mod tests {
+    use super::super::alone::open_alone;
     use super::*;
-    use crate::backend::Backends;
-    use crate::config::Setting;
-    use crate::io::Turn;
-    use crate::program::Programs;
 
     fn open_with(param: &str, settings: &[(&str, &str)]) -> Result<TableEntry, SettingError> {
-        let (mut backends, mut programs) = (Backends::default(), Programs::default());
-        let mut turn = Turn::new(Instant::now());
-        let setting =
-            |(key, value): &(&str, &str)| Setting { key: (*key).into(), value: (*value).into(), general: false };
-        let settings: Vec<Setting> = settings.iter().map(setting).collect();
-        let spec = TableSpec { name: "t", param, settings: Settings::new(&settings), decides: false };
-        open(spec, &mut Setup::new(&mut backends, &mut programs, &mut turn))
+        open_alone(open, param, settings)
     }
 
     fn table(primary: &str) -> Mx {
@@ -240,8 +234,7 @@ mod tests {
     fn a_changed_file_is_read_within_a_second() {
         let dir = tempfile::tempdir().unwrap();
         let (path, now) = (dir.path().join("resolv.conf"), Instant::now());
-        let (file, conf) = ResolvConfFile::open(path.clone());
-        let mut file = file.unwrap();
+        let (mut file, conf) = ResolvConfFile::open(path.clone());
         assert_eq!(conf.servers, ["127.0.0.1:53".parse().unwrap()]);
         assert_eq!(file.changed(now), None);
         std::fs::write(&path, "nameserver 192.0.2.7\n").unwrap();

@@ -235,20 +235,11 @@ impl ProgramTable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::alone::open_alone;
     use super::*;
-    use crate::backend::Backends;
-    use crate::config::Setting;
-    use crate::io::Turn;
-    use crate::program::Programs;
 
     fn open_with(param: &str, settings: &[(&str, &str)]) -> Result<TableEntry, SettingError> {
-        let (mut backends, mut programs) = (Backends::default(), Programs::default());
-        let mut turn = Turn::new(Instant::now());
-        let setting =
-            |(key, value): &(&str, &str)| Setting { key: (*key).into(), value: (*value).into(), general: false };
-        let settings: Vec<Setting> = settings.iter().map(setting).collect();
-        let spec = TableSpec { name: "t", param, settings: Settings::new(&settings), decides: false };
-        open(spec, &mut Setup::new(&mut backends, &mut programs, &mut turn))
+        open_alone(open, param, settings)
     }
 
     #[test]

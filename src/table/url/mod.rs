@@ -266,25 +266,17 @@ impl UrlTable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Settings;
+    use super::super::alone::open_alone;
     use super::*;
-    use crate::backend::Backends;
-    use crate::config::Setting;
-    use crate::io::Turn;
-    use crate::program::Programs;
     use crate::wire::http::ExtraHeaders;
 
-    fn open_with(settings: &[Setting]) -> Result<TableEntry, SettingError> {
-        let (mut backends, mut programs) = (Backends::default(), Programs::default());
-        let mut turn = Turn::new(Instant::now());
-        let spec = TableSpec { name: "t", param: "http://h/§", settings: Settings::new(settings), decides: false };
-        open(spec, &mut Setup::new(&mut backends, &mut programs, &mut turn))
+    fn open_with(settings: &[(&str, &str)]) -> Result<TableEntry, SettingError> {
+        open_alone(open, "http://h/§", settings)
     }
 
     #[test]
     fn statuses_and_bodies_become_answers() {
         let answer = |setting: Option<(&'static str, &'static str)>, redirected, status, body: &'static str| {
-            let setting = setting.map(|(key, value)| Setting { key: key.into(), value: value.into(), general: false });
             let entry = open_with(&Vec::from_iter(setting)).unwrap();
             let response = Response {
                 status,
@@ -492,8 +484,7 @@ mod tests {
             (("concurrency", "4"), "setting 'concurrency' is unknown"),
         ];
         for ((key, value), expected) in cases {
-            let error =
-                open_with(&[Setting { key: key.into(), value: value.into(), general: false }]).err().expect(key);
+            let error = open_with(&[(key, value)]).err().expect(key);
             assert!(error.why.contains(expected) && error.flag == "--option", "{key}={value}: {error:?}");
         }
     }
