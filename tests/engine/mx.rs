@@ -323,6 +323,12 @@ fn connections(world: &World) -> Vec<Peer> {
     world.name_servers.iter().filter_map(is_tcp).collect()
 }
 
+/// The question of a connection that is established now, without its length.
+fn asked_over_tcp(world: &mut World, peer: Peer) -> Vec<u8> {
+    world.accept_dns(peer);
+    world.taken_bytes(peer).split_off(2)
+}
+
 /// A message with its length, as over TCP.
 fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
@@ -364,9 +370,8 @@ fn another_message_over_tcp_is_a_fault_at_once() {
     let client = ask(&mut world, "d.example");
     respond(&mut world, TRUNCATED, &[], &[]);
     let [peer] = connections(&world)[..] else { panic!("one connection") };
-    world.accept_dns(peer);
-    let asked = world.taken_bytes(peer);
-    let right = answer(&asked[2..], 0, &[mx("d.example", 60, 10, OURS)], &[]);
+    let asked = asked_over_tcp(&mut world, peer);
+    let right = answer(&asked, 0, &[mx("d.example", 60, 10, OURS)], &[]);
     let mut wrong = right.clone();
     wrong[0] ^= 1;
     world.send(peer, &[framed(&wrong), framed(&right)].concat());
@@ -430,9 +435,8 @@ fn a_silent_server_takes_nothing_from_another_table() {
     let client = ask_other(&mut world, "d.example");
     respond(&mut world, TRUNCATED, &[], &[]);
     let peer = connections(&world).into_iter().find(|peer| !before.contains(peer)).expect("a connection");
-    world.accept_dns(peer);
-    let asked = world.taken_bytes(peer);
-    world.send(peer, &framed(&answer(&asked[2..], 0, &[mx("d.example", 60, 10, OURS)], &[])));
+    let asked = asked_over_tcp(&mut world, peer);
+    world.send(peer, &framed(&answer(&asked, 0, &[mx("d.example", 60, 10, OURS)], &[])));
     assert_eq!(world.taken(client), "12:OK d.example,");
 }
 
@@ -501,9 +505,8 @@ fn a_tcp_connection_that_fails_is_a_fault() {
     let client = ask(&mut world, "d.example");
     respond(&mut world, TRUNCATED, &[], &[]);
     let [peer] = connections(&world)[..] else { panic!("one connection") };
-    world.accept_dns(peer);
-    let asked = world.taken_bytes(peer);
-    world.send(peer, &framed(&answer(&asked[2..], TRUNCATED, &[], &[])));
+    let asked = asked_over_tcp(&mut world, peer);
+    world.send(peer, &framed(&answer(&asked, TRUNCATED, &[], &[])));
     assert!(world.taken(client).contains("truncated its response over TCP"));
 }
 
