@@ -130,9 +130,11 @@ impl Input {
     /// usual case. The caller returns the unused rest with [`Input::put_back`].
     pub fn join<'a>(&mut self, arrived: &'a [u8]) -> Joined<'a> {
         // The usual case, as requests are short and mostly arrive whole.
-        if self.buffered.is_empty() {
-            return Joined::Arrived(arrived);
-        }
+        if self.buffered.is_empty() { Joined::Arrived(arrived) } else { self.append(arrived) }
+    }
+
+    #[inline(never)]
+    fn append(&mut self, arrived: &[u8]) -> Joined<'static> {
         let mut buffered = std::mem::take(&mut self.buffered);
         if self.is_secret {
             let joined = [&buffered[..], arrived].concat();

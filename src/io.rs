@@ -108,6 +108,7 @@ impl Turn {
         Self { now, replies: VecDeque::new(), others: VecDeque::new() }
     }
 
+    #[inline]
     pub fn push(&mut self, action: Action) {
         if let Action::Flush(Peer::Client(key)) = action {
             self.replies.push_back(key);

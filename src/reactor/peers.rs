@@ -19,25 +19,20 @@ const TOKEN_AGES: u32 = if usize::BITS < 64 { 1 << (usize::BITS - KIND_BITS - IN
 /// Maximum number of clients, so that the index of each fits into a token.
 pub(super) const MAX_CLIENTS: u64 = 1 << INDEX_BITS;
 
-/// The sockets of all peers.
+/// The number of kinds of peers.
+const KINDS: usize = 5;
+
+/// The sockets of all peers, by kind.
 #[derive(Default)]
-pub(super) struct Peers {
-    clients: Sockets,
-    backends: Sockets,
-    dns: Sockets,
-    programs: Sockets,
-    stderrs: Sockets,
-}
+pub(super) struct Peers([Sockets; KINDS]);
 
 impl Peers {
+    fn of_kind(&mut self, peer: Peer) -> &mut Sockets {
+        &mut self.0[kind(peer)]
+    }
+
     pub(super) fn get(&mut self, peer: Peer) -> Option<&mut SocketState> {
-        match peer {
-            Peer::Client(key) => self.clients.get(key),
-            Peer::Backend(key) => self.backends.get(key),
-            Peer::Dns(key) => self.dns.get(key),
-            Peer::Program(key) => self.programs.get(key),
-            Peer::Stderr(key) => self.stderrs.get(key),
-        }
+        self.of_kind(peer).get(peer.key())
     }
 
     /// Adds a stream that was opened, and has its events reported.
@@ -55,57 +50,53 @@ impl Peers {
     }
 
     fn insert(&mut self, peer: Peer, socket: SocketState) {
-        match peer {
-            Peer::Client(key) => self.clients.insert(key, socket),
-            Peer::Backend(key) => self.backends.insert(key, socket),
-            Peer::Dns(key) => self.dns.insert(key, socket),
-            Peer::Program(key) => self.programs.insert(key, socket),
-            Peer::Stderr(key) => self.stderrs.insert(key, socket),
-        }
+        self.of_kind(peer).insert(peer.key(), socket);
     }
 
     /// Closes the socket of a peer.
     pub(super) fn remove(&mut self, peer: Peer) {
-        match peer {
-            Peer::Client(key) => self.clients.remove(key),
-            Peer::Backend(key) => self.backends.remove(key),
-            Peer::Dns(key) => self.dns.remove(key),
-            Peer::Program(key) => self.programs.remove(key),
-            Peer::Stderr(key) => self.stderrs.remove(key),
-        }
+        self.of_kind(peer).remove(peer.key());
     }
 
     /// The number of clients.
     pub(super) fn clients(&self) -> u64 {
-        self.clients.open
+        self.0[CLIENTS].open
     }
 
     /// The peer that a token names.
     pub(super) fn of(&self, Token(token): Token) -> Peer {
+        let kind = (token >> (usize::BITS - KIND_BITS)).min(KINDS - 1);
         let index = (token & ((1 << INDEX_BITS) - 1)) as u32;
-        let age = (token >> INDEX_BITS) as u32 % TOKEN_AGES;
-        match token >> (usize::BITS - KIND_BITS) {
-            0 => Peer::Client(self.clients.key(index, age)),
-            1 => Peer::Backend(self.backends.key(index, age)),
-            2 => Peer::Dns(self.dns.key(index, age)),
-            3 => Peer::Program(self.programs.key(index, age)),
-            _ => Peer::Stderr(self.stderrs.key(index, age)),
+        let key = self.0[kind].key(index, (token >> INDEX_BITS) as u32 % TOKEN_AGES);
+        match kind {
+            CLIENTS => Peer::Client(key),
+            1 => Peer::Backend(key),
+            2 => Peer::Dns(key),
+            3 => Peer::Program(key),
+            _ => Peer::Stderr(key),
         }
+    }
+}
+
+/// The kind of clients.
+const CLIENTS: usize = 0;
+
+/// The kind of a peer, as in its token.
+fn kind(peer: Peer) -> usize {
+    match peer {
+        Peer::Client(_) => CLIENTS,
+        Peer::Backend(_) => 1,
+        Peer::Dns(_) => 2,
+        Peer::Program(_) => 3,
+        Peer::Stderr(_) => 4,
     }
 }
 
 /// The token of a peer.
 pub(super) fn token(peer: Peer) -> Token {
-    let kind = match peer {
-        Peer::Client(_) => 0,
-        Peer::Backend(_) => 1,
-        Peer::Dns(_) => 2,
-        Peer::Program(_) => 3,
-        Peer::Stderr(_) => 4,
-    };
     let key = peer.key();
     let age = (key.age % TOKEN_AGES) as usize;
-    Token(kind << (usize::BITS - KIND_BITS) | age << INDEX_BITS | key.index as usize)
+    Token(kind(peer) << (usize::BITS - KIND_BITS) | age << INDEX_BITS | key.index as usize)
 }
 
 /// Sockets by the keys of the engine.
