@@ -11,6 +11,8 @@ mod manual;
 mod moving;
 /// The table type mx: dnsmasq, unbound, Postfix.
 mod mx;
+/// The packages, in Debian systems that are booted.
+mod package;
 /// Postfix with check_policy_service.
 mod policy;
 /// Postfix: postmap and SMTP.
@@ -36,11 +38,13 @@ mod support {
     pub mod dovecot;
     #[allow(dead_code)] // shared with `tests/program`
     pub mod http;
+    pub mod machine;
     pub mod manual;
     #[allow(dead_code)] // shared with `tests/program`
     pub mod podop;
     pub mod port;
     pub mod postfix;
+    pub mod roots;
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub mod server;
     #[cfg(feature = "tls")]
