@@ -3,6 +3,9 @@
 
 /// nginx, gunicorn and Python's http.server as backends.
 mod backends;
+/// Prometheus on the queries of the package's dashboard and alert rules.
+#[cfg(feature = "tls")]
+mod dashboard;
 /// Dovecot: doveadm, IMAP and LMTP.
 mod dovecot;
 /// The README and the manual, and the files that they show.

@@ -214,11 +214,9 @@ fn every_named_sample_is_the_file_of_that_name() {
         }
     }
     let listed = FOLDERS.iter().flat_map(|at| std::fs::read_dir(at).unwrap()).map(|entry| entry.unwrap().path());
-    assert_eq!(
-        listed.filter(|path| path.is_file()).collect::<BTreeSet<_>>(),
-        shown,
-        "every file is shown in a chapter"
-    );
+    // The dashboard is too long for a page, and no reader types it.
+    let is_shown = |path: &PathBuf| path.is_file() && !path.ends_with("dashboard.json");
+    assert_eq!(listed.filter(is_shown).collect::<BTreeSet<_>>(), shown, "every file is shown in a chapter");
 }
 
 #[test]
