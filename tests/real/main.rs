@@ -3,6 +3,8 @@
 
 /// nginx, gunicorn and Python's http.server as backends.
 mod backends;
+/// The image of the package's Containerfile.
+mod container;
 /// Prometheus on the queries of the package's dashboard and alert rules.
 #[cfg(feature = "tls")]
 mod dashboard;
