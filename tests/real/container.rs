@@ -258,12 +258,12 @@ fn runc(dir: &Path) -> Command {
     runc
 }
 
-/// Whether a message is about what a machine does not permit, such as namespaces inside of a container.
+/// Whether a message of buildah or runc, and not of the program, is about what a machine does not permit, such as
+/// namespaces inside of a container.
 fn is_forbidden(message: &str) -> bool {
-    let message = message.to_lowercase();
-    ["operation not permitted", "permission denied", "cgroup", "read-only file system"]
-        .iter()
-        .any(|reason| message.contains(reason))
+    let reasons = ["operation not permitted", "permission denied", "cgroup", "read-only file system"];
+    let is_own = message.contains("level=error") || message.contains("Error: ");
+    is_own && !message.contains("exec: ") && reasons.iter().any(|reason| message.to_lowercase().contains(reason))
 }
 
 fn strings(value: &Value) -> Vec<String> {

@@ -21,7 +21,7 @@ use support::port;
 use support::tls::{Authority, BOTH, Wants, server};
 use tempfile::TempDir;
 
-/// How long the load may take until every query has shown something.
+/// How long the load may take until every query has shown something, mostly 3 s.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]

@@ -13,6 +13,7 @@ use support::dovecot::Dovecot;
 use support::http::{Backend, response};
 use support::manual::{FOLDERS, sample};
 use support::podop::{Podop, SOON};
+use support::port;
 use support::postfix::{self, Postfix};
 #[cfg(feature = "tls")]
 use support::server::Server;
@@ -302,6 +303,39 @@ fn the_argument_file_of_the_package_serves_the_tables_of_main_cf() {
         assert_eq!(podop.lookup(table, "none"), "NOTFOUND ");
     }
     assert_eq!(podop.lookup("alias", "info@example.org"), "OK alice@example.org,bob@example.net");
+}
+
+#[test]
+fn the_manifest_for_kubernetes_has_tables_and_probes_that_work() {
+    let backend = Backend::start(|_| response(200, "\"value\""));
+    let manifest = sample("kubernetes.yaml");
+    let after = |start: &str| manifest.split(start).nth(1).unwrap();
+    let tables: String = after("  tables: |\n")
+        .lines()
+        .take_while(|line| *line != "---")
+        .map(|line| format!("{}\n", line.trim_start().replace("admin:8080", &backend.address().to_string())))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tables");
+    std::fs::write(&path, tables).unwrap();
+    let args: Vec<String> = serde_json::from_str(after("          args: ").lines().next().unwrap()).unwrap();
+    let metrics = format!("127.0.0.1:{}", port::free());
+    let args = args.iter().map(|arg| {
+        arg.replace("@/etc/podop/tables", &format!("@{}", path.display())).replace("0.0.0.0:9779", &metrics)
+    });
+    let podop = Podop::start(&args.collect::<Vec<_>>());
+    for table in ["alias", "domain", "mailbox", "transport"] {
+        assert_eq!(podop.lookup(table, "key"), "OK value");
+    }
+    let probes: Vec<&str> = manifest.lines().filter_map(|line| line.trim().strip_prefix("path: ")).collect();
+    assert_eq!(probes, ["/healthz", "/readyz"]);
+    for probe in probes {
+        let mut stream = TcpStream::connect(&metrics).unwrap();
+        stream.write_all(format!("GET {probe} HTTP/1.1\r\nHost: podop\r\n\r\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert_eq!(line, "HTTP/1.1 200 OK\r\n", "{probe}");
+    }
 }
 
 /// Every page that this file checks, by path.
