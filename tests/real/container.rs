@@ -35,6 +35,9 @@ fn the_container_answers_and_its_health_check_sees_its_end() {
     assert_eq!(image.health(None), (Some(0), "ok\n".to_owned()), "from another container, through the volume");
     let output = run(&["query", image.socket().to_str().unwrap(), "alias", "a"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "v /alias/a\n");
+    // The mail server runs as another user.
+    let permissions = fs::metadata(image.socket()).unwrap().permissions();
+    assert_eq!(permissions.mode() & 0o777, 0o666);
     let (status, mounts) = container.process();
     let is_line = |name: &str, value: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
