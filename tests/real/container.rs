@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use support::http::{Backend, response};
 use support::podop::{run, wait_until};
 use support::postfix::is_root;
+use support::roots::{package, packages};
 use tempfile::TempDir;
 
 /// What the Containerfile runs as.
@@ -77,11 +78,18 @@ impl Image {
         for program in ["buildah", "runc"] {
             Command::new(program).arg("--version").output().map_err(|error| format!("{program}: {error}"))?;
         }
-        let program = static_program()?;
+        let packages = packages().ok_or("there is no static program")?;
         let dir = tempfile::tempdir().unwrap();
         let context = dir.path().join("context");
         fs::create_dir(&context).unwrap();
-        fs::copy(program, context.join("podop")).unwrap();
+        let archive = package(&packages, ".tar.gz");
+        let mut tar = Command::new("tar");
+        tar.arg("-xzf").arg(archive).arg("-C").arg(&context).args([
+            "--strip-components=3",
+            "--wildcards",
+            "*/usr/bin/podop",
+        ]);
+        assert!(tar.status().unwrap().success());
         for file in ["Containerfile", "health.json"] {
             fs::copy(format!("src/package/{file}"), context.join(file)).unwrap();
         }
@@ -230,21 +238,6 @@ impl Drop for Cache {
             let _ = fs::remove_dir(path);
         }
     }
-}
-
-/// Builds the program as the manual says, or returns the reason why that is not possible here.
-fn static_program() -> Result<PathBuf, String> {
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let dir = Path::new(env!("CARGO_BIN_EXE_podop")).ancestors().nth(2).unwrap();
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--locked", "--target", &target, "--target-dir"]).arg(dir);
-    let output = cargo.output().unwrap();
-    if !output.status.success() {
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(message.contains("E0463"), "{message}"); // there is no standard library for the target
-        return Err(format!("{target} is not installed"));
-    }
-    Ok(dir.join(target).join("debug/podop"))
 }
 
 /// buildah with a storage of its own. The driver needs no support by the kernel.

@@ -200,6 +200,19 @@ fn signals_and_exit_codes_have_headings_of_their_own() {
     }
 }
 
+/// Files of the packages that no reader types. Tests of the packages use them.
+const INSTALLED_UNSEEN: [&str; 9] = [
+    "build",
+    "changelog",
+    "dashboard.json",
+    "podop.8",
+    "podop.bash",
+    "podop.sysusers",
+    "podop.zsh",
+    "postinst",
+    "postrm",
+];
+
 #[test]
 fn every_named_sample_is_the_file_of_that_name() {
     let mut shown = BTreeSet::new();
@@ -215,9 +228,26 @@ fn every_named_sample_is_the_file_of_that_name() {
         }
     }
     let listed = FOLDERS.iter().flat_map(|at| std::fs::read_dir(at).unwrap()).map(|entry| entry.unwrap().path());
-    // The dashboard is too long for a page, and no reader types it.
-    let is_shown = |path: &PathBuf| path.is_file() && !path.ends_with("dashboard.json");
+    let is_shown = |path: &PathBuf| {
+        path.is_file() && !INSTALLED_UNSEEN.iter().any(|name| *path == Path::new("src/package").join(name))
+    };
     assert_eq!(listed.filter(is_shown).collect::<BTreeSet<_>>(), shown, "every file is shown in a chapter");
+}
+
+/// The flags in a text.
+fn flags(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned).collect()
+}
+
+#[test]
+fn man_page_and_completions_have_all_flags() {
+    let help = flags(podop::config::HELP);
+    assert!(help.contains("--socket"), "{help:?}");
+    for name in ["podop.8", "podop.bash", "podop.zsh"] {
+        let text = page(&format!("src/package/{name}")).replace("Fl -", "--").replace("enable --now", "");
+        assert_eq!(flags(&text), help, "{name}");
+    }
 }
 
 #[test]

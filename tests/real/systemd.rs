@@ -233,8 +233,8 @@ fn postmap_finds_its_keys_while_podop_is_restarted() {
 fn the_units_of_the_package_are_valid_and_closed() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["podop.service", "podop.socket"] {
-        // The program is not installed where the unit expects it.
-        let unit = sample(name).replace("/usr/local/bin/podop", env!("CARGO_BIN_EXE_podop"));
+        // The program is not installed.
+        let unit = sample(name).replace("ExecStart=podop", concat!("ExecStart=", env!("CARGO_BIN_EXE_podop")));
         fs::write(dir.path().join(name), unit).unwrap();
     }
     let analyze = |args: &[&str]| {

@@ -53,7 +53,11 @@ impl Machine {
     pub fn run(&self, script: &str) -> String {
         let Output { status, stdout, stderr } = self.command(script).output().expect("nsenter runs");
         let [out, err] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        assert!(status.success(), "{script}: {status}\n{out}{err}");
+        if !status.success() {
+            let state = self.command("systemctl list-jobs --no-pager; journalctl --no-pager -n 40").output();
+            let journal = state.map(|state| String::from_utf8_lossy(&state.stdout).into_owned()).unwrap_or_default();
+            panic!("{script}: {status}\n{out}{err}\n{journal}");
+        }
         out
     }
 
