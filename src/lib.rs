@@ -12,7 +12,7 @@
 //! | 3 | [`backend`], [`dns`], [`program`] | connection pools, replicas, retries; a stub resolver; processes |
 //! | 2 | [`config`], [`query`], [`value`], [`io`] | the command line as data; queries and answers; JSON; the interface of engine and reactor |
 //! | 1 | [`wire`] | incremental codecs |
-//! | 0 | [`notify`], [`log`], [`manual`], [`metrics`], [`arena`], [`buffer`], [`timers`], [`system`] | no imports but the standard library and libc |
+//! | 0 | [`notify`], [`log`], [`manual`], [`metrics`], [`status`], [`arena`], [`buffer`], [`timers`], [`system`] | no imports but the standard library and libc |
 //!
 //! The methods of a type are in the file of its private fields; they borrow the state of other owners as arguments. A
 //! lower layer returns events, and does not call back.
@@ -44,6 +44,7 @@ pub mod program;
 pub mod query;
 pub mod reactor;
 pub mod secret;
+pub mod status;
 pub mod system;
 pub mod table;
 pub mod timers;

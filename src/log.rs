@@ -1,7 +1,7 @@
 //! Log lines on stderr: `level event name=value …`, without a date, which journald and other collectors add.
 
 use crate::system;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -77,7 +77,7 @@ fn put(level: Level, line: fmt::Arguments<'_>) {
         text = format!("<{}>", level as u8);
     }
     text += &format!("{word} {line}");
-    text.truncate(cut(&text).len());
+    text.truncate(cut(&text, MAX_LINE).len());
     let lost = LOST.swap(0, Ordering::Relaxed);
     if lost > 0 {
         text += &format!(" lines_lost={lost}");
@@ -93,9 +93,9 @@ fn put(level: Level, line: fmt::Arguments<'_>) {
 /// Maximum number of bytes from a socket that are shown in a log line.
 const MAX_SHOWN: usize = 100;
 
-/// As much of a line as is written.
-fn cut(line: &str) -> &str {
-    &line[..(0..=line.len().min(MAX_LINE)).rfind(|at| line.is_char_boundary(*at)).unwrap_or(0)]
+/// As much of a line as has this many bytes.
+fn cut(line: &str, most: usize) -> &str {
+    &line[..(0..=line.len().min(most)).rfind(|at| line.is_char_boundary(*at)).unwrap_or(0)]
 }
 
 /// Bytes from a socket, quoted for a log line: quotes, control characters and bytes beyond ASCII are escaped. After 100
@@ -126,6 +126,24 @@ const MAX_KINDS_OF_EVENT: usize = 64;
 pub struct Repeats {
     // By the first word of the line, of which there are only as many as the code has.
     events: BTreeMap<String, Kinds>,
+    /// The last different lines, the latest at the end.
+    recent: VecDeque<Recent>,
+}
+
+/// Number of different lines that are kept for the status page, and how much of each in bytes.
+const MAX_RECENT: usize = 20;
+const MAX_RECENT_LINE: usize = 300;
+
+/// Events whose lines have more than names from the command line and causes: the first has what a program has written, the
+/// second what a mail server has sent.
+const UNSEEN: [&str; 2] = ["program-stderr", "unknown-table"];
+
+/// A line with the time of its last occurrence.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Recent {
+    pub line: String,
+    pub last: Instant,
+    pub count: u64,
 }
 
 /// The different lines of one event.
@@ -145,15 +163,33 @@ impl Repeats {
 
     /// The same with details that may differ between repetitions; only those of the first are logged.
     pub fn warn_of(&mut self, line: &str, details: &str, now: Instant) {
+        self.remember(line, now);
         if self.is_new(line, now) {
             let space = if details.is_empty() { "" } else { " " };
             warn(format_args!("{line}{space}{details}"));
         }
     }
 
+    /// The last different lines, the latest first. They have no keys, values or secrets.
+    pub fn recent(&self) -> impl Iterator<Item = &Recent> {
+        self.recent.iter().rev()
+    }
+
+    fn remember(&mut self, line: &str, now: Instant) {
+        let event = line.split(' ').next().unwrap_or_default();
+        let line = if UNSEEN.contains(&event) { event } else { cut(line, MAX_RECENT_LINE) };
+        let before = self.recent.iter().position(|one| one.line == line).and_then(|at| self.recent.remove(at));
+        let mut recent = before.unwrap_or_else(|| Recent { line: line.to_owned(), last: now, count: 0 });
+        (recent.last, recent.count) = (now, recent.count + 1);
+        if self.recent.len() == MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(recent);
+    }
+
     /// True if a line is to be logged now, and counted from now on.
     fn is_new(&mut self, line: &str, now: Instant) -> bool {
-        let line = cut(line); // what follows would not be logged either
+        let line = cut(line, MAX_LINE); // what follows would not be logged either
         let event = line.split(' ').next().unwrap_or_default();
         if let Some((_, count)) = self.events.get_mut(event).and_then(|kinds| kinds.seen.get_mut(line)) {
             *count += 1;
@@ -250,6 +286,19 @@ mod tests {
     }
 
     #[test]
+    fn the_last_different_lines_are_remembered() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        (0..30).for_each(|at| repeats.remember(&format!("fault table={at}"), now));
+        (0..2).for_each(|_| repeats.remember("fault table=12", now + QUIET));
+        repeats.remember("unknown-table name=\"secret\"", now + QUIET);
+        repeats.remember("program-stderr backend=program:x line=\"secret\"", now + QUIET);
+        let recent: Vec<(&str, u64)> = repeats.recent().map(|one| (&one.line[..], one.count)).collect();
+        assert_eq!(recent.len(), MAX_RECENT);
+        assert_eq!(recent[..3], [("program-stderr", 1), ("unknown-table", 1), ("fault table=12", 3)]);
+        assert_eq!(recent[3..5], [("fault table=29", 1), ("fault table=28", 1)]);
+    }
+
+    #[test]
     fn the_kinds_of_all_events_are_bounded_together() {
         let (mut repeats, now) = (Repeats::default(), Instant::now());
         let line = |at: usize| format!("event{} name={at}", at % 10);
@@ -259,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_between_characters() {
-        assert_eq!(cut("é"), "é");
-        assert_eq!(cut(&format!("x{}", "é".repeat(MAX_LINE))).len(), MAX_LINE - 1);
+        assert_eq!(cut("é", 2), "é");
+        assert_eq!(cut(&format!("x{}", "é".repeat(MAX_LINE)), MAX_LINE).len(), MAX_LINE - 1);
     }
 }

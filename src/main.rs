@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Ok(Command::Ask(ask)) => Ok(commands::ask(&ask)),
         Ok(Command::LogIn(login)) => Ok(commands::log_in(&login)),
         Ok(Command::Query(query)) => Ok(commands::query(&query)),
+        Ok(Command::Status(endpoint)) => Ok(commands::status(&endpoint)),
         Ok(Command::Manual(chapter)) => commands::manual(chapter.as_deref()),
         Ok(Command::Help) => Ok(print(config::HELP.as_bytes())),
         Ok(Command::Version) => {

@@ -39,6 +39,41 @@ impl Histogram {
         self.counts[at] += 1;
         self.sum_us += us;
     }
+
+    /// The number of durations.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Adds the durations of another histogram.
+    pub fn add(&mut self, other: &Histogram) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, more)| *sum += more);
+        self.sum_us += other.sum_us;
+    }
+
+    /// What was counted after `base`, an earlier copy.
+    pub fn after(&self, base: &Histogram) -> Histogram {
+        let mut later = self.clone();
+        later.counts.iter_mut().zip(base.counts).for_each(|(sum, less)| *sum = sum.saturating_sub(less));
+        later.sum_us = later.sum_us.saturating_sub(base.sum_us);
+        later
+    }
+
+    /// The duration that this share of all durations does not exceed; `None` if there are none. As Prometheus computes it
+    /// (`histogram_quantile`), durations are evenly spread within their bucket, and none is above the last bound.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let rank = share * self.count() as f64;
+        let (mut below, mut lower) = (0.0, 0);
+        for ((bound, _), count) in BUCKETS.iter().zip(self.counts) {
+            let count = count as f64;
+            if count > 0.0 && below + count >= rank {
+                let part = (rank - below).max(0.0) / count;
+                return Some(Duration::from_micros(lower + ((bound - lower) as f64 * part) as u64));
+            }
+            (below, lower) = (below + count, *bound);
+        }
+        (self.count() > 0).then(|| Duration::from_micros(lower))
+    }
 }
 
 /// Results of the requests to one table.
@@ -69,6 +104,24 @@ pub struct TableMetrics {
     pub logins: [u64; 3],
 }
 
+impl TableMetrics {
+    /// Lookups that needed no request of their own.
+    pub fn cached(&self) -> u64 {
+        self.cache_fresh + self.cache_stale + self.coalesced
+    }
+
+    /// Requests of any kind by result: found, no such key, failed. For decisions, DUNNO is none; for logins, a refusal.
+    pub fn results(&self) -> [u64; 3] {
+        let [ok, dunno, reject, defer, other, fault] = self.decisions;
+        let [admitted, refused, failed] = self.logins;
+        [
+            self.found + ok + reject + defer + other + admitted,
+            self.missed + dunno + refused,
+            self.failed + self.timed_out + fault + failed,
+        ]
+    }
+}
+
 /// The first words of actions that are counted by themselves (access(5) of Postfix).
 pub const ACTIONS: [&str; 4] = ["OK", "DUNNO", "REJECT", "DEFER_IF_PERMIT"];
 
@@ -90,6 +143,8 @@ pub struct NameServerMetrics {
 pub struct BackendMetrics {
     /// Responses by status class, from 2XX to 5XX; a status above 599 counts as 5XX.
     pub responses: [u64; 4],
+    /// The time from each request to its response, including the wait for a connection.
+    pub latency: Histogram,
     pub failed: u64,
     pub timed_out: u64,
     /// Requests that were sent again because a reused connection broke.
@@ -119,9 +174,10 @@ impl BackendMetrics {
         *(if timeout { &mut self.timed_out } else { &mut self.failed }) += 1;
     }
 
-    /// Counts a response by its status.
-    pub fn count_response(&mut self, status: u16) {
+    /// Counts a response by its status, and how long it took.
+    pub fn count_response(&mut self, status: u16, took: Duration) {
         self.responses[usize::from(status / 100).clamp(2, 5) - 2] += 1;
+        self.latency.observe(took);
     }
 
     /// Counts a successful handshake.
@@ -135,6 +191,7 @@ impl BackendMetrics {
         // Taken apart without `..`, so that a new field cannot be forgotten here.
         let BackendMetrics {
             responses,
+            latency,
             failed,
             timed_out,
             resent,
@@ -153,6 +210,7 @@ impl BackendMetrics {
             down,
         } = other;
         self.tls |= tls;
+        self.latency.add(latency);
         self.responses.iter_mut().zip(responses).for_each(|(sum, more)| *sum += more);
         for (sum, more) in [
             (&mut self.failed, failed),
@@ -257,9 +315,25 @@ mod tests {
     }
 
     #[test]
+    fn quantiles_lie_within_their_bucket() {
+        let mut histogram = Histogram::default();
+        assert_eq!(histogram.quantile(0.5), None);
+        (0..100).for_each(|_| histogram.observe(Duration::from_micros(700)));
+        assert_eq!(histogram.quantile(0.5), Some(Duration::from_micros(750)));
+        let base = histogram.clone();
+        histogram.observe(Duration::from_secs(60));
+        assert_eq!(histogram.quantile(0.99), Some(Duration::from_micros(999)));
+        assert_eq!(histogram.quantile(1.0), Some(Duration::from_secs(20)), "the last bound");
+        let later = histogram.after(&base);
+        assert_eq!((later.count(), later.quantile(0.01)), (1, Some(Duration::from_secs(20))));
+    }
+
+    #[test]
     fn answers_are_counted_by_class() {
         let mut metrics = BackendMetrics::default();
-        [200, 204, 308, 404, 503, 999, 100].into_iter().for_each(|status| metrics.count_response(status));
+        [200, 204, 308, 404, 503, 999, 100]
+            .into_iter()
+            .for_each(|status| metrics.count_response(status, Duration::ZERO));
         let mut sum = metrics.clone();
         sum.add(&metrics);
         assert_eq!((metrics.responses, sum.responses), ([3, 1, 1, 2], [6, 2, 2, 4]));

@@ -15,6 +15,19 @@ pub struct Timers<K> {
     queues: Vec<Queue<K>>,
 }
 
+/// The earliest of some times, of which any may be none.
+// Once per turn and owner: a chain of iterators takes three times as many instructions.
+#[inline]
+pub fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
+    let mut first = None;
+    for time in times {
+        if first.is_none() || time.is_some() && time < first {
+            first = time;
+        }
+    }
+    first
+}
+
 /// In place of a duration: the queue of keys with deadlines of their own.
 const OWN_DEADLINE: Duration = Duration::MAX;
 

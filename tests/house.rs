@@ -34,6 +34,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("buffer", 1),
     ("secret", 0),
     ("metrics", 0),
+    ("status", 0),
     ("timers", 0),
     ("system", 0),
 ];

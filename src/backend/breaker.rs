@@ -1,5 +1,6 @@
 //! Whether a backend answers one table in time: a circuit breaker. Pure: time and keys come in as numbers.
 
+use super::report::Trouble;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ pub(super) enum CircuitBreaker {
         probed_until: Instant,
         /// Keys that have hung, and when.
         hung: VecDeque<(u64, Instant)>,
-        cause: String,
+        trouble: Trouble,
     },
 }
 
@@ -108,8 +109,8 @@ impl CircuitBreaker {
                     return false;
                 }
                 let hung = keys.iter().map(|key| (*key, now)).collect();
-                let cause = cause.to_string();
-                *self = Self::Open { next_probe: now + FIRST_PROBE, probed_until: now, hung, cause };
+                let trouble = Trouble { cause: cause.to_string(), since: now };
+                *self = Self::Open { next_probe: now + FIRST_PROBE, probed_until: now, hung, trouble };
                 true
             }
         }
@@ -126,11 +127,11 @@ impl CircuitBreaker {
         matches!(self, Self::Open { .. })
     }
 
-    /// Why it is open.
-    pub(super) fn cause(&self) -> &str {
+    /// Why it is open, and since when.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
         match self {
-            Self::Closed { .. } => "",
-            Self::Open { cause, .. } => cause,
+            Self::Closed { .. } => None,
+            Self::Open { trouble, .. } => Some(trouble),
         }
     }
 }
@@ -170,7 +171,8 @@ mod tests {
     fn one_request_per_interval_probes_an_open_breaker() {
         let (mut breaker, mut now) = (CircuitBreaker::default(), Instant::now());
         let opened = (1..=5).map(|key| breaker.on_timeout(key, &"slow", now)).filter(|opened| *opened).count();
-        assert_eq!((opened, breaker.cause()), (1, "slow"));
+        assert_eq!(opened, 1);
+        assert_eq!(breaker.trouble(), Some(&Trouble { cause: "slow".to_owned(), since: now }));
         assert_eq!(breaker.permit(9, now + FIRST_PROBE - MS), Permit::Deny);
         now += FIRST_PROBE;
         assert_eq!(breaker.permit(3, now), Permit::Deny, "it has just hung");

@@ -4,6 +4,7 @@ use super::breaker::{CircuitBreaker, Permit};
 use super::exchange::Exchange;
 use super::fault::Fault;
 use super::preference::Preference;
+use super::report::Trouble;
 use crate::log;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -25,12 +26,16 @@ pub(super) struct Health {
     breakers: Vec<(usize, CircuitBreaker)>,
     /// The time of the last log line about it being unreachable.
     logged: Option<Instant>,
+    /// No connection could be made since the last one that could.
+    unreachable: Option<Trouble>,
+    /// Why other replicas are preferred, or were.
+    avoided: Option<Trouble>,
 }
 
 impl Health {
     pub(super) fn new(label: &str) -> Self {
         let (label, preference) = (label.to_owned(), Preference::default());
-        Self { label, replica: false, preference, breakers: Vec::new(), logged: None }
+        Self { label, replica: false, preference, breakers: Vec::new(), logged: None, unreachable: None, avoided: None }
     }
 
     pub(super) fn set_replica(&mut self) {
@@ -66,7 +71,8 @@ impl Health {
 
     /// Why requests of a table are denied.
     pub(super) fn down_cause(&self, table: usize) -> Fault {
-        Fault::Down(self.breaker(table).map_or("", CircuitBreaker::cause).to_owned())
+        let trouble = self.breaker(table).and_then(CircuitBreaker::trouble);
+        Fault::Down(trouble.map(|trouble| trouble.cause.clone()).unwrap_or_default())
     }
 
     /// A request is sent, or waits to be.
@@ -102,6 +108,7 @@ impl Health {
     // must not fail the lookups of others.
     pub(super) fn on_fault(&mut self, cause: &impl ToString, now: Instant) {
         if self.preference.on_fault(now) && self.replica {
+            self.avoided = Some(Trouble { cause: cause.to_string(), since: now });
             log::warn(format_args!("backend-down backend={} cause=\"{}\"", self.label, cause.to_string()));
         }
     }
@@ -112,6 +119,7 @@ impl Health {
         if self.preference.on_retry_after(Duration::from_secs(seconds.into()), now) && self.replica {
             let cause = format!("answered {status}");
             log::warn(format_args!("backend-down backend={} cause=\"{cause}\" seconds={seconds}", self.label));
+            self.avoided = Some(Trouble { cause, since: now });
         }
     }
 
@@ -125,6 +133,25 @@ impl Health {
         if self.preference.on_success() && self.replica {
             log::warn(format_args!("backend-up backend={}", self.label));
         }
+    }
+
+    /// A connection was made.
+    pub(super) fn on_reached(&mut self) {
+        self.unreachable = None;
+    }
+
+    /// No connection can be made.
+    pub(super) fn on_unreachable(&mut self, fault: &Fault, now: Instant) {
+        let since = self.unreachable.as_ref().map_or(now, |trouble| trouble.since);
+        self.unreachable = Some(Trouble { cause: fault.to_string(), since });
+    }
+
+    /// Why requests are not sent to it as usual: it cannot be reached, does not answer some table in time, or others are
+    /// preferred to it.
+    pub(super) fn trouble(&self, now: Instant) -> Option<&Trouble> {
+        let slow = self.breakers.iter().find_map(|(_, breaker)| breaker.trouble());
+        let avoided = self.avoided.as_ref().filter(|_| self.replica && self.is_avoided(now));
+        self.unreachable.as_ref().or(slow).or(avoided)
     }
 
     /// Logs that it cannot be reached, unless that was logged just now.

@@ -19,6 +19,7 @@ mod preference;
 mod queue;
 mod reach;
 mod redirect;
+mod report;
 mod request;
 mod resolver;
 mod retry;
@@ -37,6 +38,7 @@ pub use pools::Arrived;
 pub use queue::MAX_WAITING;
 pub use reach::CheckResult;
 pub use redirect::RedirectError;
+pub use report::{BackendReport, Trouble};
 pub use request::{Body, Carrier, DnsQuery, MAX_ROUTES, Method, Piece, Request, Route};
 pub use resolver::Resolver;
 pub use trace::TraceId;
@@ -44,7 +46,7 @@ pub use trace::TraceId;
 use crate::arena::Key;
 use crate::io::{Peer, Turn};
 use crate::log;
-use crate::metrics::BackendMetrics;
+use crate::timers::earliest;
 use crate::wire::http::Response;
 use arrival::{AfterResponse, Arrival, CloseReason};
 use connection::Connection;
@@ -250,6 +252,7 @@ impl Backends {
     /// A backend cannot be reached: exchanges that wait for it are sent elsewhere, or fail.
     fn on_unreachable(&mut self, at: usize, fault: &Fault, slow: bool, turn: &mut Turn) {
         self.pools.pool(at).reach().on_unreachable(fault);
+        self.pools.pool(at).health().on_unreachable(fault, turn.now);
         for exchange in self.pools.pool(at).drain_unreachable() {
             // Waiting for the accept counts as waiting for the backend, but not for a lookup that came just before.
             if slow && turn.now.saturating_duration_since(exchange.since) >= CONNECT_TIMEOUT {
@@ -338,7 +341,7 @@ impl Backends {
 
     /// When [`Backends::tick`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.pools.deadline(), self.soonest].into_iter().flatten().min()
+        earliest([self.pools.deadline(), self.soonest])
     }
 
     /// Ends every exchange whose deadline has passed, and closes connections whose next response would be for one.
@@ -388,13 +391,8 @@ impl Backends {
         self.pools.label(exchange.pool())
     }
 
-    /// The metrics of each backend with its label, which several have if their options differ.
-    pub fn metrics(&self, now: Instant) -> impl Iterator<Item = (&str, BackendMetrics)> {
-        self.pools.metrics(now)
-    }
-
-    /// The number of backends, and of those that cannot be reached at the moment.
-    pub fn availability(&self, now: Instant) -> (usize, usize) {
-        self.pools.availability(now)
+    /// The state of each backend.
+    pub fn reports(&self, now: Instant) -> impl Iterator<Item = BackendReport<'_>> {
+        self.pools.reports(now)
     }
 }

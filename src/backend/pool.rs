@@ -14,6 +14,7 @@ use super::lent::{Lent, Orphans};
 use super::options::{BackendSpec, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT};
 use super::queue::Queue;
 use super::reach::Reach;
+use super::report::BackendReport;
 use super::resolver::Resolver;
 use super::roster::Roster;
 use super::tls::{Handshake, TlsConnector};
@@ -211,6 +212,7 @@ impl Pool {
         self.roster.set_open(key, handshake.is_some());
         self.reach.on_open(connection.address(), handshake, lent.turn.now);
         self.addresses.on_reached(connection.address());
+        self.health.on_reached();
         self.serve_next(key, lent);
     }
 
@@ -236,7 +238,8 @@ impl Pool {
             self.addresses.pipelining_ok(connection.address());
         }
         self.in_flight -= usize::from(exchange.is_some());
-        self.metrics.count_response(response.status);
+        let took = exchange.as_ref().map_or(Duration::ZERO, |exchange| now.saturating_duration_since(exchange.since));
+        self.metrics.count_response(response.status, took);
         (exchange, connection.after_response(response.keep_alive, surplus))
     }
 
@@ -384,17 +387,13 @@ impl Pool {
         self.queue.drain(self.roster.open() == 0)
     }
 
-    pub(super) fn metrics(&self, now: Instant) -> BackendMetrics {
-        BackendMetrics {
+    pub(super) fn report(&self, now: Instant) -> BackendReport<'_> {
+        let metrics = BackendMetrics {
             tls: self.spec.connector.is_some(),
             waiting: self.queue.len() as u64,
             down: u64::from(self.health.is_down(now)),
             ..self.roster.metrics(&self.metrics)
-        }
-    }
-
-    /// True if it cannot be reached, or is down.
-    pub(super) fn is_unavailable(&self, now: Instant) -> bool {
-        self.addresses.all_ejected(now) || self.health.is_down(now)
+        };
+        BackendReport { label: &self.spec.label, metrics, trouble: self.health.trouble(now) }
     }
 }

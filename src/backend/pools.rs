@@ -12,13 +12,14 @@ use super::lent::{Lent, Orphans};
 use super::options::BackendSpec;
 use super::pool::Pool;
 use super::reach::{CheckResult, Reach};
+use super::report::BackendReport;
 use super::resolver::Resolver;
 use super::retry::Facts;
 use super::schedule::Schedule;
 use super::tls::{Handshake, TlsConnector};
 use crate::arena::Key;
 use crate::io::{Action, Address, Peer, Turn};
-use crate::metrics::BackendMetrics;
+use crate::timers::earliest;
 use crate::wire::http::Response;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -367,7 +368,7 @@ impl Pools {
 
     /// When there is something to do for the connections of any pool.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.schedule.deadline(), self.connections.deadline()].into_iter().flatten().min()
+        earliest([self.schedule.deadline(), self.connections.deadline()])
     }
 
     /// Opens a connection to each backend, to see whether it can be reached.
@@ -386,11 +387,7 @@ impl Pools {
     }
 
     /// The number of pools, and of those that cannot be reached or are down.
-    pub(super) fn availability(&self, now: Instant) -> (usize, usize) {
-        (self.pools.len(), self.pools.iter().filter(|pool| pool.is_unavailable(now)).count())
-    }
-
-    pub(super) fn metrics(&self, now: Instant) -> impl Iterator<Item = (&str, BackendMetrics)> {
-        self.pools.iter().map(move |pool| (pool.label(), pool.metrics(now)))
+    pub(super) fn reports(&self, now: Instant) -> impl Iterator<Item = BackendReport<'_>> {
+        self.pools.iter().map(move |pool| pool.report(now))
     }
 }

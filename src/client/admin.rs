@@ -46,6 +46,8 @@ impl AdminSession {
             _ => return Ok(AdminRequest::OtherMethod),
         }
         Ok(match path(target.unwrap_or_default()) {
+            b"/" => AdminRequest::Page,
+            b"/status" => AdminRequest::Status,
             b"/metrics" => AdminRequest::Metrics,
             b"/healthz" => AdminRequest::Health,
             b"/readyz" => AdminRequest::Readiness,
@@ -56,13 +58,23 @@ impl AdminSession {
     /// Appends the response to the request that was read. The connection is closed after it.
     pub(super) fn respond(&self, page: AdminRequest, body: &str, out: &mut Vec<u8>) {
         let status = match page {
-            AdminRequest::Metrics | AdminRequest::Health | AdminRequest::Readiness => "200 OK",
+            AdminRequest::Metrics
+            | AdminRequest::Page
+            | AdminRequest::Status
+            | AdminRequest::Health
+            | AdminRequest::Readiness => "200 OK",
             AdminRequest::UnknownPath => "404 Not Found",
             // Allow is required (RFC 9110, 15.5.6).
             AdminRequest::OtherMethod => "405 Method Not Allowed\r\nAllow: GET, HEAD",
         };
-        let fields =
-            "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\nCache-Control: no-store\r\nConnection: close";
+        // A browser loads nothing and runs nothing, whatever a label may look like to it.
+        let of_content = if page == AdminRequest::Page {
+            "text/html; charset=utf-8\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; \
+             img-src data:; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff"
+        } else {
+            "text/plain; version=0.0.4; charset=utf-8"
+        };
+        let fields = format!("Content-Type: {of_content}\r\nCache-Control: no-store\r\nConnection: close");
         let length = body.len();
         let body = if self.head_only { "" } else { body };
         out.extend_from_slice(
@@ -97,12 +109,14 @@ mod tests {
             (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", Ok(Some(AdminRequest::Metrics))),
             (b"GET /healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Health))),
             (b"GET /readyz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Readiness))),
-            (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::UnknownPath))),
+            (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Page))),
+            (b"GET /status HTTP/1.0\r\n\r\n", Ok(Some(AdminRequest::Status))),
+            (b"GET /x HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::UnknownPath))),
             (b"HEAD /readyz HTTP/1.0\r\n\r\n", Ok(Some(AdminRequest::Readiness))),
             (b"GET http://podop/healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Health))),
             (b"GET HTTPS://[::1]:9779/metrics?x=/ HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Metrics))),
-            (b"GET http://healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::UnknownPath))),
-            (b"GET http://podop?/healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::UnknownPath))),
+            (b"GET http://healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Page))),
+            (b"GET http://podop?/healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::Page))),
             (b"GET healthz HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::UnknownPath))),
             (b"POST /metrics HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::OtherMethod))),
             (b"OPTIONS * HTTP/1.1\r\n\r\n", Ok(Some(AdminRequest::OtherMethod))),

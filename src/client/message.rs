@@ -34,6 +34,9 @@ pub enum Event<'a> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AdminRequest {
     Metrics,
+    /// The status page, and the same as text.
+    Page,
+    Status,
     Health,
     Readiness,
     /// Answered 404.

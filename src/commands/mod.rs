@@ -8,6 +8,7 @@ mod login;
 mod manual;
 mod query;
 mod serve;
+mod status;
 
 pub use ask::ask;
 pub use check::check;
@@ -16,3 +17,4 @@ pub use login::log_in;
 pub use manual::manual;
 pub use query::query;
 pub use serve::serve;
+pub use status::status;

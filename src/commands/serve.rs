@@ -35,7 +35,7 @@ pub fn serve(mut config: Config) -> Result<u8, ConfigError> {
     for Spec { name, kind, .. } in &config.tables {
         log::info(format_args!("table name={name} type={kind}"));
     }
-    for (label, _) in carriers.backends.metrics(Instant::now()) {
+    for label in carriers.backends.reports(Instant::now()).map(|report| report.label) {
         log::info(format_args!("backend backend={label}"));
     }
     let (timeout, slow) = (config.timeout.as_secs_f64(), config.slow.as_secs_f64());

@@ -10,6 +10,9 @@ use pico_args::Arguments;
 use std::ffi::OsString;
 use std::time::Duration;
 
+/// The metrics listener that `status` reads without an address: that of the examples in the manual.
+const METRICS: &str = "inet:127.0.0.1:9779";
+
 /// Parses the arguments that follow the name of the program.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
     let mut args = expand(args)?;
@@ -29,6 +32,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     if is_command(&args, "help") {
         return manual(args);
     }
+    if is_command(&args, "status") {
+        return status(args);
+    }
     let modes = all(&mut args, "--mode")?;
     if is_command(&args, "query") {
         return match &modes[..] {
@@ -37,13 +43,22 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
             _ => query(args, &parse_modes(&modes)?, verbosity > 0),
         };
     }
-    let modes = parse_modes(&modes)?;
+    daemon(args, check_key, &parse_modes(&modes)?, verbosity)
+}
+
+/// Parses what is left for the daemon, or for `--check`.
+fn daemon(
+    mut args: Arguments,
+    check_key: Option<String>,
+    modes: &[Mode],
+    verbosity: usize,
+) -> Result<Command, ConfigError> {
     let check = args.contains("--check") || check_key.is_some();
     let endpoints: Vec<Endpoint> =
         all(&mut args, "--socket")?.iter().map(|text| endpoint("--socket", text)).collect::<Result<_, _>>()?;
     let metrics = all(&mut args, "--metrics")?;
     // Several modes belong to the --socket flags in their order; none of them applies to inherited sockets.
-    let inherited = if let [only] = modes[..] { only } else { Mode::Auto };
+    let inherited = if let [only] = *modes { only } else { Mode::Auto };
     let mut config = Config {
         listeners: Vec::new(),
         inherited,
@@ -62,10 +77,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Config
     if endpoints.is_empty() && !check && system::inherited() == 0 {
         return Err(usage("--socket is required: where to listen"));
     }
-    for mode in &modes {
+    for mode in modes {
         config.set_decides(*mode)?;
     }
-    config.listeners = pair(endpoints, &modes)?;
+    config.listeners = pair(endpoints, modes)?;
     for text in metrics {
         listen_once(&mut config.listeners, "--metrics", endpoint("--metrics", &text)?, Mode::Admin)?;
     }
@@ -95,6 +110,15 @@ fn manual(mut args: Arguments) -> Result<Command, ConfigError> {
     let chapter = args.opt_free_from_str().map_err(|_| usage("help expects the name of a chapter"))?;
     finish(args)?;
     Ok(Command::Manual(chapter))
+}
+
+/// Parses `status [PATH|inet:HOST:PORT]`.
+fn status(mut args: Arguments) -> Result<Command, ConfigError> {
+    let _ = args.subcommand();
+    let address: Option<String> =
+        args.opt_free_from_str().map_err(|_| usage("status expects the address of a metrics listener"))?;
+    finish(args)?;
+    Ok(Command::Status(endpoint("status", address.as_deref().unwrap_or(METRICS))?))
 }
 
 /// Parses `query SOCKET TABLE KEY|-`.

@@ -22,6 +22,8 @@ pub enum Command {
     Query(QueryCommand),
     Ask(AskCommand),
     LogIn(LogInCommand),
+    /// Print the state of a running Podop, from its metrics listener.
+    Status(Endpoint),
     /// Print a chapter of the manual, or the list of chapters.
     Manual(Option<String>),
     Help,

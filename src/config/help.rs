@@ -12,6 +12,8 @@ Answers lookups of Postfix (socketmap) and Dovecot (dict) with requests to an HT
                          ask for a decision, as Postfix does
   podop query --mode sasl SOCKET USER
                          log in, as Postfix does; the password is read from stdin
+  podop status [ADDRESS] print the state of a running Podop, whose metrics are served at this
+                         address; by default inet:127.0.0.1:9779
   podop help [CHAPTER]   list the chapters of the manual, or print one
 
 Listeners:
@@ -35,7 +37,8 @@ Other:
   --timeout SECONDS      total time limit per request, default 20
   --slow SECONDS         log a warning for backend requests that take longer, default 1
   --cache-size SIZE      memory limit of the cache (--option NAME:cache=SECONDS), default 64M
-  --metrics PATH         serve metrics (Prometheus) and health pages; also inet:HOST:PORT
+  --metrics PATH         serve metrics (Prometheus), health pages and a status page; also
+                         inet:HOST:PORT
   -v, -vv, --verbose     log more
   --check, --check=KEY   check tables, sockets and backends, look up KEY in each table, report the
                          results, exit

@@ -25,7 +25,7 @@ use server::Servers;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// All questions to the DNS, and the sockets to name servers.
 #[derive(Debug, Default)]
@@ -386,6 +386,11 @@ impl Dns {
     }
 
     // --- reports
+
+    /// Each name server, and for how long it has not answered, if it is asked last because of that.
+    pub fn silent(&self, now: Instant) -> impl Iterator<Item = (SocketAddr, Option<Duration>)> {
+        self.servers.iter().map(move |server| (server.address, server.silent_for(now)))
+    }
 
     /// The address and the metrics of each server that was asked.
     pub fn metrics(&self) -> impl Iterator<Item = (SocketAddr, NameServerMetrics)> {

@@ -62,6 +62,11 @@ impl Server {
         self.misses >= MAX_MISSES
     }
 
+    /// For how long it has not answered, if others are asked first because of that.
+    pub(super) fn silent_for(&self, now: Instant) -> Option<Duration> {
+        self.silent_since.filter(|_| self.is_silent()).map(|since| now.saturating_duration_since(since))
+    }
+
     /// True if a silent server is to be asked beside another one now.
     pub(super) fn take_probe(&mut self, now: Instant) -> bool {
         let is_due = self.is_silent() && self.next_probe.is_none_or(|at| at <= now);

@@ -1,12 +1,12 @@
 //! What carries requests: HTTP backends, the DNS and programs.
 
 use crate::arena::Key;
-use crate::backend::{Arrived, Asker, Backends, BodyPart, Carrier, Exchange, Finished};
+use crate::backend::{Arrived, Asker, BackendReport, Backends, BodyPart, Carrier, Exchange, Finished};
 use crate::dns::Dns;
 use crate::io::{End, Peer, Turn};
 use crate::log::Repeats;
-use crate::metrics::BackendMetrics;
 use crate::program::Programs;
+use crate::timers::earliest;
 use std::time::Instant;
 
 /// All carriers of requests. Each has its own peers, and returns each request once.
@@ -70,6 +70,8 @@ impl Carriers {
     }
 
     /// Bytes have arrived of a peer that is neither a client nor a backend.
+    // Lookups over HTTP do not come here, and are slower if this becomes a part of their way.
+    #[inline(never)]
     pub(super) fn received(&mut self, peer: Peer, bytes: &[u8], faults: &mut Repeats, turn: &mut Turn) {
         match peer {
             Peer::Dns(key) => self.dns.received(key, bytes, turn),
@@ -161,11 +163,11 @@ impl Carriers {
     /// When [`Carriers::tick`] has something to do.
     #[inline]
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        [self.backends.deadline(), self.dns.deadline(), self.programs.deadline()].into_iter().flatten().min()
+        earliest([self.backends.deadline(), self.dns.deadline(), self.programs.deadline()])
     }
 
-    /// The metrics of each backend and program with its label, which several have if their options differ.
-    pub(super) fn metrics(&self, now: Instant) -> impl Iterator<Item = (&str, BackendMetrics)> {
-        self.backends.metrics(now).chain(self.programs.metrics())
+    /// The state of each backend and program.
+    pub(super) fn reports(&self, now: Instant) -> impl Iterator<Item = BackendReport<'_>> {
+        self.backends.reports(now).chain(self.programs.reports())
     }
 }

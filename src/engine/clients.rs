@@ -7,7 +7,7 @@ use crate::config::Mode;
 use crate::io::{Action, Peer, Turn};
 use crate::log::{self, Repeats};
 use crate::query::Tokens;
-use crate::timers::Timers;
+use crate::timers::{Timers, earliest};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -323,7 +323,7 @@ impl Clients {
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let Self { stalls, closings, arena, .. } = self;
         let is_there = |key: &Key| arena.contains(*key);
-        [stalls.next(is_there), closings.next(is_there)].into_iter().flatten().min()
+        earliest([stalls.next(is_there), closings.next(is_there)])
     }
 
     // --- reports

@@ -8,6 +8,7 @@ mod commit;
 mod fetches;
 mod iterate;
 mod lookup;
+mod minutes;
 mod probes;
 mod report;
 mod requests;
@@ -22,7 +23,9 @@ use crate::config::Mode;
 use crate::io::{Action, End, Peer};
 use crate::query::{Query, Tokens};
 use crate::table::TableEntry;
+use crate::timers::earliest;
 pub use carriers::Carriers;
+use minutes::Minutes;
 pub use probes::ProbeResult;
 use requests::Requests;
 pub use search::EXPLAIN;
@@ -37,6 +40,7 @@ const CACHE_SIZE: usize = 64 << 20;
 pub struct Engine {
     requests: Requests,
     shared: Shared,
+    minutes: Minutes,
     /// Requests to tables that do not exist.
     unknown_table: u64,
     /// Something has happened since the last [`Engine::process`].
@@ -47,7 +51,8 @@ impl Engine {
     /// `timeout` is the time limit of requests to tables without a limit of their own.
     pub fn new(tables: Vec<TableEntry>, carriers: Carriers, timeout: Duration) -> Self {
         let shared = Shared::new(tables, carriers, timeout);
-        Self { requests: Requests::new(CACHE_SIZE), shared, unknown_table: 0, pending: false }
+        let minutes = Minutes::new(shared.turn.now);
+        Self { requests: Requests::new(CACHE_SIZE), shared, minutes, unknown_table: 0, pending: false }
     }
 
     /// Sets the duration from which on exchanges are logged as slow; one second otherwise.
@@ -143,17 +148,11 @@ impl Engine {
                 false
             }
             Peer::Dns(_) | Peer::Program(_) | Peer::Stderr(_) => {
-                self.received_other(peer, bytes);
+                let Shared { carriers, faults, turn, .. } = &mut self.shared;
+                carriers.received(peer, bytes, faults, turn);
                 false
             }
         }
-    }
-
-    // Lookups over HTTP do not come here, and are slower if this becomes a part of their way.
-    #[inline(never)]
-    fn received_other(&mut self, peer: Peer, bytes: &[u8]) {
-        let Shared { carriers, faults, turn, .. } = &mut self.shared;
-        carriers.received(peer, bytes, faults, turn);
     }
 
     /// A connection has been closed, in both directions or on the peer's side.
@@ -215,6 +214,7 @@ impl Engine {
     pub fn process(&mut self, now: Instant) {
         self.shared.turn.now = now;
         self.pending = false;
+        self.minutes.tick(&self.shared);
         self.shared.tables.tick(now);
         // First: what was written for a client in this turn is sent before it is closed for what expires in it.
         self.shared.clients.expire(&mut self.shared.faults, &mut self.shared.turn);
@@ -254,8 +254,8 @@ impl Engine {
     /// When [`Engine::process`] must be called even without events.
     pub fn deadline(&mut self) -> Option<Instant> {
         let Shared { tables, clients, carriers, faults, .. } = &mut self.shared;
-        let others = [tables.deadline(), carriers.deadline(), clients.deadline(), faults.deadline()];
-        others.into_iter().flatten().chain(self.requests.deadline()).min()
+        let requests = self.requests.deadline();
+        earliest([tables.deadline(), carriers.deadline(), clients.deadline(), faults.deadline(), requests])
     }
 
     // --- requests
@@ -367,7 +367,7 @@ impl Engine {
 
     /// Answers a request on the metrics listener.
     fn respond(&mut self, key: Key, page: AdminRequest) {
-        let body = report::page(page, || self.metrics());
+        let body = report::page(page, || self.metrics(), || report::status(&self.shared, &self.minutes));
         self.shared.clients.respond(key, page, &body, &mut self.shared.turn);
     }
 

@@ -1,28 +1,77 @@
 //! Metrics and the status line.
 
+use super::minutes::{Minutes, backends};
 use super::shared::Shared;
+use crate::backend::Trouble;
 use crate::client::AdminRequest;
 use crate::log;
 use crate::metrics::{ACTIONS, BackendMetrics, CacheMetrics, Exposition, NameServerMetrics, TableMetrics};
+use crate::status::{BackendStatus, FaultStatus, Status, TableStatus};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// A status line: tables, backends and clients.
 pub(super) fn summary(shared: &Shared, now: Instant) -> String {
-    let (backends, unreachable) = shared.carriers.backends.availability(now);
+    let backends = || shared.carriers.backends.reports(now);
+    let unreachable = backends().filter(|backend| backend.trouble.is_some()).count();
     let trouble = if unreachable == 0 { String::new() } else { format!(", {unreachable} unreachable") };
+    let backends = backends().count();
     let (tables, clients) = (shared.tables.len(), shared.clients.mail_servers());
     format!("{tables} tables, {backends} backends{trouble}, {clients} clients")
 }
 
 /// The body of the response to a request on the metrics listener.
-pub(super) fn page(page: AdminRequest, metrics: impl FnOnce() -> String) -> String {
+pub(super) fn page(page: AdminRequest, metrics: impl FnOnce() -> String, status: impl FnOnce() -> Status) -> String {
     match page {
         AdminRequest::Metrics => metrics(),
+        AdminRequest::Page => crate::status::html(&status()),
+        AdminRequest::Status => crate::status::text(&status()),
         // Never 503: a shutdown closes the metrics listener first, so that no probe could see it.
         AdminRequest::Health | AdminRequest::Readiness => "ok\n".to_owned(),
-        AdminRequest::UnknownPath => "/metrics, /healthz, /readyz\n".to_owned(),
+        AdminRequest::UnknownPath => "/, /status, /metrics, /healthz, /readyz\n".to_owned(),
         AdminRequest::OtherMethod => "GET and HEAD only\n".to_owned(),
+    }
+}
+
+/// The state for people.
+pub(super) fn status(shared: &Shared, minutes: &Minutes) -> Status {
+    let now = shared.turn.now;
+    let tables = shared.tables.iter().enumerate().map(|(number, (name, metrics))| {
+        let [found, missed, failed] = metrics.results();
+        let (minute, cached) = minutes.table(number, metrics, now);
+        TableStatus { name: name.to_owned(), found, missed, failed, minute, cached }
+    });
+    let troubles: BTreeMap<&str, &Trouble> =
+        shared.carriers.reports(now).filter_map(|report| Some((report.label, report.trouble?))).collect();
+    let backends = backends(shared);
+    let backends = backends.iter().map(|(label, metrics)| BackendStatus {
+        label: (*label).to_owned(),
+        trouble: troubles
+            .get(label)
+            .map(|trouble| (trouble.cause.clone(), now.saturating_duration_since(trouble.since))),
+        busy: Some(metrics.busy),
+        idle: metrics.idle,
+        waiting: metrics.waiting,
+        minute: minutes.backend(label, metrics, now),
+    });
+    let servers = shared.carriers.dns.silent(now).map(|(address, silent)| BackendStatus {
+        label: format!("name server {address}"),
+        trouble: silent.map(|time| ("did not answer in time".to_owned(), time)),
+        ..BackendStatus::default()
+    });
+    let faults = shared.faults.recent().map(|recent| FaultStatus {
+        line: recent.line.clone(),
+        ago: now.saturating_duration_since(recent.last),
+        count: recent.count,
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime: minutes.uptime(now),
+        clients: shared.clients.mail_servers(),
+        in_flight: shared.clients.open_requests(),
+        tables: tables.collect(),
+        backends: backends.chain(servers).collect(),
+        faults: faults.collect(),
     }
 }
 
@@ -43,12 +92,7 @@ pub(super) fn metrics(shared: &Shared, cache: CacheMetrics, unknown_table: u64) 
     let tables: Vec<_> = shared.tables.iter().collect();
     table_metrics(&tables, &mut text);
     cache_metrics(cache, &mut text);
-    let mut backends = BTreeMap::<&str, BackendMetrics>::new();
-    // Pools of the same backend with different settings share its label.
-    for (label, metrics) in shared.carriers.metrics(shared.turn.now) {
-        backends.entry(label).or_default().add(&metrics);
-    }
-    backend_metrics(&backends, &mut text);
+    backend_metrics(&backends(shared), &mut text);
     dns_metrics(shared, &mut text);
     text.into_string()
 }
@@ -143,6 +187,13 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposit
         &[("busy", |backend| backend.busy), ("idle", |backend| backend.idle), ("connecting", |one| one.connecting)];
     family(text, what, ["backend", "state"], each(), states);
     tls_metrics(backends, text);
+    let name = "podop_exchange_duration_seconds";
+    text.family(
+        name,
+        "histogram",
+        "Time from a request to a backend to its response, including the wait for a connection.",
+    );
+    each().for_each(|(backend, metrics)| text.histogram(name, &[("backend", backend)], &metrics.latency));
     let what = ["podop_resends_total", "counter", "Requests sent again because a used connection broke."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.resent)]);
     let what = ["podop_retries_total", "counter", "Requests sent to another replica."];

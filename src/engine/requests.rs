@@ -12,6 +12,7 @@ use crate::backend::{Asker, BodyPart, Finished};
 use crate::client::ReplyTo;
 use crate::metrics::CacheMetrics;
 use crate::query::Query;
+use crate::timers::earliest;
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -88,7 +89,7 @@ impl Requests {
 
     /// When [`Requests::expire`] must be called.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        [self.lookups.deadline(), self.iterations.deadline()].into_iter().flatten().min()
+        earliest([self.lookups.deadline(), self.iterations.deadline()])
     }
 
     /// Drops the requests of disconnected clients that were not sent to a backend yet.

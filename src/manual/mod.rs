@@ -44,7 +44,7 @@ chapters! {
     availability "replicas, slow backends, caching, pipelining"
     tls "backends behind https://, client certificates, renewal"
     deployment "installing, systemd, containers, Kubernetes, Mailu, several MX hosts"
-    operation "metrics, health, alert rules, a dashboard, the log, security"
+    operation "metrics, a status page, health, alert rules, a dashboard, the log, security"
     recipes "a backup MX; complete backends: Flask with SQLite, PostgreSQL"
     migrating "moving from mysql maps and from the Python program; the changelog"
 }

@@ -11,9 +11,9 @@ mod rows;
 pub use pool::ProgramSpec;
 
 use crate::arena::{Arena, Key};
-use crate::backend::{Asker, BodyPart, Carrier, Exchange, Fault, Finished, Phase};
+use crate::backend::{Asker, BackendReport, BodyPart, Carrier, Exchange, Fault, Finished, Phase};
 use crate::io::{Action, Peer, Turn};
-use crate::metrics::BackendMetrics;
+use crate::timers::earliest;
 use crate::wire::http::Response;
 use pool::Pool;
 use process::{Event, Process, State};
@@ -66,12 +66,12 @@ impl Programs {
         self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
         let Self { pools, processes, .. } = self;
         let pool = &mut pools[number];
-        if let Some(cause) = pool.down_cause(processes) {
-            let fault = Fault::Down(cause.to_owned());
-            return self.finish(number, exchange, Err(fault), false);
+        if let Some(trouble) = pool.trouble(processes) {
+            let fault = Fault::Down(trouble.cause.clone());
+            return self.finish(number, exchange, Err(fault), false, turn.now);
         }
         if let Err(exchange) = pool.enqueue(exchange) {
-            return self.finish(number, exchange, Err(Fault::Overloaded), false);
+            return self.finish(number, exchange, Err(Fault::Overloaded), false, turn.now);
         }
         pool.dispatch(processes, turn);
     }
@@ -88,10 +88,17 @@ impl Programs {
         if self.parts.is_empty() { None } else { self.parts.pop_front() }
     }
 
-    fn finish(&mut self, number: usize, exchange: Box<Exchange>, result: Result<Response<'static>, Fault>, sent: bool) {
+    fn finish(
+        &mut self,
+        number: usize,
+        exchange: Box<Exchange>,
+        result: Result<Response<'static>, Fault>,
+        sent: bool,
+        now: Instant,
+    ) {
         let metrics = &mut self.pools[number].metrics;
         match &result {
-            Ok(response) => metrics.count_response(response.status),
+            Ok(response) => metrics.count_response(response.status, now.saturating_duration_since(exchange.since)),
             Err(fault) => metrics.count_failure(matches!(fault, Fault::Timeout(_))),
         }
         self.finished.push_back(Finished { exchange, result, sent });
@@ -118,7 +125,7 @@ impl Programs {
         }
         for event in events {
             match event {
-                Event::Answered(exchange, result) => self.finish(number, exchange, result, true),
+                Event::Answered(exchange, result) => self.finish(number, exchange, result, true, turn.now),
                 Event::Part(part) => self.parts.push_back(part),
             }
         }
@@ -163,7 +170,7 @@ impl Programs {
         for (mut exchange, sent) in seen.into_iter().chain(unseen.into_iter().rev()) {
             let may_repeat = !sent || exchange.is_safe() && !exchange.is_resent() && !exchange.is_streamed();
             if !may_repeat {
-                self.finish(number, exchange, Err(Fault::Failed(cause.clone())), sent);
+                self.finish(number, exchange, Err(Fault::Failed(cause.clone())), sent, turn.now);
                 continue;
             }
             if sent {
@@ -174,7 +181,7 @@ impl Programs {
         }
         if fails {
             for exchange in self.pools[number].drain() {
-                self.finish(number, exchange, Err(Fault::Down(cause.clone())), false);
+                self.finish(number, exchange, Err(Fault::Down(cause.clone())), false, turn.now);
             }
         }
         let Self { pools, processes, .. } = self;
@@ -232,7 +239,7 @@ impl Programs {
             pool.start_missing(number, processes, turn);
             let at = pool.end_retired(processes, turn); // with those that were just started
             pool.dispatch(processes, turn);
-            next = [next, at.filter(|at| *at > turn.now)].into_iter().flatten().min();
+            next = earliest([next, at.filter(|at| *at > turn.now)]);
         }
         self.next = next;
     }
@@ -240,7 +247,7 @@ impl Programs {
     fn expire(&mut self, turn: &mut Turn) {
         for number in 0..self.pools.len() {
             for exchange in self.pools[number].take_expired(turn.now) {
-                self.finish(number, exchange, Err(Fault::Timeout(Phase::Process)), false);
+                self.finish(number, exchange, Err(Fault::Timeout(Phase::Process)), false, turn.now);
             }
         }
         let keys: Vec<Key> = self.processes.iter().map(|(key, _)| key).collect();
@@ -249,7 +256,7 @@ impl Programs {
                 self.processes.get_mut(key).and_then(|one| Some((one.program, one.take_expired(turn.now)?)))
             {
                 // It cannot be taken back, even if no byte of it has left.
-                self.finish(number, exchange, Err(Fault::Timeout(Phase::Head)), true);
+                self.finish(number, exchange, Err(Fault::Timeout(Phase::Head)), true, turn.now);
             }
         }
         let waiting = self.pools.iter().filter_map(Pool::request_deadline);
@@ -259,13 +266,13 @@ impl Programs {
     /// When [`Programs::tick`] has something to do.
     #[inline]
     pub fn deadline(&self) -> Option<Instant> {
-        if self.pools.is_empty() { None } else { [self.soonest, self.next].into_iter().flatten().min() }
+        if self.pools.is_empty() { None } else { earliest([self.soonest, self.next]) }
     }
 
     // --- reports
 
-    /// The metrics of each program with its label.
-    pub fn metrics(&self) -> impl Iterator<Item = (&str, BackendMetrics)> {
-        self.pools.iter().map(|pool| (&pool.spec.label[..], pool.metrics(&self.processes)))
+    /// The state of each program.
+    pub fn reports(&self) -> impl Iterator<Item = BackendReport<'_>> {
+        self.pools.iter().map(|pool| pool.report(&self.processes))
     }
 }

@@ -2,9 +2,10 @@
 
 use super::process::{LATE_WRITE, Process, State};
 use crate::arena::{Arena, Key};
-use crate::backend::{Asker, Exchange, MAX_WAITING};
+use crate::backend::{Asker, BackendReport, Exchange, MAX_WAITING, Trouble};
 use crate::io::{Action, Peer, Program, ProgramSignal, Turn};
 use crate::metrics::BackendMetrics;
+use crate::timers::earliest;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -44,7 +45,7 @@ pub(super) struct Pool {
     next_start: Option<Instant>,
     delay: Duration,
     /// Why the last one ended, if it had got no request, so that no request can be the reason.
-    down: Option<String>,
+    down: Option<Trouble>,
     pub metrics: BackendMetrics,
 }
 
@@ -69,9 +70,8 @@ impl Pool {
     }
 
     /// Why requests fail at once: the program ends by itself, and no process runs at the moment.
-    pub(super) fn down_cause(&self, processes: &Arena<Process>) -> Option<&str> {
-        let cause = self.down.as_deref()?;
-        (self.serving(processes).count() == 0).then_some(cause)
+    pub(super) fn trouble(&self, processes: &Arena<Process>) -> Option<&Trouble> {
+        self.down.as_ref().filter(|_| self.serving(processes).count() == 0)
     }
 
     /// Has a request wait for a process.
@@ -198,10 +198,10 @@ impl Pool {
     /// Ends processes that have nothing left to do, and kills those that do not end. Returns when it has to be called.
     pub(super) fn end_retired(&mut self, processes: &mut Arena<Process>, turn: &mut Turn) -> Option<Instant> {
         let proof = self.retire_outdated(processes, turn.now);
-        let mut next = [self.next_start.filter(|_| self.active), proof].into_iter().flatten().min();
+        let mut next = earliest([self.next_start.filter(|_| self.active), proof]);
         for key in &self.members {
             let until = processes.get_mut(*key).and_then(|process| process.check_abandoned(turn.now));
-            next = [next, until].into_iter().flatten().min();
+            next = earliest([next, until]);
         }
         for key in &self.members {
             let Some(process) = processes.get_mut(*key).filter(|one| !one.is_serving()) else { continue };
@@ -291,8 +291,9 @@ impl Pool {
         if process.has_got_requests() {
             return false;
         }
-        self.down = Some(cause.to_owned());
-        self.down_cause(processes).is_some()
+        let since = self.down.as_ref().map_or(now, |trouble| trouble.since);
+        self.down = Some(Trouble { cause: cause.to_owned(), since });
+        self.trouble(processes).is_some()
     }
 
     /// A process has answered.
@@ -303,17 +304,19 @@ impl Pool {
         }
     }
 
-    /// The metrics, with the current number of processes.
-    pub(super) fn metrics(&self, processes: &Arena<Process>) -> BackendMetrics {
+    /// The state, with the current number of processes.
+    pub(super) fn report(&self, processes: &Arena<Process>) -> BackendReport<'_> {
         let serving = || self.serving(processes).map(|(_, process)| process);
         let busy = serving().filter(|process| process.load() > 0).count() as u64;
-        BackendMetrics {
+        let trouble = self.trouble(processes);
+        let metrics = BackendMetrics {
             busy,
             idle: serving().count() as u64 - busy,
             waiting: (self.waiting.len() + self.suspects.len()) as u64,
-            down: u64::from(self.down_cause(processes).is_some()),
+            down: u64::from(trouble.is_some()),
             ..self.metrics.clone()
-        }
+        };
+        BackendReport { label: &self.spec.label, metrics, trouble }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::listen::Listener;
 use crate::log;
 use crate::notify::Notifier;
 use crate::system::{Signal, Signals};
+use crate::timers::earliest;
 use accept::{Acceptor, MAX_ACCEPTS};
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -74,8 +75,8 @@ impl Reactor {
         let acceptor = Acceptor::new(listeners, descriptors, LISTENERS, poll.registry())?;
         engine.set_backend_descriptors(acceptor.for_backends);
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
-        let resolver = NameResolver::new(Waker::new(poll.registry(), RESOLVED)?);
         Ok(Reactor {
+            resolver: NameResolver::new(Waker::new(poll.registry(), RESOLVED)?),
             engine,
             poll,
             acceptor,
@@ -83,7 +84,6 @@ impl Reactor {
             processes: Processes::default(),
             signals,
             notifier: Notifier::from_environment(Instant::now()),
-            resolver,
             chunk: vec![0; CHUNK].into_boxed_slice(),
             again: Vec::new(),
             now: Instant::now(),
@@ -154,10 +154,10 @@ impl Reactor {
         if !self.again.is_empty() || self.engine.has_resumable() {
             return Some(Duration::ZERO);
         }
-        let next =
-            [self.engine.deadline(), self.shutdown.deadline(), self.acceptor.deadline(), self.notifier.deadline()];
+        let Self { engine, shutdown, acceptor, notifier, .. } = self;
+        let next = [engine.deadline(), shutdown.deadline(), acceptor.deadline(), notifier.deadline()];
         // mio rounds up to the whole milliseconds of the kernel, which avoids a turn in which nothing is due yet.
-        next.into_iter().flatten().min().map(|at| at.saturating_duration_since(self.now))
+        earliest(next).map(|at| at.saturating_duration_since(self.now))
     }
 
     fn on_event(&mut self, event: &Event) {

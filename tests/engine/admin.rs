@@ -3,7 +3,7 @@
 use crate::support;
 
 use podop::config::Mode;
-use support::world::{MS, SECOND, World};
+use support::world::{MS, SECOND, World, response};
 
 #[test]
 fn what_follows_the_request_of_a_monitor_is_ignored() {
@@ -93,4 +93,134 @@ fn a_monitor_may_read_slowly_but_not_stop() {
     }
     world.wait(20 * SECOND);
     assert_eq!(world.closed, [monitor]);
+}
+
+/// What the metrics listener answers.
+fn page(world: &mut World, path: &str) -> String {
+    let monitor = world.client(Mode::Admin);
+    world.block(monitor, true);
+    world.send(monitor, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
+    let output = String::from_utf8(world.engine.output(monitor).to_vec()).unwrap();
+    world.block(monitor, false);
+    output.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// The words of the line of a table or a backend.
+fn row(status: &str, name: &str) -> Vec<String> {
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {status}"));
+    line.split_whitespace().skip(1).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_status_shows_the_requests_of_the_last_minute() {
+    let mut world = World::with_alias(&["--option", "alias:cache=3600"]);
+    let client = world.client(Mode::Postfix);
+    // For two minutes, one lookup per second, of which all but the first are answered from the cache.
+    for second in 0..120 {
+        world.ask(client, "k");
+        if second == 0 {
+            let backend = world.accept();
+            world.wait(MS * 20);
+            world.respond(backend, "v");
+        }
+        assert_eq!(world.taken(client), "4:OK v,");
+        world.wait(SECOND);
+    }
+    let status = page(&mut world, "/status");
+    let [rate, found, miss, fault, .., cached, unit] = &row(&status, "alias")[..] else { panic!("{status}") };
+    assert_eq!([found, miss, fault, cached, unit].map(String::as_str), ["120", "0", "0", "100", "%"]);
+    assert!((0.9..1.1).contains(&rate.parse::<f64>().unwrap()), "{rate}");
+    // Nothing happens for longer than a minute.
+    world.wait(SECOND * 100);
+    let status = page(&mut world, "/status");
+    assert_eq!(row(&status, "alias"), ["0", "120", "0", "0", "-", "-", "-"]);
+    // One lookup after the pause counts as one in a minute.
+    world.ask(client, "k");
+    world.wait(SECOND);
+    assert_eq!(row(&page(&mut world, "/status"), "alias")[..2], ["0.0", "121"]);
+}
+
+#[test]
+fn the_rate_of_a_new_process_is_that_since_its_start() {
+    let mut world = World::with_alias(&["--option", "alias:cache=3600"]);
+    let client = world.client(Mode::Postfix);
+    world.ask(client, "k");
+    let backend = world.accept();
+    world.respond(backend, "v");
+    (0..29).for_each(|_| world.ask(client, "k"));
+    for _ in 0..3 {
+        world.wait(SECOND * 10);
+        world.ask(client, "k"); // a turn in which the counters are copied
+    }
+    let rate = &row(&page(&mut world, "/status"), "alias")[0];
+    assert_eq!(rate, "1.1", "33 in 30 s");
+}
+
+#[test]
+fn the_status_shows_since_when_a_backend_cannot_be_reached() {
+    let mut world = World::with_alias(&[]);
+    assert_eq!(row(&page(&mut world, "/status"), "192.0.2.1")[0], "up");
+    for _ in 0..3 {
+        world.lookup("k");
+        world.refuse();
+        world.wait(SECOND * 20);
+    }
+    let status = page(&mut world, "/status");
+    assert_eq!(row(&status, "192.0.2.1")[0], "down");
+    assert!(status.contains("\n    down 1 min: refused the connection\n"), "{status}");
+    assert!(status.contains(", 3 times: fault table=alias backend=192.0.2.1 cause=\"refused the"), "{status}");
+    assert!(page(&mut world, "/").contains("<title>Podop: 1 down</title>"));
+    world.lookup("k");
+    let backend = world.accept();
+    world.respond(backend, "v");
+    assert_eq!(row(&page(&mut world, "/status"), "192.0.2.1")[0], "up");
+    assert!(page(&mut world, "/").contains("<title>Podop</title>"));
+}
+
+#[test]
+fn the_status_shows_for_how_long_a_slow_backend_is_down() {
+    let mut world = World::with_alias(&["--timeout", "1"]);
+    for number in 0..5 {
+        world.lookup(&format!("key{number}"));
+        if world.connecting.is_empty() {
+            continue;
+        }
+        world.accept();
+    }
+    world.wait(SECOND * 2);
+    let status = page(&mut world, "/status");
+    assert_eq!(row(&status, "192.0.2.1")[0], "down", "{status}");
+    assert!(status.contains("\n    down 1 s: did not answer in time"), "{status}");
+}
+
+#[test]
+fn neither_page_has_a_key_a_value_or_a_secret() {
+    let url = "http://name:pass-secret@192.0.2.1/path-secret/§";
+    let header = "alias:header=X-Token: header-secret";
+    let mut world = World::new(&["--name", "alias", "--type", "url", "--param", url, "--option", header]);
+    for (key, answer) in [
+        ("key-secret", response(200, "\"value-secret\"")),
+        ("key-secret", response(503, "\"value-secret\"")),
+        ("key-secret", response(200, "value-secret")),
+        ("key-secret", b"HTTP/1.1 302 Found\r\nLocation: http://192.0.2.9/key-secret\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        (
+            "key-secret",
+            b"HTTP/1.1 500 X\r\nContent-Type: application/problem+json\r\nContent-Length: 25\r\n\r\n{\"detail\":\"detail-secret\"}"
+                .to_vec(),
+        ),
+    ] {
+        world.lookup(key);
+        let backend = world.next_asked().unwrap_or_else(|| world.accept());
+        world.send(backend, &answer);
+    }
+    let client = world.client(Mode::Postfix);
+    world.send(client, b"19:table-secret secret,");
+    let broken = world.client(Mode::Postfix);
+    world.send(broken, b"broken-secret");
+    for path in ["/", "/status"] {
+        let page = page(&mut world, path);
+        assert!(page.contains("unknown-table") && page.contains("answered 503"), "{page}");
+        assert!(page.contains("client-error"), "{page}");
+        assert!(!page.contains("secret"), "{page}");
+    }
 }

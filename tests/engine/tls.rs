@@ -702,7 +702,7 @@ fn tables_share_connections_only_in_the_same_terms() {
         let opening =
             TableSpec { name: "t", param: "https://192.0.2.1/§", settings: Settings::new(&settings), decides: false };
         open_url(opening, &mut backend).unwrap_or_else(|error| panic!("{error:?}"));
-        backend.availability(Instant::now()).0
+        backend.reports(Instant::now()).count()
     };
     assert_eq!(
         [origin(&ca, "a"), origin(&ca, "a"), origin(&ca, "b"), origin(&again, "a"), origin(&ca, "b")],

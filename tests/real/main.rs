@@ -28,6 +28,8 @@ mod prometheus;
 mod sasl;
 /// nginx as a shared cache, and HAProxy in front of two services.
 mod shared;
+/// The status page in Chromium, and `podop status`.
+mod status;
 /// Socket activation, notifications, and the package's units.
 mod systemd;
 /// nginx and gunicorn behind TLS.
