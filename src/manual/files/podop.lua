@@ -2,20 +2,33 @@
 
 local BASE = "http://127.0.0.1:8080/auth/"
 
--- Dovecot 2.4 renamed the settings of its HTTP client, and its auth process exits if it does not know one.
-local ok, client = pcall(dovecot.http.client, {
-  request_timeout = "5s",
-  request_absolute_timeout = "10s",
-  request_max_attempts = 2,
-  connect_backoff_max_time = "500ms",
-})
-if not ok then
-  client = dovecot.http.client {
+-- Dovecot 2.4 renamed the settings of its HTTP client, and refuses names that it does not know. 2.3 ignores those, so
+-- its names are tried first.
+local function new_client()
+  local ok, client = pcall(dovecot.http.client, {
     request_timeout_msecs = 5000,
     request_absolute_timeout_msecs = 10000,
     max_attempts = 2,
-    connect_backoff_max_time_msecs = 500,
+  })
+  return ok and client or dovecot.http.client {
+    request_timeout = "5s",
+    request_absolute_timeout = "10s",
+    request_max_attempts = 2,
   }
+end
+local client = new_client()
+
+-- Sends a GET request and returns the response; a status of 9000 or more means that there was none.
+local function get(path)
+  local response = client:request({ url = BASE .. path, method = "GET" }):submit()
+  if response:status() >= 9000 then
+    -- The client waits before it connects again, and doubles the time with each failure, up to a minute. No setting
+    -- limits this, so that logins would fail for a while after the backend is back. A new client does not wait.
+    client = nil
+    collectgarbage()
+    client = new_client()
+  end
+  return response
 end
 
 -- Reads a JSON string; `at` is the position after its opening quote.
@@ -74,7 +87,7 @@ local function lookup(table_name, user)
   -- the HTTP client of 2.4 decodes %2F, so that "../x" would address something else
   if user:find("/", 1, true) or user == "." or user == ".." then return nil, false end
   local escaped = user:gsub("[^%w@._~-]", function(c) return ("%%%02X"):format(c:byte()) end)
-  local response = client:request({ url = BASE .. table_name .. "/" .. escaped, method = "GET" }):submit()
+  local response = get(table_name .. "/" .. escaped)
   if response:status() == 404 then return nil, false end
   if response:status() ~= 200 then return nil, response:status() .. " " .. response:reason() end
   local ok, fields = pcall(json_object, response:payload())
@@ -94,7 +107,7 @@ function auth_userdb_lookup(request) return answer(request, "userdb", "USERDB") 
 
 -- doveadm user '*', doveadm -A: an object of users, whose fields are ignored
 function auth_userdb_iterate()
-  local response = client:request({ url = BASE .. "userdb/", method = "GET" }):submit()
+  local response = get("userdb/")
   if response:status() ~= 200 then error(response:status() .. " " .. response:reason()) end
   local text, users = response:payload(), {}
   local at = text:match("^%s*{%s*()") or error("no object")
