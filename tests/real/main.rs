@@ -1,6 +1,29 @@
 //! The program with real servers from Debian's packages, which `tests/run` installs.
 #![allow(unsafe_code, unreachable_pub, clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
+/// Makes two tests of each case: with the servers of this machine, and with those of Debian trixie.
+macro_rules! on_each_release {
+    ($needs:literal: $($case:ident)*) => {$(
+        mod $case {
+            use crate::support::roots::Release;
+
+            #[test]
+            #[ignore = $needs]
+            fn bookworm() {
+                super::$case(Release::Bookworm);
+            }
+
+            #[test]
+            #[ignore = $needs]
+            fn trixie() {
+                if Release::Trixie.is_here() {
+                    super::$case(Release::Trixie);
+                }
+            }
+        }
+    )*};
+}
+
 /// nginx, gunicorn and Python's http.server as backends.
 mod backends;
 /// The image of the package's Containerfile.

@@ -15,6 +15,7 @@ use support::manual::{FOLDERS, sample};
 use support::podop::{Podop, SOON};
 use support::port;
 use support::postfix::{self, Postfix};
+use support::roots::Release;
 #[cfg(feature = "tls")]
 use support::server::Server;
 
@@ -61,7 +62,7 @@ fn postfix_works_with_the_configuration_of_the_manual() {
     let main_cf = sample("main.cf").replace("/run/podop/podop.sock", podop.socket().to_str().unwrap());
     let settings: Vec<(&str, &str)> = main_cf.lines().filter_map(|line| line.split_once(" = ")).collect();
     assert_eq!(settings.len(), 6, "{main_cf}");
-    let postfix = Postfix::start(podop.socket(), &settings);
+    let postfix = Postfix::start(Release::Bookworm, podop.socket(), &settings);
     let mut smtp = postfix.smtp();
     assert!(smtp.rcpt("alice@example.org").starts_with("250 "));
     assert!(smtp.rcpt("nobody@example.org").starts_with("550 5.1.1 "));

@@ -11,6 +11,7 @@ use support::manual::sample;
 use support::podop::{Podop, wait_until};
 use support::port;
 use support::postfix::{self, Postfix, postmap};
+use support::roots::Release;
 
 /// `example.test` with a catch-all: each mailbox has an alias of itself.
 fn catch_all(request: &Request) -> Script {
@@ -42,7 +43,7 @@ fn mail_finds_its_way_in_any_case_with_an_extension_and_by_the_catch_all() {
     let search = ["--option", "alias:search=address,+,@", "--option", "mailbox:search=address,+"].map(str::to_owned);
     args.extend(search);
     let podop = Podop::start(&args);
-    let postfix = Postfix::start(podop.socket(), &[("recipient_delimiter", "+")]);
+    let postfix = Postfix::start(Release::Bookworm, podop.socket(), &[("recipient_delimiter", "+")]);
     let mut smtp = postfix.smtp();
     for (to, recipient) in [
         ("Info+news@Example.test", "alice@example.test"),
@@ -101,7 +102,7 @@ fn postfix_shows_what_a_value_or_a_reason_has_become() {
         ("missing", 1, "", ""),
         ("busy", 1, "", "answered 503: disk is full"),
     ] {
-        let output = postmap(&map, key);
+        let output = postmap(Release::Bookworm, &map, key);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), &String::from_utf8_lossy(&output.stdout)[..]), (Some(code), stdout), "{key}");
         assert!(stderr.contains(reason) && stderr.is_empty() == reason.is_empty(), "{key}: {stderr}");
@@ -206,7 +207,7 @@ fn postfix_combines_tables_as_the_manual_says() {
     let maps = sample("maps.cf").replace("example.org", "example.test");
     let settings: Vec<(&str, &str)> = maps.lines().filter_map(|line| line.split_once(" = ")).collect();
     assert_eq!(settings.len(), 2);
-    let postfix = Postfix::start(podop.socket(), &settings);
+    let postfix = Postfix::start(Release::Bookworm, podop.socket(), &settings);
     let mut smtp = postfix.smtp();
     for (to, delivered) in
         [("info+news@example.test", "alice@example.test"), ("alice@example.test", "alice@example.test")]

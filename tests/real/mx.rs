@@ -11,6 +11,7 @@ use support::manual::sample;
 use support::podop::{Podop, run, wait_until};
 use support::port;
 use support::postfix::{self, Postfix};
+use support::roots::Release;
 use tempfile::TempDir;
 
 /// A name server, which is ended when this is dropped.
@@ -232,7 +233,7 @@ fn postfix_is_a_backup_mx_as_the_manual_says() {
         main_cf.lines().filter_map(|line| line.split_once(" = ")).filter(|(name, _)| *name != "podop").collect();
     let none = ["virtual_alias_maps", "virtual_mailbox_domains", "virtual_mailbox_maps", "transport_maps"];
     let settings = [settings, none.map(|name| (name, "")).to_vec()].concat();
-    let postfix = Postfix::start(podop.socket(), &settings);
+    let postfix = Postfix::start(Release::Bookworm, podop.socket(), &settings);
     let mut smtp = postfix.smtp();
     for (to, reply) in [
         ("user@here.test", "250 2.1.5"),

@@ -10,6 +10,13 @@ use support::manual::sample;
 use support::podop::{Podop, run, wait_until};
 use support::port;
 use support::postfix::{self, Postfix};
+use support::roots::Release;
+
+on_each_release! {
+    "needs Debian's postfix; tests/run installs it, and builds trixie":
+    recipients_are_accepted_rejected_and_greylisted_as_the_service_says
+    while_the_service_is_down_postfix_does_what_the_setting_says
+}
 
 /// Postfix whose maps are tables of one Podop, and whose recipients another one decides on, with these settings.
 struct Rig {
@@ -20,7 +27,7 @@ struct Rig {
 
 impl Rig {
     /// `None` without root.
-    fn start(url: &str, settings: &[&str], main_cf: &[(&str, &str)]) -> Option<Rig> {
+    fn start(release: Release, url: &str, settings: &[&str], main_cf: &[(&str, &str)]) -> Option<Rig> {
         if !postfix::is_root() {
             println!("skipped: the Postfix master needs root");
             return None;
@@ -40,7 +47,7 @@ impl Rig {
         let policy = Podop::start(&[&table[..], settings].concat());
         let restrictions = sample("policy.cf").replace("/run/podop/policy.sock", policy.socket().to_str().unwrap());
         let given: Vec<(&str, &str)> = restrictions.lines().filter_map(|line| line.split_once(" = ")).collect();
-        let postfix = Postfix::start(maps.socket(), &[&given[..], main_cf].concat());
+        let postfix = Postfix::start(release, maps.socket(), &[&given[..], main_cf].concat());
         Some(Rig { postfix, policy, _maps: (backend, maps) })
     }
 
@@ -49,9 +56,7 @@ impl Rig {
     }
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn recipients_are_accepted_rejected_and_greylisted_as_the_service_says() {
+fn recipients_are_accepted_rejected_and_greylisted_as_the_service_says(release: Release) {
     let bodies = Arc::new(Mutex::new(Vec::new()));
     let seen = bodies.clone();
     let backend = Backend::start(move |request: &Request| {
@@ -66,7 +71,9 @@ fn recipients_are_accepted_rejected_and_greylisted_as_the_service_says() {
             () => response(204, ""),
         }
     });
-    let Some(rig) = Rig::start(&backend.url("/"), &["--timeout", "2"], &[("smtputf8_enable", "yes")]) else { return };
+    let Some(rig) = Rig::start(release, &backend.url("/"), &["--timeout", "2"], &[("smtputf8_enable", "yes")]) else {
+        return;
+    };
     assert!(rig.rcpt("alice@example.test").starts_with("250 "));
     let reply = rig.rcpt("spam@example.test");
     assert!(reply.starts_with("554 5.7.1 <spam@example.test>: Recipient address rejected: no spam here"), "{reply}");
@@ -92,13 +99,11 @@ fn recipients_are_accepted_rejected_and_greylisted_as_the_service_says() {
     }
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn while_the_service_is_down_postfix_does_what_the_setting_says() {
+fn while_the_service_is_down_postfix_does_what_the_setting_says(release: Release) {
     let closed = format!("http://127.0.0.1:{}/", port::free());
     for (setting, code) in [("fault=defer", "450 4.3.0 "), ("fault=close", "451 4.3.5 "), ("fault=dunno", "250 ")] {
         let option = format!("policy:{setting}");
-        let Some(rig) = Rig::start(&closed, &["--option", &option], &[]) else { return };
+        let Some(rig) = Rig::start(release, &closed, &["--option", &option], &[]) else { return };
         let reply = rig.rcpt("alice@example.test");
         assert!(reply.starts_with(code), "{setting}: {reply}");
         assert!(rig.policy.log().contains("refused the connection"), "{}", rig.policy.log());

@@ -12,12 +12,27 @@ use std::time::{Duration, Instant};
 use support::http::{Backend, Request, Script, Then, raw, response};
 use support::podop::Podop;
 use support::postfix::{self, Postfix, Smtp, postmap, postmap_stdin};
+use support::roots::Release;
+
+on_each_release! {
+    "needs Debian's postfix; tests/run installs it, and builds trixie":
+    postmap_distinguishes_value_miss_and_fault
+    odd_keys_reach_the_backend_as_they_are
+    values_that_postfix_would_cut_are_faults
+    two_thousand_keys_on_one_connection_get_their_own_values
+    mail_is_accepted_rejected_and_deferred_as_the_backend_says
+    a_backend_that_hangs_defers_mail
+    thirty_sessions_at_once_are_served
+    transports_come_from_the_backend
+    a_fault_in_any_map_defers_mail
+    restarts_and_crashes_of_podop_under_load_cost_no_mail
+    restarts_of_the_backend_under_load_cost_no_mail
+    the_chroot_trap_has_two_ways_out
+}
 
 const TABLES: [&str; 4] = ["alias", "domain", "mailbox", "transport"];
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn postmap_distinguishes_value_miss_and_fault() {
+fn postmap_distinguishes_value_miss_and_fault(release: Release) {
     let backend = Backend::start(|request| match request.target.as_str() {
         "/alias/a%40x.test" => response(200, "[\"b@x.test\", \"c@x.test\"]"),
         "/alias/down%40x.test" => response(500, "no"),
@@ -25,23 +40,24 @@ fn postmap_distinguishes_value_miss_and_fault() {
         _ => response(404, "null"),
     });
     let podop = start(&backend, &[]);
-    assert_eq!(outcome(&postmap(&map(&podop), "a@x.test")), (Some(0), "b@x.test,c@x.test\n".into(), "".into()));
-    assert_eq!(outcome(&postmap(&map(&podop), "none@x.test")), (Some(1), "".into(), "".into()));
+    assert_eq!(
+        outcome(&postmap(release, &map(&podop), "a@x.test")),
+        (Some(0), "b@x.test,c@x.test\n".into(), "".into())
+    );
+    assert_eq!(outcome(&postmap(release, &map(&podop), "none@x.test")), (Some(1), "".into(), "".into()));
     for (key, cause) in [("down@x.test", "answered 500"), ("html@x.test", "answered 200 without JSON")] {
-        let (code, stdout, stderr) = outcome(&postmap(&map(&podop), key));
+        let (code, stdout, stderr) = outcome(&postmap(release, &map(&podop), key));
         assert_eq!((code, stdout.as_str()), (Some(1), ""));
         let reason = format!("socketmap server temporary error: alias: {} {cause}\n", backend.address());
         assert!(stderr.contains(&reason), "{stderr}");
     }
     let (address, url) = (backend.address(), map(&podop));
     drop(backend);
-    let (_, _, stderr) = outcome(&postmap(&url, "a@x.test"));
+    let (_, _, stderr) = outcome(&postmap(release, &url, "a@x.test"));
     assert!(stderr.contains(&format!("alias: {address} refused the connection")), "{stderr}");
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn odd_keys_reach_the_backend_as_they_are() {
+fn odd_keys_reach_the_backend_as_they_are(release: Release) {
     let backend = Backend::start(|request| {
         let target = request.target.trim_start_matches("/alias/");
         response(200, &format!("\"seen {target}\""))
@@ -58,17 +74,15 @@ fn odd_keys_reach_the_backend_as_they_are() {
         ("MixedCase@X.test", "MixedCase%40X.test"),
         (long.as_str(), long.as_str()),
     ] {
-        let got = outcome(&postmap(&map(&podop), key));
+        let got = outcome(&postmap(release, &map(&podop), key));
         assert_eq!(got, (Some(0), format!("seen {target}\n"), "".into()), "{key}");
     }
     for key in ["../x", "", "/x"] {
-        assert_eq!(outcome(&postmap(&map(&podop), key)), (Some(1), "".into(), "".into()), "{key}");
+        assert_eq!(outcome(&postmap(release, &map(&podop), key)), (Some(1), "".into(), "".into()), "{key}");
     }
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn values_that_postfix_would_cut_are_faults() {
+fn values_that_postfix_would_cut_are_faults(release: Release) {
     let backend = Backend::start(|request| match request.target.trim_start_matches("/alias/") {
         "max" => response(200, &format!("\"{}\"", "x".repeat(99_997))),
         "over" => response(200, &format!("\"{}\"", "x".repeat(99_998))),
@@ -77,32 +91,28 @@ fn values_that_postfix_would_cut_are_faults() {
         _ => response(404, "null"),
     });
     let podop = start(&backend, &[]);
-    assert_eq!(outcome(&postmap(&map(&podop), "max")).1.len(), 99_998);
-    assert_eq!(outcome(&postmap(&map(&podop), "line")).1, "a\nb\n");
-    let (_, stdout, stderr) = outcome(&postmap(&map(&podop), "over"));
+    assert_eq!(outcome(&postmap(release, &map(&podop), "max")).1.len(), 99_998);
+    assert_eq!(outcome(&postmap(release, &map(&podop), "line")).1, "a\nb\n");
+    let (_, stdout, stderr) = outcome(&postmap(release, &map(&podop), "over"));
     assert!(stdout.is_empty() && stderr.contains("alias: the value is longer than Postfix takes"), "{stderr}");
-    let (_, stdout, stderr) = outcome(&postmap(&map(&podop), "nul"));
+    let (_, stdout, stderr) = outcome(&postmap(release, &map(&podop), "nul"));
     assert!(stdout.is_empty() && stderr.contains("alias: the value has a NUL"), "{stderr}");
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn two_thousand_keys_on_one_connection_get_their_own_values() {
+fn two_thousand_keys_on_one_connection_get_their_own_values(release: Release) {
     let backend = Backend::start(|request| {
         let key = request.target.trim_start_matches("/alias/");
         if key.ends_with('7') { response(404, "null") } else { response(200, &format!("\"v-{key}\"")) }
     });
     let podop = start(&backend, &[]);
     let keys: String = (0..2_000).map(|at| format!("key{at}\n")).collect();
-    let (code, stdout, stderr) = outcome(&postmap_stdin(&map(&podop), keys.as_bytes()));
+    let (code, stdout, stderr) = outcome(&postmap_stdin(release, &map(&podop), keys.as_bytes()));
     let expected: String = (0..2_000).filter(|at| at % 10 != 7).map(|at| format!("key{at}\tv-key{at}\n")).collect();
     assert_eq!((code, stdout, stderr), (Some(0), expected, "".into()));
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn mail_is_accepted_rejected_and_deferred_as_the_backend_says() {
-    let Some((backend, podop, postfix)) = rig(&[]) else { return };
+fn mail_is_accepted_rejected_and_deferred_as_the_backend_says(release: Release) {
+    let Some((backend, podop, postfix)) = rig(release, &[]) else { return };
     let mut smtp = postfix.smtp();
     assert_starts(&smtp.rcpt("user1@example.test"), "250 2.1.5");
     assert_starts(&smtp.rcpt("nobody@example.test"), "550 5.1.1");
@@ -130,9 +140,7 @@ fn mail_is_accepted_rejected_and_deferred_as_the_backend_says() {
     assert_starts(&smtp.rcpt("user5@example.test"), "451 4.3.0");
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn a_backend_that_hangs_defers_mail() {
+fn a_backend_that_hangs_defers_mail(release: Release) {
     if !is_root() {
         return;
     }
@@ -141,7 +149,7 @@ fn a_backend_that_hangs_defers_mail() {
         false => mail(request),
     });
     let podop = start(&backend, &["--timeout", "0.5"]);
-    let postfix = Postfix::start(podop.socket(), &[]);
+    let postfix = Postfix::start(release, podop.socket(), &[]);
     let start = Instant::now();
     assert_starts(&postfix.smtp().rcpt("slow@example.test"), "451 4.3.0");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
@@ -150,10 +158,8 @@ fn a_backend_that_hangs_defers_mail() {
     assert_starts(&postfix.smtp().rcpt("user1@example.test"), "250 2.1.5");
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn thirty_sessions_at_once_are_served() {
-    let Some((_backend, _podop, postfix)) = rig(&[]) else { return };
+fn thirty_sessions_at_once_are_served(release: Release) {
+    let Some((_backend, _podop, postfix)) = rig(release, &[]) else { return };
     let threads: Vec<_> = (0..30)
         .map(|at| {
             let mut smtp = postfix.smtp();
@@ -168,9 +174,7 @@ fn thirty_sessions_at_once_are_served() {
     wait_for(|| postfix.delivered() == 30, &postfix);
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn transports_come_from_the_backend() {
+fn transports_come_from_the_backend(release: Release) {
     if !is_root() {
         return;
     }
@@ -180,7 +184,7 @@ fn transports_come_from_the_backend() {
         _ => mail(request),
     });
     let podop = start(&backend, &[]);
-    let postfix = Postfix::start(podop.socket(), &[]);
+    let postfix = Postfix::start(release, podop.socket(), &[]);
     let mut smtp = postfix.smtp();
     let away = smtp.rcpt("user-away@example.test");
     assert!(away.starts_with("550 5.1.6") && away.ends_with("moved away"), "{away}");
@@ -189,9 +193,7 @@ fn transports_come_from_the_backend() {
     assert!(line.ends_with("status=sent ([192.0.2.9])"), "{line}");
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn a_fault_in_any_map_defers_mail() {
+fn a_fault_in_any_map_defers_mail(release: Release) {
     if !is_root() {
         return;
     }
@@ -202,7 +204,7 @@ fn a_fault_in_any_map_defers_mail() {
         _ => mail(request),
     });
     let podop = start(&backend, &[]);
-    let postfix = Postfix::start(podop.socket(), &[]);
+    let postfix = Postfix::start(release, podop.socket(), &[]);
     let mut smtp = postfix.smtp();
     for (to, table) in [("user-broken@example.test", "transport"), ("user@broken.test", "domain")] {
         assert_starts(&smtp.rcpt(to), "451 4.3.0");
@@ -214,10 +216,8 @@ fn a_fault_in_any_map_defers_mail() {
     wait_for(|| postfix.delivered() == 1, &postfix);
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn restarts_and_crashes_of_podop_under_load_cost_no_mail() {
-    let Some((_backend, mut podop, postfix)) = rig(&[]) else { return };
+fn restarts_and_crashes_of_podop_under_load_cost_no_mail(release: Release) {
+    let Some((_backend, mut podop, postfix)) = rig(release, &[]) else { return };
     let load = Load::start(&postfix);
     for round in 0..6 {
         load.more(10);
@@ -233,10 +233,8 @@ fn restarts_and_crashes_of_podop_under_load_cost_no_mail() {
     load.finish();
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn restarts_of_the_backend_under_load_cost_no_mail() {
-    let Some((backend, podop, postfix)) = rig(&[]) else { return };
+fn restarts_of_the_backend_under_load_cost_no_mail(release: Release) {
+    let Some((backend, podop, postfix)) = rig(release, &[]) else { return };
     let load = Load::start(&postfix);
     let (address, mut backend) = (backend.address(), Some(backend));
     for round in 0..6 {
@@ -254,28 +252,26 @@ fn restarts_of_the_backend_under_load_cost_no_mail() {
     load.finish();
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn the_chroot_trap_has_two_ways_out() {
+fn the_chroot_trap_has_two_ways_out(release: Release) {
     if !is_root() {
         return;
     }
     let backend = Backend::start(mail);
     // The trap.
     let podop = start(&backend, &[]);
-    let postfix = Postfix::start_chrooted(podop.socket(), &[]);
+    let postfix = Postfix::start_chrooted(release, podop.socket(), &[]);
     assert_starts(&postfix.smtp().rcpt("user1@example.test"), "451 4.3.0");
     let line = postfix.wait_for_log("No such file or directory");
     assert!(line.contains(&format!("connect to {}", podop.socket().display())), "{line}");
     drop(postfix);
     // Let proxymap ask.
     let proxied = format!("proxy:socketmap:unix:{}", podop.socket().display());
-    let postfix = Postfix::start_chrooted(podop.socket(), &[("podop", &proxied)]);
+    let postfix = Postfix::start_chrooted(release, podop.socket(), &[("podop", &proxied)]);
     assert_starts(&postfix.smtp().rcpt("user1@example.test"), "250 2.1.5");
     assert_starts(&postfix.smtp().rcpt("nobody@example.test"), "550 5.1.1");
     drop(postfix);
     // Put the socket into the jail.
-    let postfix = Postfix::start_chrooted("run/podop.sock".as_ref(), &[]);
+    let postfix = Postfix::start_chrooted(release, "run/podop.sock".as_ref(), &[]);
     let folder = postfix.queue_directory().join("run");
     fs::create_dir_all(&folder).expect("a folder in the jail");
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).expect("rights of the folder");
@@ -386,11 +382,11 @@ fn mail(request: &Request) -> Script {
 }
 
 /// Backend, Podop and Postfix; `None` where that is not possible.
-fn rig(args: &[&str]) -> Option<(Backend, Podop, Postfix)> {
+fn rig(release: Release, args: &[&str]) -> Option<(Backend, Podop, Postfix)> {
     is_root().then(|| {
         let backend = Backend::start(mail);
         let podop = start(&backend, args);
-        let postfix = Postfix::start(podop.socket(), &[]);
+        let postfix = Postfix::start(release, podop.socket(), &[]);
         (backend, podop, postfix)
     })
 }

@@ -11,7 +11,14 @@ use support::manual::sample;
 use support::podop::{Podop, run_with, wait_until};
 use support::port;
 use support::postfix::{self, Postfix, Smtp};
+use support::roots::Release;
 use tempfile::TempDir;
+
+on_each_release! {
+    "needs Debian's postfix; tests/run installs it, and builds trixie":
+    users_log_in_and_an_outage_is_never_a_wrong_password
+    twenty_sessions_log_in_at_once_over_connections_that_are_kept
+}
 
 /// Answers logins, and lookups of owners: each user owns the address of the same name.
 fn service(request: &Request) -> Script {
@@ -37,12 +44,12 @@ struct Rig {
 }
 
 impl Rig {
-    fn start(backend: &Backend) -> Option<Rig> {
-        Self::start_with(backend, &[])
+    fn start(release: Release, backend: &Backend) -> Option<Rig> {
+        Self::start_with(release, backend, &[])
     }
 
     /// With further settings of main.cf.
-    fn start_with(backend: &Backend, extra: &[(&str, &str)]) -> Option<Rig> {
+    fn start_with(release: Release, backend: &Backend, extra: &[(&str, &str)]) -> Option<Rig> {
         if !postfix::is_root() {
             println!("skipped: the Postfix master needs root");
             return None;
@@ -83,7 +90,7 @@ impl Rig {
             ("virtual_mailbox_domains", ""),
             ("transport_maps", ""),
         ];
-        let postfix = Postfix::start(&maps, &[&settings[..], &more, extra].concat());
+        let postfix = Postfix::start(release, &maps, &[&settings[..], &more, extra].concat());
         Some(Rig { postfix, podop, _maps: dir })
     }
 
@@ -99,11 +106,9 @@ fn plain(user: &str, password: &str) -> String {
     format!("AUTH PLAIN {}", encode(format!("\0{user}\0{password}").as_bytes()))
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn users_log_in_and_an_outage_is_never_a_wrong_password() {
+fn users_log_in_and_an_outage_is_never_a_wrong_password(release: Release) {
     let backend = Backend::start(service);
-    let Some(rig) = Rig::start(&backend) else { return };
+    let Some(rig) = Rig::start(release, &backend) else { return };
     let right = plain("alice@x.test", "se\tcret\"");
     let mut smtp = rig.smtp();
     assert!(smtp.command(&plain("alice@x.test", "wrong")).starts_with("535 5.7.8"));
@@ -161,7 +166,7 @@ fn over_starttls_the_service_is_told_so() {
     assert!(make.status().unwrap().success());
     let tls =
         [("smtpd_tls_security_level", "encrypt"), ("smtpd_tls_cert_file", &cert[..]), ("smtpd_tls_key_file", &key)];
-    let Some(rig) = Rig::start_with(&backend, &tls) else { return };
+    let Some(rig) = Rig::start_with(Release::Bookworm, &backend, &tls) else { return };
     assert!(rig.postfix.smtp().command(&plain("alice@x.test", "se\tcret\"")).starts_with("530"), "not without TLS");
     let mut client = Command::new("openssl");
     client.args(["s_client", "-quiet", "-starttls", "smtp", "-connect", &format!("127.0.0.1:{}", rig.postfix.port())]);
@@ -187,11 +192,9 @@ fn over_starttls_the_service_is_told_so() {
     assert!(bodies.len() == 1 && bodies[0].ends_with("\"tls\":true}"), "{bodies:?}");
 }
 
-#[test]
-#[ignore = "needs Debian's postfix; tests/run installs it"]
-fn twenty_sessions_log_in_at_once_over_connections_that_are_kept() {
+fn twenty_sessions_log_in_at_once_over_connections_that_are_kept(release: Release) {
     let backend = Backend::start(service);
-    let Some(rig) = Rig::start(&backend) else { return };
+    let Some(rig) = Rig::start(release, &backend) else { return };
     std::thread::scope(|scope| {
         for at in 0..20 {
             let mut smtp = rig.smtp();

@@ -15,6 +15,7 @@ use support::http::{Backend, response};
 use support::manual::sample;
 use support::podop::{SOON, ask, request, signal, wait_until};
 use support::postfix::postmap;
+use support::roots::Release;
 
 const TABLE: [&str; 6] = ["--name", "test", "--type", "file", "--param", "tests/data/test.json"];
 
@@ -208,7 +209,7 @@ fn postmap_finds_its_keys_while_podop_is_restarted() {
             std::thread::spawn(move || {
                 let mut count = 0;
                 while !stop.load(SeqCst) {
-                    let output = postmap(&map, "example.org");
+                    let output = postmap(Release::Bookworm, &map, "example.org");
                     let text = String::from_utf8_lossy(&output.stderr).into_owned();
                     assert_eq!(String::from_utf8_lossy(&output.stdout), "example.org\n", "{:?} {text}", output.status);
                     count += 1;

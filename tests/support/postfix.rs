@@ -1,6 +1,7 @@
 //! A private, real Postfix for tests: own settings, queue, log and port, gone when dropped.
 
 use super::port;
+use super::roots::Release;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Seek, Write};
@@ -93,21 +94,21 @@ pub fn is_root() -> bool {
 }
 
 /// Asks `map` for one key with `postmap -q`, which any user may do.
-pub fn postmap(map: &str, key: &str) -> Output {
-    query(map, key, Stdio::null())
+pub fn postmap(release: Release, map: &str, key: &str) -> Output {
+    query(release, map, key, Stdio::null())
 }
 
 /// Asks `map` for many keys, one on each line, with one `postmap -q -`.
-pub fn postmap_stdin(map: &str, keys: &[u8]) -> Output {
+pub fn postmap_stdin(release: Release, map: &str, keys: &[u8]) -> Output {
     let mut input = tempfile::tempfile().expect("temporary file");
     input.write_all(keys).and_then(|()| input.rewind()).expect("keys for postmap");
-    query(map, "-", Stdio::from(input))
+    query(release, map, "-", Stdio::from(input))
 }
 
-fn query(map: &str, key: &str, input: Stdio) -> Output {
+fn query(release: Release, map: &str, key: &str, input: Stdio) -> Output {
     let config = tempfile::tempdir().expect("temporary folder");
     write_main_cf(config.path(), "compatibility_level = 3.6\n");
-    let mut postmap = tool("postmap");
+    let mut postmap = release.command("postmap");
     postmap.env("MAIL_CONFIG", config.path()).args(["-q", key, map]).stdin(input);
     postmap.output().expect("postmap")
 }
@@ -121,13 +122,13 @@ pub struct Postfix {
 
 impl Postfix {
     /// Starts Postfix with its maps on `socket`; `extra` adds or replaces settings of main.cf.
-    pub fn start(socket: &Path, extra: &[(&str, &str)]) -> Postfix {
-        Self::launch(socket, extra, "n")
+    pub fn start(release: Release, socket: &Path, extra: &[(&str, &str)]) -> Postfix {
+        Self::launch(release, socket, extra, "n")
     }
 
     /// The same with smtpd, cleanup and trivial-rewrite in the chroot that Debian gives them.
-    pub fn start_chrooted(socket: &Path, extra: &[(&str, &str)]) -> Postfix {
-        Self::launch(socket, extra, "y")
+    pub fn start_chrooted(release: Release, socket: &Path, extra: &[(&str, &str)]) -> Postfix {
+        Self::launch(release, socket, extra, "y")
     }
 
     /// The queue, which is the root folder of chrooted daemons and the working folder of all.
@@ -168,15 +169,15 @@ impl Postfix {
         self.log().matches(" status=sent ").count()
     }
 
-    fn launch(socket: &Path, extra: &[(&str, &str)], chroot: &str) -> Postfix {
+    fn launch(release: Release, socket: &Path, extra: &[(&str, &str)], chroot: &str) -> Postfix {
         // One at a time: masters share a port without complaint (SO_REUSEPORT) if both chose the same.
         static STARTING: Mutex<()> = Mutex::new(());
         let _guard = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..5 {
-            let (folder, port) = (create_folders(), port::free());
+            let (folder, port) = (create_folders(release), port::free());
             write_main_cf(folder.path(), &settings(folder.path(), socket, extra));
             write_master_cf(folder.path(), port, chroot);
-            let mut postfix = Postfix { master: start_master(folder.path()), port, folder };
+            let mut postfix = Postfix { master: start_master(release, folder.path()), port, folder };
             if postfix.starts() {
                 return postfix;
             }
@@ -233,7 +234,7 @@ fn is_alive(group: u32) -> bool {
 }
 
 /// Creates what `postfix start` would: everything traversable, some of it owned by `postfix`.
-fn create_folders() -> TempDir {
+fn create_folders(release: Release) -> TempDir {
     let folder = tempfile::Builder::new().prefix("postfix-").tempdir().expect("temporary folder");
     let queue = folder.path().join("queue");
     let mut owned = vec![folder.path().join("data")];
@@ -244,7 +245,7 @@ fn create_folders() -> TempDir {
     for path in [folder.path(), &queue] {
         fs::set_permissions(path, Permissions::from_mode(0o755)).expect("mode of a folder");
     }
-    run(Command::new("chown").arg("postfix").args(&owned));
+    run(release.command("chown").arg("postfix").args(&owned)); // a user whose number depends on the system
     folder
 }
 
@@ -277,10 +278,9 @@ fn write_master_cf(folder: &Path, port: u16, chroot: &str) {
     fs::write(folder.join("master.cf"), services).expect("master.cf");
 }
 
-fn start_master(folder: &Path) -> Child {
-    let daemons = run(tool("postconf").args(["-d", "-h", "daemon_directory"])).stdout;
-    let daemons = PathBuf::from(String::from_utf8_lossy(&daemons).trim_end());
-    let mut master = Command::new(daemons.join("master"));
+fn start_master(release: Release, folder: &Path) -> Child {
+    let daemons = run(release.command("postconf").args(["-d", "-h", "daemon_directory"])).stdout;
+    let mut master = release.command(&format!("{}/master", String::from_utf8_lossy(&daemons).trim_end()));
     master.arg("-c").arg(folder).args(["-e", LIFETIME]);
     // Without it, errors at the start go to syslog.
     master.env("POSTLOG_SERVICE", folder.join("queue/public/postlog"));
@@ -290,15 +290,6 @@ fn start_master(folder: &Path) -> Child {
 
 fn read_log(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).expect("mail log")).into_owned()
-}
-
-/// A tool of Postfix, which lies outside the search path of users other than root.
-fn tool(name: &str) -> Command {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
-    let mut command = Command::new(name);
-    command.env("PATH", path);
-    command
 }
 
 fn run(command: &mut Command) -> Output {
