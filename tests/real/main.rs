@@ -33,6 +33,8 @@ mod container;
 mod dashboard;
 /// Dovecot: doveadm, IMAP and LMTP.
 mod dovecot;
+/// Logins with Dovecot: by dicts, by Lua and by oauth2.
+mod logins;
 /// The README and the manual, and the files that they show.
 mod manual;
 /// Moving from maps of Postfix.

@@ -9,7 +9,6 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::dovecot::Dovecot;
 use support::http::{Backend, response};
 use support::manual::{FOLDERS, sample};
 use support::podop::{Podop, SOON};
@@ -72,44 +71,6 @@ fn postfix_works_with_the_configuration_of_the_manual() {
     // Not the first fault in the log: a lookup of cleanup may have been in flight when the backend was killed.
     let line = postfix.wait_for_log("refused the connection");
     assert!(line.contains("socketmap server temporary error"), "{line}");
-}
-
-#[test]
-#[ignore = "needs Debian's dovecot with dovecot-auth-lua; tests/run installs them"]
-fn dovecot_with_the_lua_script_of_the_manual_asks_the_same_urls() {
-    let backend = Backend::start(|request| match request.target.as_str() {
-        "/auth/passdb/lua@x.test" => response(200, r#"{"password": "secr\u0065t", "nologin": null}"#),
-        "/auth/userdb/lua@x.test" => response(200, "{}"),
-        "/auth/passdb/broken@x.test" => response(500, "broken"),
-        "/auth/passdb/page@x.test" => response(200, "<html>"),
-        _ => response(404, "null"),
-    });
-    // The dict passdb comes first and has no users.
-    let nobody = ["--name", "auth", "--type", "file", "--param", "tests/data/test.json"];
-    let podop = Podop::start(&nobody);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let script = dir.path().join("podop.lua");
-    let port = backend.address().port();
-    std::fs::write(&script, sample("podop.lua").replace(":8080", &format!(":{port}"))).unwrap();
-    let settings = sample("dovecot-2.3-lua.conf").replace("/etc/dovecot/podop.lua", script.to_str().unwrap());
-    let dovecot = Dovecot::start(podop.socket(), &settings);
-    let test = |user: &str, password: &str| {
-        let output = dovecot.doveadm(&["auth", "test", user, password]);
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    };
-    let (code, output) = test("lua@x.test", "secret");
-    assert!(code == Some(0) && output.contains("auth succeeded"), "{output}{}", dovecot.log());
-    for (user, password, temporary) in [
-        ("lua@x.test", "wrong", false),
-        ("nobody@x.test", "secret", false),
-        ("broken@x.test", "secret", true),
-        ("page@x.test", "secret", true),
-    ] {
-        let (code, output) = test(user, password);
-        assert_eq!(code, Some(77), "{output}");
-        assert_eq!(output.contains("code=temp_fail"), temporary, "{user}: {output}");
-    }
 }
 
 #[test]

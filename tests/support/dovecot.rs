@@ -1,9 +1,9 @@
-//! A private Dovecot 2.3 for tests: real daemons on sockets of their own, gone when dropped.
+//! A private Dovecot 2.3 or 2.4 for tests: real daemons on sockets of their own, gone when dropped.
 
 use super::port;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::manual::sample;
+use super::roots::Release;
 use tempfile::TempDir;
 
 /// Longest wait for a line of the log or for a reply. Dovecot itself waits 30 s for a dict.
@@ -21,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// How often a port that another process was quicker to take is replaced.
 const PORTS_TRIED: u32 = 10;
 
-/// dovecot.conf, without the manual's lines for Podop. Words between `@` are filled in by `configure`.
-const CONFIG: &str = "
+/// dovecot.conf of 2.3, without the manual's lines for Podop. Words between `@` are filled in by `configure`.
+const CONFIG_2_3: &str = "
 base_dir = @dir@/run
 state_dir = @dir@/state
 log_path = @dir@/log
@@ -59,6 +60,55 @@ plugin {
   sieve = file:~/sieve;active=~/active.sieve
 }
 
+";
+
+/// The same of 2.4.
+const CONFIG_2_4: &str = "
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+base_dir = @dir@/run
+state_dir = @dir@/state
+log_path = @dir@/log
+protocols = imap lmtp
+listen = 127.0.0.1
+ssl = no
+auth_allow_cleartext = yes
+
+auth_verbose = yes
+auth_username_chars =
+auth_failure_delay = 0
+auth_internal_failure_delay = 0
+auth_cache_size = 0
+
+first_valid_uid = 1
+mail_uid = @user@
+mail_gid = @group@
+mail_home = @dir@/mail/%{user}
+mail_driver = maildir
+mail_path = ~/Maildir
+mail_fsync = never
+namespace inbox {
+  inbox = yes
+  separator = /
+}
+namespace shared {
+  type = shared
+  separator = /
+  prefix = shared/$user/
+  mail_path = %{owner_home}/Maildir
+  mail_index_private_path = ~/shared/%{owner_user}
+  list = children
+  subscriptions = no
+}
+imap_acl_allow_anyone = yes
+sieve_script personal {
+  path = ~/sieve
+  active_path = ~/active.sieve
+}
+";
+
+/// The services, which both write in the same way.
+const SERVICES: &str = "
 service imap-login {
   inet_listener imap {
     port = @port@
@@ -94,6 +144,17 @@ service imap-login {
 }
 ";
 
+/// How Dovecot looks up users and passwords, as the manual describes it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Logins {
+    /// By dicts: Podop's table `auth`. Only 2.3 has a dict driver for logins.
+    Dict,
+    /// By the Lua script, from the backend.
+    Lua,
+    /// Passwords by oauth2, and users by the Lua script. Only 2.4 has the password grant.
+    Oauth2,
+}
+
 /// A running Dovecot that keeps all its files below one temporary folder.
 pub struct Dovecot {
     /// Leads the process group and kills it at the end of its input, so even a killed test
@@ -103,15 +164,17 @@ pub struct Dovecot {
     port: u16,
     log: Log,
     dir: TempDir,
+    release: Release,
 }
 
 impl Dovecot {
-    /// Starts Dovecot with its dicts at `socket` and with `extra` at the end of dovecot.conf.
+    /// Starts Dovecot with its dicts at `socket` and with `extra` at the end of dovecot.conf. Lua and oauth2 send their
+    /// requests to `backend`.
     ///
     /// Started by root, it reads mail as user `mail`, who must be able to reach the socket.
-    pub fn start(socket: &Path, extra: &str) -> Dovecot {
+    pub fn start(release: Release, socket: &Path, logins: Logins, backend: SocketAddr, extra: &str) -> Dovecot {
         for _ in 0..PORTS_TRIED {
-            let mut dovecot = Self::launch(socket, extra);
+            let mut dovecot = Self::launch(release, socket, logins, backend, extra);
             if dovecot.is_up() {
                 return dovecot;
             }
@@ -121,9 +184,14 @@ impl Dovecot {
 
     /// Runs doveadm with the configuration of this Dovecot.
     pub fn doveadm(&self, args: &[&str]) -> Output {
-        let mut command = Command::new("doveadm");
+        let mut command = self.release.command("doveadm");
         command.arg("-c").arg(self.dir.path().join("dovecot.conf"));
         command.args(args).stdin(Stdio::null()).output().expect("doveadm runs")
+    }
+
+    /// The folder of its files, and of the sockets in `run`.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Opens an IMAP connection.
@@ -172,10 +240,15 @@ impl Dovecot {
         line.unwrap_or_else(|| self.log.fail(&format!("{needle:?} is not logged")))
     }
 
-    fn launch(socket: &Path, extra: &str) -> Dovecot {
+    fn launch(release: Release, socket: &Path, logins: Logins, backend: SocketAddr, extra: &str) -> Dovecot {
         let dir = tempfile::Builder::new().prefix("dovecot").tempdir().expect("temporary folder");
         let port = port::free();
-        configure(dir.path(), socket, port, extra);
+        let fill = |text: &str| {
+            text.replace("/run/podop/podop.sock", socket.to_str().expect("UTF-8 path"))
+                .replace("127.0.0.1:8080", &backend.to_string())
+                .replace("@port@", &port.to_string())
+        };
+        configure(dir.path(), configuration(release, logins), fill, extra);
         let log = Log(dir.path().join("log"));
         let guard = Command::new("sh")
             .args(["-c", "read -r _; kill -s KILL 0"])
@@ -183,8 +256,8 @@ impl Dovecot {
             .process_group(0) // an interrupt from the terminal ends the test, not its guard
             .spawn()
             .expect("sh runs");
-        let master = Command::new("dovecot")
-            .env("PATH", search_path())
+        let master = release
+            .command("dovecot")
             .arg("-F")
             .arg("-c")
             .arg(dir.path().join("dovecot.conf"))
@@ -194,7 +267,7 @@ impl Dovecot {
             .process_group(guard.id().cast_signed())
             .spawn()
             .expect("dovecot runs");
-        Dovecot { guard, master, port, log, dir }
+        Dovecot { guard, master, port, log, dir, release }
     }
 
     /// Waits for the start; `false` if the port was taken meanwhile.
@@ -346,31 +419,37 @@ impl Log {
     }
 }
 
+/// Returns the configuration, with words between `@` to be filled in, and the name of the file beside it.
+fn configuration(release: Release, logins: Logins) -> (String, &'static str) {
+    let (config, dicts) = match release {
+        Release::Bookworm => (CONFIG_2_3, "dovecot-2.3-dicts.conf"),
+        Release::Trixie => (CONFIG_2_4, "dovecot-2.4-dicts.conf"),
+    };
+    let (logins, beside) = match (logins, release) {
+        (Logins::Dict, _) => ("dovecot-2.3-logins.conf", "auth.conf"),
+        (Logins::Lua, Release::Bookworm) => ("dovecot-2.3-lua.conf", "podop.lua"),
+        (Logins::Lua, Release::Trixie) => ("dovecot-2.4-lua.conf", "podop.lua"),
+        (Logins::Oauth2, _) => ("dovecot-2.4-oauth2.conf", "podop.lua"),
+    };
+    ([config, SERVICES, &sample(logins), &sample(dicts)].concat(), beside)
+}
+
 /// Writes the configuration and makes the folders.
-fn configure(dir: &Path, socket: &Path, port: u16, extra: &str) {
+fn configure(dir: &Path, (config, beside): (String, &str), fill: impl Fn(&str) -> String, extra: &str) {
     let is_root = id("-u") == "0";
     let (user, group) = match is_root {
         true => ("mail".to_owned(), "mail".to_owned()), // Dovecot opens no mail as root
         false => (id("-un"), id("-gn")),
     };
+    let dir_name = dir.to_str().expect("UTF-8 path");
     let fill = |text: &str| {
-        text.replace("@dir@", dir.to_str().expect("UTF-8 path"))
-            .replace("@socket@", socket.to_str().expect("UTF-8 path"))
-            .replace("@port@", &port.to_string())
-            .replace("@user@", &user)
-            .replace("@group@", &group)
+        let text = fill(text).replace("/etc/dovecot/", "@dir@/").replace("@dir@", dir_name);
+        text.replace("@user@", &user).replace("@group@", &group)
     };
-    let of_manual = |name: &str| {
-        let text = sample(name).replace("/run/podop/podop.sock", "@socket@");
-        fill(&text.replace("/etc/dovecot/auth.conf", "@dir@/auth.conf"))
-    };
-    let mut config = fill(CONFIG) + &of_manual("dovecot-2.3-logins.conf") + &of_manual("dovecot-2.3-dicts.conf");
-    if !is_root {
-        config += &fill(CONFIG_WITHOUT_ROOT);
-    }
+    let rootless = if is_root { "" } else { CONFIG_WITHOUT_ROOT };
     let write = || -> io::Result<()> {
-        fs::write(dir.join("dovecot.conf"), config + extra)?;
-        fs::write(dir.join("auth.conf"), of_manual("auth.conf"))?;
+        fs::write(dir.join("dovecot.conf"), fill(&config) + &fill(rootless) + &fill(extra))?;
+        fs::write(dir.join(beside), fill(&sample(beside)))?;
         fs::create_dir(dir.join("mail"))?;
         // the users that Dovecot runs as pass through, and `mail` makes its folders
         fs::set_permissions(dir, Permissions::from_mode(0o755))?;
@@ -384,11 +463,6 @@ fn id(option: &str) -> String {
     let output = Command::new("id").arg(option).output().expect("id runs");
     assert!(output.status.success(), "the user of the test has no name: {output:?}");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-/// The search path with the place of daemons, which ordinary users lack.
-fn search_path() -> String {
-    format!("{}:/usr/local/sbin:/usr/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
 /// Tries again and again, until there is an answer or [`PATIENCE`] has passed.
