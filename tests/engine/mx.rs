@@ -5,7 +5,7 @@ use crate::support;
 use podop::config::Mode;
 use podop::io::{DnsAddress, End, Peer};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::time::Duration;
 use support::dns::{FORMERR, NXDOMAIN, REFUSED, Record, SERVFAIL, TRUNCATED, a, answer, cname, mx, ns, question, soa};
@@ -784,9 +784,12 @@ proptest! {
         let mut world = world_of(servers, &[]);
         let (mut clients, mut late) = (Vec::new(), Vec::new());
         let mut replies = BTreeMap::<Peer, String>::new();
+        // The ids of all questions: they are random, so that changing one may make another.
+        let mut ids = BTreeSet::<[u8; 2]>::new();
         for (domain, act, wait) in steps {
             let client = ask(&mut world, &format!("d{domain}.example"));
             clients.push((client, domain, world.now));
+            ids.extend(world.datagrams.iter().map(|sent| [sent.bytes[0], sent.bytes[1]]));
             if let Some(Datagram { from, bytes, .. }) = world.datagrams.pop_front() {
                 let name = question(&bytes).0.to_ascii_lowercase();
                 let right = answer(&bytes, 0, &truth(&name, false), &[]);
@@ -796,7 +799,8 @@ proptest! {
                     Act::Ignore => {}
                     Act::Forge => {
                         let mut forged = answer(&bytes, 0, &truth(&name, true), &[]);
-                        forged[0] ^= 0xff;
+                        let other = (0..=u16::MAX).map(u16::to_be_bytes).find(|id| !ids.contains(id)).unwrap();
+                        forged[..2].copy_from_slice(&other);
                         world.datagram(from, &forged);
                     }
                     Act::Truncate => {
