@@ -143,7 +143,7 @@ pub struct NameServerMetrics {
 pub struct BackendMetrics {
     /// Responses by status class, from 2XX to 5XX; a status above 599 counts as 5XX.
     pub responses: [u64; 4],
-    /// The time from each request to its response, including the wait for a connection.
+    /// The time from sending each request to its response, also if that came too late.
     pub latency: Histogram,
     pub failed: u64,
     pub timed_out: u64,
@@ -174,10 +174,10 @@ impl BackendMetrics {
         *(if timeout { &mut self.timed_out } else { &mut self.failed }) += 1;
     }
 
-    /// Counts a response by its status, and how long it took.
-    pub fn count_response(&mut self, status: u16, took: Duration) {
+    /// Counts a response by its status, and the time since its request was sent, if there was one.
+    pub fn count_response(&mut self, status: u16, took: Option<Duration>) {
         self.responses[usize::from(status / 100).clamp(2, 5) - 2] += 1;
-        self.latency.observe(took);
+        took.into_iter().for_each(|took| self.latency.observe(took));
     }
 
     /// Counts a successful handshake.
@@ -331,9 +331,7 @@ mod tests {
     #[test]
     fn answers_are_counted_by_class() {
         let mut metrics = BackendMetrics::default();
-        [200, 204, 308, 404, 503, 999, 100]
-            .into_iter()
-            .for_each(|status| metrics.count_response(status, Duration::ZERO));
+        [200, 204, 308, 404, 503, 999, 100].into_iter().for_each(|status| metrics.count_response(status, None));
         let mut sum = metrics.clone();
         sum.add(&metrics);
         assert_eq!((metrics.responses, sum.responses), ([3, 1, 1, 2], [6, 2, 2, 4]));

@@ -35,6 +35,8 @@ pub enum Fault {
     Down(String),
     Overloaded,
     Timeout(Phase),
+    /// A program has answered with this text, which may have anything in it.
+    Reported(String),
     /// What else has failed, in words that complete the sentence.
     Failed(String),
 }
@@ -53,6 +55,11 @@ pub enum Phase {
 }
 
 impl Fault {
+    /// What the backend itself says about it.
+    pub fn detail(&self) -> Option<&str> {
+        if let Fault::Reported(text) = self { Some(text) } else { None }
+    }
+
     /// True if an invalid response has arrived.
     pub(super) fn is_invalid_response(&self) -> bool {
         matches!(self, Fault::Malformed(_) | Fault::Truncated | Fault::Cut)
@@ -85,6 +92,7 @@ impl fmt::Display for Fault {
             }
             Fault::Redirect(status, RedirectError::TooManyHops) => write!(f, "answered {status} too often"),
             Fault::Down(cause) => write!(f, "is marked down: {cause}"),
+            Fault::Reported(_) => f.write_str("reported an error"),
             Fault::Failed(cause) => f.write_str(cause),
             Fault::Overloaded => write!(f, "is overloaded: {MAX_WAITING} requests are waiting"),
             Fault::Timeout(phase) => f.write_str(match phase {

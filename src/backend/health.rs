@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 // Each lookup may find it unreachable again.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The time after which nothing is known any more of a backend that could not be reached, and was not tried since.
+const KNOWN: Duration = Duration::from_secs(60);
+
 /// The health of one backend.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -26,8 +29,8 @@ pub(super) struct Health {
     breakers: Vec<(usize, CircuitBreaker)>,
     /// The time of the last log line about it being unreachable.
     logged: Option<Instant>,
-    /// No connection could be made since the last one that could.
-    unreachable: Option<Trouble>,
+    /// No connection could be made since the last response or connection, and when that was last seen.
+    unreachable: Option<(Trouble, Instant)>,
     /// Why other replicas are preferred, or were.
     avoided: Option<Trouble>,
 }
@@ -135,15 +138,18 @@ impl Health {
         }
     }
 
-    /// A connection was made.
+    /// A connection was made, or a response has arrived.
+    #[inline]
     pub(super) fn on_reached(&mut self) {
-        self.unreachable = None;
+        if self.unreachable.take().is_some() {
+            log::info(format_args!("reachable backend={}", self.label));
+        }
     }
 
     /// No connection can be made.
     pub(super) fn on_unreachable(&mut self, fault: &Fault, now: Instant) {
-        let since = self.unreachable.as_ref().map_or(now, |trouble| trouble.since);
-        self.unreachable = Some(Trouble { cause: fault.to_string(), since });
+        let since = self.unreachable.as_ref().map_or(now, |(trouble, _)| trouble.since);
+        self.unreachable = Some((Trouble { cause: fault.to_string(), since }, now));
     }
 
     /// Why requests are not sent to it as usual: it cannot be reached, does not answer some table in time, or others are
@@ -151,7 +157,8 @@ impl Health {
     pub(super) fn trouble(&self, now: Instant) -> Option<&Trouble> {
         let slow = self.breakers.iter().find_map(|(_, breaker)| breaker.trouble());
         let avoided = self.avoided.as_ref().filter(|_| self.replica && self.is_avoided(now));
-        self.unreachable.as_ref().or(slow).or(avoided)
+        let unreachable = self.unreachable.as_ref().filter(|(_, last)| now < *last + KNOWN);
+        slow.or(unreachable.map(|(trouble, _)| trouble)).or(avoided)
     }
 
     /// Logs that it cannot be reached, unless that was logged just now.

@@ -220,7 +220,7 @@ impl Backends {
                 Next::Requeue | Next::Deliver | Next::Redirect => requeue.push(exchange),
                 Next::Resend => {
                     let pool = self.pools.pool(at);
-                    log::info(format_args!("resend backend={} cause=\"{fault}\"", pool.label()));
+                    log::info(format_args!("resend backend={} cause=\"{fault}\"", pool.spec().label));
                     pool.count(|metrics| metrics.resent += 1);
                     pool.resend(exchange, turn.now);
                 }
@@ -252,8 +252,7 @@ impl Backends {
     /// A backend cannot be reached: exchanges that wait for it are sent elsewhere, or fail.
     fn on_unreachable(&mut self, at: usize, fault: &Fault, slow: bool, turn: &mut Turn) {
         self.pools.pool(at).reach().on_unreachable(fault);
-        self.pools.pool(at).health().on_unreachable(fault, turn.now);
-        for exchange in self.pools.pool(at).drain_unreachable() {
+        for exchange in self.pools.pool(at).drain_unreachable(fault, turn.now) {
             // Waiting for the accept counts as waiting for the backend, but not for a lookup that came just before.
             if slow && turn.now.saturating_duration_since(exchange.since) >= CONNECT_TIMEOUT {
                 self.pending.extend(self.pools.on_timeout(&exchange, fault, turn.now));

@@ -60,10 +60,6 @@ impl Pool {
         &self.spec
     }
 
-    pub(super) fn label(&self) -> &str {
-        &self.spec.label
-    }
-
     pub(super) fn reach(&mut self) -> &mut Reach {
         &mut self.reach
     }
@@ -224,12 +220,15 @@ impl Pool {
         surplus: bool,
         now: Instant,
     ) -> (Option<Box<Exchange>>, AfterResponse) {
+        let front = connection.front().map(|(table, since)| (table, now.saturating_duration_since(since)));
+        self.metrics.count_response(response.status, front.map(|(_, took)| took));
+        self.health.on_reached();
         // Nearly always nothing waits and no table had a timeout: then its time does not matter.
         if (self.queue.len() > 0 || self.health.has_timeouts())
-            && let Some((table, since)) = connection.front()
+            && let Some((table, took)) = front
         {
             if !connection.is_streamed() {
-                self.queue.on_response(now.saturating_duration_since(since));
+                self.queue.on_response(took);
             }
             self.health.on_answer(table);
         }
@@ -238,8 +237,6 @@ impl Pool {
             self.addresses.pipelining_ok(connection.address());
         }
         self.in_flight -= usize::from(exchange.is_some());
-        let took = exchange.as_ref().map_or(Duration::ZERO, |exchange| now.saturating_duration_since(exchange.since));
-        self.metrics.count_response(response.status, took);
         (exchange, connection.after_response(response.keep_alive, surplus))
     }
 
@@ -266,7 +263,7 @@ impl Pool {
         let fault = if let CloseReason::Fault(fault) = reason { Some(fault) } else { None };
         fault.into_iter().for_each(|fault| self.reach.on_fault(fault));
         if fault == Some(&Fault::Unsolicited) {
-            log::info(format_args!("unsolicited-response backend={}", self.label()));
+            log::info(format_args!("unsolicited-response backend={}", self.spec.label));
         }
         let exchanges = connection.take_orphans(fault.is_some_and(Fault::is_invalid_response));
         self.in_flight -= exchanges.len();
@@ -383,8 +380,10 @@ impl Pool {
     }
 
     /// Takes out what cannot be sent, as no connection can be made: with any open, only what needs a new one.
-    pub(super) fn drain_unreachable(&mut self) -> Vec<Box<Exchange>> {
-        self.queue.drain(self.roster.open() == 0)
+    pub(super) fn drain_unreachable(&mut self, fault: &Fault, now: Instant) -> Vec<Box<Exchange>> {
+        let is_gone = self.roster.open() == 0;
+        is_gone.then(|| self.health.on_unreachable(fault, now));
+        self.queue.drain(is_gone)
     }
 
     pub(super) fn report(&self, now: Instant) -> BackendReport<'_> {

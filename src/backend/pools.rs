@@ -92,7 +92,7 @@ impl Pools {
     }
 
     pub(super) fn label(&self, at: usize) -> &str {
-        self.pools[at].label()
+        &self.pools[at].spec().label
     }
 
     pub(super) fn set_connector(&mut self, at: usize, connector: TlsConnector, turn: &mut Turn) {
@@ -381,7 +381,7 @@ impl Pools {
     pub(super) fn check_results(&mut self, now: Instant) -> Option<Vec<CheckResult>> {
         let result = |pool: &mut Pool| {
             let result = pool.reach().result(now)?;
-            Some(CheckResult { label: pool.label().to_owned(), result })
+            Some(CheckResult { label: pool.spec().label.clone(), result })
         };
         self.pools.iter_mut().map(result).collect()
     }

@@ -68,13 +68,21 @@ impl AdminSession {
             AdminRequest::OtherMethod => "405 Method Not Allowed\r\nAllow: GET, HEAD",
         };
         // A browser loads nothing and runs nothing, whatever a label may look like to it.
-        let of_content = if page == AdminRequest::Page {
-            "text/html; charset=utf-8\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; \
-             img-src data:; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff"
-        } else {
-            "text/plain; version=0.0.4; charset=utf-8"
+        let of_content = match page {
+            AdminRequest::Page => {
+                "text/html; charset=utf-8\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; \
+                 img-src data:; frame-ancestors 'none'"
+            }
+            AdminRequest::Metrics => "text/plain; version=0.0.4; charset=utf-8",
+            AdminRequest::Status
+            | AdminRequest::Health
+            | AdminRequest::Readiness
+            | AdminRequest::UnknownPath
+            | AdminRequest::OtherMethod => "text/plain; charset=utf-8",
         };
-        let fields = format!("Content-Type: {of_content}\r\nCache-Control: no-store\r\nConnection: close");
+        let fields = format!(
+            "Content-Type: {of_content}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: close"
+        );
         let length = body.len();
         let body = if self.head_only { "" } else { body };
         out.extend_from_slice(

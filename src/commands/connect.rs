@@ -11,22 +11,29 @@ use std::time::Duration;
 const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// A connection over a unix socket or TCP.
-pub(super) trait Stream: Read + Write {}
+pub(super) trait Stream: Read + Write {
+    /// Sets the maximum time to wait for the next bytes.
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()>;
+}
 
-impl<T: Read + Write> Stream for T {}
+impl Stream for UnixStream {
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(timeout))
+    }
+}
+
+impl Stream for TcpStream {
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(timeout))
+    }
+}
 
 /// Connects as a mail server would.
 pub(super) fn connect(socket: &Endpoint) -> io::Result<Box<dyn Stream>> {
-    Ok(match socket {
-        Endpoint::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(READ_TIMEOUT))?;
-            Box::new(stream)
-        }
-        Endpoint::Inet(address) => {
-            let stream = TcpStream::connect(address)?;
-            stream.set_read_timeout(Some(READ_TIMEOUT))?;
-            Box::new(stream)
-        }
-    })
+    let stream: Box<dyn Stream> = match socket {
+        Endpoint::Unix(path) => Box::new(UnixStream::connect(path)?),
+        Endpoint::Inet(address) => Box::new(TcpStream::connect(address)?),
+    };
+    stream.set_timeout(READ_TIMEOUT)?;
+    Ok(stream)
 }

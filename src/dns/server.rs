@@ -15,6 +15,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 // Not with the first few: one that looks up a name far away may take longer than the first repetition.
 const REPORT_AFTER: Duration = Duration::from_secs(5);
 
+/// The time after which nothing is known any more of a server that has not answered, and was not asked since.
+const KNOWN: Duration = Duration::from_secs(60);
+
 /// A name server.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -23,6 +26,7 @@ pub(super) struct Server {
     misses: u32,
     /// When it did not answer for the first time since it last did.
     silent_since: Option<Instant>,
+    last_miss: Option<Instant>,
     next_probe: Option<Instant>,
     reported: bool,
 }
@@ -34,6 +38,7 @@ impl Server {
             metrics: NameServerMetrics::default(),
             misses: 0,
             silent_since: None,
+            last_miss: None,
             next_probe: None,
             reported: false,
         }
@@ -50,6 +55,7 @@ impl Server {
     /// It has not answered a question that was sent at `sent`, or cannot be reached.
     pub(super) fn on_miss(&mut self, sent: Instant, cause: &str, now: Instant) {
         self.misses += 1;
+        self.last_miss = Some(now);
         let since = *self.silent_since.get_or_insert(sent);
         if !self.reported && self.misses >= MAX_MISSES && now.saturating_duration_since(since) >= REPORT_AFTER {
             self.reported = true;
@@ -62,9 +68,10 @@ impl Server {
         self.misses >= MAX_MISSES
     }
 
-    /// For how long it has not answered, if others are asked first because of that.
+    /// For how long it has not answered, if others are asked first because of that, and it was asked lately.
     pub(super) fn silent_for(&self, now: Instant) -> Option<Duration> {
-        self.silent_since.filter(|_| self.is_silent()).map(|since| now.saturating_duration_since(since))
+        let is_known = self.last_miss.is_some_and(|last| now < last + KNOWN);
+        self.silent_since.filter(|_| self.is_silent() && is_known).map(|since| now.saturating_duration_since(since))
     }
 
     /// True if a silent server is to be asked beside another one now.

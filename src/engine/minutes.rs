@@ -39,7 +39,7 @@ impl Minutes {
         now.saturating_duration_since(self.start)
     }
 
-    /// Copies the counters, if that is due. To be called once per turn.
+    /// Copies the counters, if that is due. To be called before each event, so that it does not count yet.
     #[inline]
     pub(super) fn tick(&mut self, shared: &Shared) {
         if self.next <= shared.turn.now {
@@ -81,8 +81,9 @@ impl Minutes {
         let nothing = (Histogram::default(), 0);
         let (latency, cached) = sample.map_or(&nothing, |sample| &sample.tables[number]);
         let recent = metrics.latency.after(latency);
+        // Lookups are counted when they are joined to a request, and once more if they get an expired value.
         let share = (metrics.cached().saturating_sub(*cached)) as f64 / recent.count() as f64;
-        (minute(&recent, seconds), (recent.count() > 0).then_some(share))
+        (minute(&recent, seconds), (recent.count() > 0).then_some(share.min(1.0)))
     }
 
     /// Responses of a backend in the last minute.

@@ -201,6 +201,7 @@ impl Engine {
     fn begin(&mut self, now: Instant) {
         self.shared.turn.now = now;
         self.pending = true;
+        self.minutes.tick(&self.shared);
     }
 
     // --- turns
@@ -214,7 +215,6 @@ impl Engine {
     pub fn process(&mut self, now: Instant) {
         self.shared.turn.now = now;
         self.pending = false;
-        self.minutes.tick(&self.shared);
         self.shared.tables.tick(now);
         // First: what was written for a client in this turn is sent before it is closed for what expires in it.
         self.shared.clients.expire(&mut self.shared.faults, &mut self.shared.turn);

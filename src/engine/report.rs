@@ -41,8 +41,13 @@ pub(super) fn status(shared: &Shared, minutes: &Minutes) -> Status {
         let (minute, cached) = minutes.table(number, metrics, now);
         TableStatus { name: name.to_owned(), found, missed, failed, minute, cached }
     });
-    let troubles: BTreeMap<&str, &Trouble> =
-        shared.carriers.reports(now).filter_map(|report| Some((report.label, report.trouble?))).collect();
+    let mut troubles = BTreeMap::<&str, &Trouble>::new();
+    for (label, trouble) in shared.carriers.reports(now).filter_map(|report| Some((report.label, report.trouble?))) {
+        let first = troubles.entry(label).or_insert(trouble);
+        if trouble.since < first.since {
+            *first = trouble;
+        }
+    }
     let backends = backends(shared);
     let backends = backends.iter().map(|(label, metrics)| BackendStatus {
         label: (*label).to_owned(),
@@ -188,11 +193,7 @@ fn backend_metrics(backends: &BTreeMap<&str, BackendMetrics>, text: &mut Exposit
     family(text, what, ["backend", "state"], each(), states);
     tls_metrics(backends, text);
     let name = "podop_exchange_duration_seconds";
-    text.family(
-        name,
-        "histogram",
-        "Time from a request to a backend to its response, including the wait for a connection.",
-    );
+    text.family(name, "histogram", "Time from sending a request to a backend to its response.");
     each().for_each(|(backend, metrics)| text.histogram(name, &[("backend", backend)], &metrics.latency));
     let what = ["podop_resends_total", "counter", "Requests sent again because a used connection broke."];
     family(text, what, ["backend", ""], each(), &[("", |backend| backend.resent)]);

@@ -120,7 +120,7 @@ impl Shared {
         // Socketmap has a reply of its own for a request that timed out.
         let timeout = matches!(fault, Fault::Timeout(_));
         let kind = if timeout { FailureKind::Timeout } else { FailureKind::Temporary };
-        self.failure(table, exchange, kind, fault, None)
+        self.failure(table, exchange, kind, fault, fault.detail())
     }
 
     /// The failure of a request whose response has no answer.

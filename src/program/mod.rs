@@ -98,7 +98,9 @@ impl Programs {
     ) {
         let metrics = &mut self.pools[number].metrics;
         match &result {
-            Ok(response) => metrics.count_response(response.status, now.saturating_duration_since(exchange.since)),
+            Ok(response) => {
+                metrics.count_response(response.status, Some(now.saturating_duration_since(exchange.since)))
+            }
             Err(fault) => metrics.count_failure(matches!(fault, Fault::Timeout(_))),
         }
         self.finished.push_back(Finished { exchange, result, sent });

@@ -291,7 +291,8 @@ impl Pool {
         if process.has_got_requests() {
             return false;
         }
-        let since = self.down.as_ref().map_or(now, |trouble| trouble.since);
+        let worked = process.works_at() < now;
+        let since = self.down.as_ref().filter(|_| !worked).map_or(now, |trouble| trouble.since);
         self.down = Some(Trouble { cause: cause.to_owned(), since });
         self.trouble(processes).is_some()
     }

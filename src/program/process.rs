@@ -258,7 +258,7 @@ impl Process {
             Reply::Value(raw) => Ok(response(200, raw.as_bytes().to_vec())),
             Reply::Done(true) if is_list(&exchange) => Ok(response(200, rows.into_end())),
             Reply::Done(done) => Ok(response(if done { 204 } else { 404 }, Vec::new())),
-            Reply::Error(text) => Err(Fault::Failed(format!("reported: {text}"))),
+            Reply::Error(text) => Err(Fault::Reported(text)),
             Reply::Rows(_) => return Ok(()), // above
         };
         events.push(Event::Answered(exchange, result));

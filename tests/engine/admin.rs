@@ -194,6 +194,69 @@ fn the_status_shows_for_how_long_a_slow_backend_is_down() {
 }
 
 #[test]
+fn a_backend_with_a_connection_that_works_is_not_down() {
+    let mut world = World::with_alias(&["--option", "alias:keepalive=86400"]);
+    let first = world.lookup("a");
+    let backend = world.accept();
+    world.lookup("b");
+    world.refuse(); // the second connection
+    world.respond(backend, "v");
+    assert_eq!(world.taken(first), "4:OK v,");
+    assert_eq!(row(&page(&mut world, "/status"), "192.0.2.1")[0], "up");
+}
+
+#[test]
+fn nothing_is_known_of_a_backend_that_was_not_tried_for_a_minute() {
+    let mut world = World::with_alias(&[]);
+    world.lookup("k");
+    world.refuse();
+    world.wait(SECOND * 59);
+    assert_eq!(row(&page(&mut world, "/status"), "192.0.2.1")[0], "down");
+    world.wait(SECOND * 2);
+    assert_eq!(row(&page(&mut world, "/status"), "192.0.2.1")[0], "up");
+    assert!(world.engine.summary(world.now).contains("1 backends, "), "none is unreachable");
+}
+
+#[test]
+fn a_response_that_comes_too_late_is_counted_with_its_time() {
+    let mut world = World::with_alias(&["--option", "alias:pipeline=4", "--timeout", "1"]);
+    world.lookup("a");
+    let backend = world.accept();
+    world.wait(MS * 900);
+    world.lookup("b");
+    world.wait(MS * 600);
+    world.respond(backend, "late");
+    let p50 = row(&page(&mut world, "/status"), "192.0.2.1").pop();
+    let metrics = page(&mut world, "/metrics");
+    let fast = "podop_exchange_duration_seconds_bucket{backend=\"192.0.2.1\",le=\"0.5\"} 0\n";
+    assert!(metrics.contains(fast), "{p50:?} {metrics}");
+}
+
+#[test]
+fn the_first_requests_after_a_pause_count_as_those_of_the_last_minute() {
+    let mut world = World::with_alias(&["--option", "alias:cache=3600", "--option", "alias:keepalive=1"]);
+    let client = world.client(Mode::Postfix);
+    world.ask(client, "k");
+    let backend = world.accept();
+    world.respond(backend, "v");
+    world.wait(SECOND * 100);
+    (0..60).for_each(|_| world.ask(client, "k"));
+    world.wait(SECOND);
+    assert_eq!(row(&page(&mut world, "/status"), "alias")[..2], ["1.0", "61"]);
+}
+
+#[test]
+fn no_more_than_all_requests_are_cached() {
+    let mut world = World::with_alias(&["--option", "alias:cache=60"]);
+    let clients: Vec<_> = (0..20).map(|_| world.lookup("k")).collect();
+    let backend = world.accept();
+    world.respond(backend, "v");
+    clients.into_iter().for_each(|client| assert_eq!(world.taken(client), "4:OK v,"));
+    let row = row(&page(&mut world, "/status"), "alias");
+    assert_eq!(row[row.len() - 2..], ["95", "%"], "19 of 20");
+}
+
+#[test]
 fn neither_page_has_a_key_a_value_or_a_secret() {
     let url = "http://name:pass-secret@192.0.2.1/path-secret/§";
     let header = "alias:header=X-Token: header-secret";

@@ -58,7 +58,7 @@ fn answers_become_replies() {
         (r#""value":["a","b"]"#, "6:OK a,b,"),
         (r#""value":null"#, "9:NOTFOUND ,"),
         (r#""value":[]"#, "9:NOTFOUND ,"),
-        (r#""error":"no database""#, "47:TEMP alias: program:alias reported: no database,"),
+        (r#""error":"no database""#, "56:TEMP alias: program:alias reported an error: no database,"),
         (r#""done":true"#, "70:TEMP alias: program:alias answered done where it was asked for a value,"),
     ] {
         let mut world = world();
@@ -66,6 +66,19 @@ fn answers_become_replies() {
         assert_eq!(respond(&mut world, members), r#""get":"a@b""#);
         assert_eq!(world.taken(client), reply);
     }
+}
+
+#[test]
+fn the_text_of_an_error_is_a_detail_which_the_status_page_does_not_show() {
+    let mut world = world();
+    let client = world.lookup("a@b");
+    respond(&mut world, r#""error":"where key = 'secret'""#);
+    assert!(world.taken(client).contains("reported an error: where key = 'secret'"), "only the mail server gets it");
+    let monitor = world.client(Mode::Admin);
+    world.block(monitor, true);
+    world.send(monitor, b"GET / HTTP/1.1\r\n\r\n");
+    let page = String::from_utf8(world.engine.output(monitor).to_vec()).unwrap();
+    assert!(page.contains("cause=&quot;reported an error&quot;") && !page.contains("secret"), "{page}");
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn whatever_a_process_does_others_are_answered() {
     for (key, expected) in [
         ("plain", "OK v-plain".to_owned()),
         ("miss", "NOTFOUND ".to_owned()),
-        ("error", temp("reported: no database")),
+        ("error", temp("reported an error: no database")),
         ("object", "TEMP alias: the value is an object: select= names a part of it".to_owned()),
         ("nul", "TEMP alias: the value has a NUL, where mail servers cut it".to_owned()),
         ("garbage", temp("sent a line that is no JSON object")),
@@ -248,6 +248,9 @@ fn check_starts_a_program_for_a_key_and_ends_it() {
     };
     let report = |state: &str| format!("table alias is usable\nlookup alias backend program:alias {state}\n");
     assert_eq!(check("--check=k"), (Some(0), report("a value")));
-    assert_eq!(check("--check=error"), (Some(69), report("failed: alias: program:alias reported: no database")));
+    assert_eq!(
+        check("--check=error"),
+        (Some(69), report("failed: alias: program:alias reported an error: no database"))
+    );
     assert_eq!(check("--check"), (Some(0), "table alias is usable\n".to_owned()));
 }
