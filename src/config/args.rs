@@ -242,6 +242,13 @@ fn endpoint(flag: &str, text: &str) -> Result<Endpoint, ConfigError> {
             port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Err(usage(format!("{flag} expects a path or inet:HOST:PORT, not '{port}'")))
             }
+            // So would an address whose prefix was forgotten.
+            address
+                if !address.contains('/')
+                    && address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
+            {
+                Err(usage(format!("{flag} expects a path or inet:HOST:PORT, not '{address}'")))
+            }
             path => Ok(Endpoint::Unix(path.into())),
         };
     };
@@ -460,6 +467,7 @@ mod tests {
             (vec!["--socket"], 64, "--socket expects a value"),
             (vec!["--socket", ""], 64, "--socket expects a path"),
             (vec!["--socket", "inet:localhost"], 64, "--socket expects inet:HOST:PORT"),
+            (vec!["--socket", "127.0.0.1:99"], 64, "--socket expects a path or inet:HOST:PORT, not '127.0.0.1:99'"),
             (vec!["--socket", "inet::99"], 64, "--socket expects inet:HOST:PORT"),
             (vec!["--socket", "inet:h:99999"], 64, "--socket expects inet:HOST:PORT"),
             (vec!["--socket", "/s", "--socket", "/s"], 78, "--socket /s is given twice"),

@@ -288,7 +288,13 @@ fn the_argument_file_of_the_package_serves_the_tables_of_main_cf() {
     let backend = Python::start(&sample("backend.py"));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tables");
-    std::fs::write(&path, sample("podop.tables").replace(":8080", &format!(":{}", backend.port))).unwrap();
+    std::fs::write(
+        &path,
+        sample("podop.tables")
+            .replace(":8080", &format!(":{}", backend.port))
+            .replace(":9779", &format!(":{}", port::free())),
+    )
+    .unwrap();
     let podop = Podop::start(&[format!("@{}", path.display())]);
     let main_cf = sample("main.cf");
     let tables: Vec<&str> =

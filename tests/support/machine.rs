@@ -6,20 +6,30 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use tempfile::TempDir;
 
 /// A booted system, with a network of its own that has only loopback.
 pub struct Machine {
     nspawn: Child,
     /// The process id of its systemd.
     init: String,
+    /// Its main.cf.
+    _dir: TempDir,
 }
 
 impl Machine {
-    /// Boots the system of this release. What is written to its files is lost at the end. Says that the test is skipped
-    /// if there is none.
-    pub fn boot(release: &str) -> Option<Machine> {
+    /// Boots the system of this release, with these lines at the end of main.cf. What is written to its files is lost at the
+    /// end. Says that the test is skipped if there is none.
+    pub fn boot(release: &str, main_cf: &str) -> Option<Machine> {
         let root = root(release)?;
+        // There from the start: on a host with cgroups v1, systemd sometimes fails to notice that Postfix has ended, so
+        // that it cannot be restarted.
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("main.cf");
+        let before = std::fs::read_to_string(root.join("etc/postfix/main.cf")).expect("main.cf of Debian");
+        std::fs::write(&path, before + main_cf).expect("main.cf is written");
         let mut command = Command::new("systemd-nspawn");
+        command.arg(format!("--bind-ro={}:/etc/postfix/main.cf", path.display()));
         command.arg("-D").arg(root).args(["--volatile=overlay", "--register=no", "--keep-unit", "--private-network"]);
         static BOOTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("--machine=podop-{}-{}", std::process::id(), BOOTED.fetch_add(1, Relaxed));
@@ -32,7 +42,7 @@ impl Machine {
             init.is_some()
         });
         let init = init.expect("found");
-        let machine = Machine { nspawn, init };
+        let machine = Machine { nspawn, init, _dir: dir };
         // Some unit of the system may have failed (`degraded`); those that matter are tested.
         wait_until(|| {
             let state = machine.command("systemctl is-system-running").output().expect("nsenter runs");
@@ -45,7 +55,7 @@ impl Machine {
     pub fn command(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.init, "-a", "timeout", "60", "sh", "-c", script]).stdin(Stdio::null());
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
         command
     }
 

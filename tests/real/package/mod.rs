@@ -14,16 +14,21 @@ use support::roots::{package, packages};
 const SERVICE: &[u8] = include_bytes!("service.py");
 const LOAD: &[u8] = include_bytes!("load.py");
 
-/// main.cf of the manual's setup, as far as these tests need it. Not restarted by systemd, which on a host with cgroups v1
-/// sometimes fails to notice that a daemon's processes have ended.
-const POSTCONF: &str = "postconf -e 'podop=socketmap:unix:/run/podop/podop.sock' \
-    'virtual_alias_maps=${podop}:alias' 'virtual_alias_domains=${podop}:domain' inet_interfaces=127.0.0.1 \
-    mydestination=localhost inet_protocols=ipv4 maillog_file=/var/log/postfix.log && postfix stop && postfix start";
+/// main.cf of the manual's setup, as far as these tests need it.
+const MAIN_CF: &str = "
+podop = socketmap:unix:/run/podop/podop.sock
+virtual_alias_maps = ${podop}:alias
+virtual_alias_domains = ${podop}:domain
+mydestination = localhost
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+maillog_file = /var/log/postfix.log
+";
 
 /// Boots a system, installs the package and starts the service that it asks.
 fn installed(release: &str) -> Option<Machine> {
     let packages = packages()?;
-    let machine = Machine::boot(release)?;
+    let machine = Machine::boot(release, MAIN_CF)?;
     machine.write("/root/service.py", SERVICE);
     machine.run("systemd-run --quiet python3 /root/service.py");
     machine.install(&package(&packages, ".deb"));
@@ -78,7 +83,6 @@ fn mail_is_delivered_and_rejected_on(release: &str) {
     let Some(machine) = installed(release) else { return };
     machine.run("systemctl enable --now podop.socket");
     assert!(!machine.succeeds("systemctl is-active podop.service"), "no request has come yet");
-    machine.run(POSTCONF);
     let session = "import smtplib\n\
         smtp = smtplib.SMTP('127.0.0.1')\n\
         smtp.sendmail('a@localhost', ['info@example.org'], 'Subject: hello\\n\\nhello\\n')\n\
@@ -126,6 +130,19 @@ fn reloads_restarts_and_upgrades_lose_no_lookup() {
     load.end(1000);
     let status = machine.run("systemctl status podop.service --no-pager");
     assert!(status.contains("Status: \"4 tables, 1 backends"), "{status}");
+}
+
+#[test]
+#[ignore = "boots Debian; tests/run builds it"]
+fn an_upgrade_with_errors_in_the_tables_keeps_the_old_process() {
+    let Some(machine) = started("bookworm") else { return };
+    let before = main_pid(&machine);
+    machine.run("echo --nonsense >>/etc/podop/tables");
+    machine.write("/root/upgrade.deb", &std::fs::read(package(&packages().unwrap().join("upgrade"), ".deb")).unwrap());
+    let text = machine.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/upgrade.deb 2>&1");
+    assert!(text.contains("unknown argument '--nonsense'") && text.contains("not restarted"), "{text}");
+    assert_eq!(main_pid(&machine), before);
+    assert!(machine.run("podop status").contains("\nalias "), "the metrics listener of the package's tables");
 }
 
 #[test]
@@ -185,7 +202,7 @@ for line in sys.stdin:
 #[ignore = "boots Debian; tests/run builds it"]
 fn a_purge_leaves_nothing() {
     let Some(packages) = packages() else { return };
-    let Some(machine) = Machine::boot("bookworm") else { return };
+    let Some(machine) = Machine::boot("bookworm", MAIN_CF) else { return };
     // Not the logs, nor what dpkg and systemd keep of anything.
     let files = "find / -xdev \\( -path /proc -o -path /sys -o -path /var/log -o -path /var/lib/dpkg -o -path /root \\
         -o -path /run/systemd -o -path /tmp -o -path '/etc/*-' \\) -prune -o -print; find /run /etc -name '*podop*'";
@@ -207,7 +224,7 @@ fn a_purge_leaves_nothing() {
 #[ignore = "boots Debian; tests/run builds it"]
 fn the_units_can_be_installed_from_the_source() {
     let Some(packages) = packages() else { return };
-    let Some(machine) = Machine::boot("bookworm") else { return };
+    let Some(machine) = Machine::boot("bookworm", MAIN_CF) else { return };
     machine.write("/root/podop.tar.gz", &std::fs::read(package(&packages, ".tar.gz")).unwrap());
     machine.run("tar -xzf /root/podop.tar.gz -C /root && mv /root/podop-*/usr/bin/podop /usr/local/bin/podop");
     for name in ["podop.service", "podop.socket", "podop.sysusers", "podop.tables"] {
