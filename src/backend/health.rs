@@ -141,8 +141,9 @@ impl Health {
     /// A connection was made, or a response has arrived.
     #[inline]
     pub(super) fn on_reached(&mut self) {
-        if self.unreachable.take().is_some() {
-            log::info(format_args!("reachable backend={}", self.label));
+        // As nearly always; it is called for each response.
+        if self.unreachable.is_some() {
+            self.unreachable = None;
         }
     }
 
