@@ -397,8 +397,9 @@ fn tables(port: u16, more: &[&str]) -> Vec<String> {
     let text = sample("postfix.sh");
     let command = text.split("podop --socket /run/podop/podop.sock --socket-group postfix").nth(1).unwrap();
     let command = command.replace(":8080", &format!(":{port}"));
-    let mut args: Vec<String> = command.split_whitespace().filter(|word| *word != "\\").map(str::to_owned).collect();
-    assert_eq!(args.len(), 24, "{command}");
+    let words = command.split_whitespace().filter(|word| *word != "\\").map(|word| word.trim_matches('\''));
+    let mut args: Vec<String> = words.map(str::to_owned).collect();
+    assert_eq!(args.len(), 26, "{command}");
     for name in more {
         args.extend(["--name", name, "--type", "url", "--param"].map(str::to_owned));
         args.push(format!("http://127.0.0.1:{port}/{name}/§"));

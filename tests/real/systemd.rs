@@ -259,7 +259,8 @@ fn systemd_socket_activate_starts_the_program() {
     let mut command = Command::new("systemd-socket-activate");
     command.args(["--fdname=postfix", "-l"]).arg(&path).arg(env!("CARGO_BIN_EXE_podop")).args(TABLE);
     let _podop = Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    wait_until(|| path.exists());
+    // The path is there a moment before anything listens.
+    wait_until(|| UnixStream::connect(&path).is_ok());
     let mut stream = UnixStream::connect(&path).unwrap();
     assert_eq!(ask(&mut stream, "test", b"example.org"), b"OK example.org");
 }

@@ -118,7 +118,7 @@ fn the_programs_of_the_manual_have_aliases_and_mailboxes() {
     server.signal(libc::SIGINT); // fast shutdown
     drop(server);
     let reply = podop.lookup("mailbox", "new@example.org");
-    assert!(reply.starts_with("TEMP mailbox: program:mailbox reported: "), "{reply}");
+    assert!(reply.starts_with("TEMP mailbox: program:mailbox reported an error: "), "{reply}");
     assert_eq!(podop.lookup("mailbox", "Alice@example.org"), "OK a/lice", "it is cached");
     let _server = database.start();
     assert_eq!(podop.lookup("mailbox", "bob@example.org"), "OK b");
