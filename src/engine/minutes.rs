@@ -47,6 +47,8 @@ impl Minutes {
         }
     }
 
+    // Not a part of each event's way.
+    #[inline(never)]
     fn sample(&mut self, shared: &Shared) {
         let at = shared.turn.now;
         self.next = at + INTERVAL;
