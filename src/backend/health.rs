@@ -4,8 +4,9 @@ use super::breaker::{CircuitBreaker, Permit};
 use super::exchange::Exchange;
 use super::fault::Fault;
 use super::preference::Preference;
-use super::report::Trouble;
+use super::report::{BackendReport, Trouble};
 use crate::log;
+use crate::metrics::BackendMetrics;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub(super) struct Health {
     logged: Option<Instant>,
     /// No connection could be made since the last response or connection, and when that was last seen.
     unreachable: Option<(Trouble, Instant)>,
+    /// It could be reached at the last attempt.
+    is_reached: bool,
     /// Why other replicas are preferred, or were.
     avoided: Option<Trouble>,
 }
@@ -38,7 +41,16 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(label: &str) -> Self {
         let (label, preference) = (label.to_owned(), Preference::default());
-        Self { label, replica: false, preference, breakers: Vec::new(), logged: None, unreachable: None, avoided: None }
+        Self {
+            label,
+            replica: false,
+            preference,
+            breakers: Vec::new(),
+            logged: None,
+            unreachable: None,
+            is_reached: false,
+            avoided: None,
+        }
     }
 
     pub(super) fn set_replica(&mut self) {
@@ -142,8 +154,8 @@ impl Health {
     #[inline]
     pub(super) fn on_reached(&mut self) {
         // As nearly always; it is called for each response.
-        if self.unreachable.is_some() {
-            self.unreachable = None;
+        if !self.is_reached {
+            (self.is_reached, self.unreachable) = (true, None);
         }
     }
 
@@ -151,11 +163,16 @@ impl Health {
     pub(super) fn on_unreachable(&mut self, fault: &Fault, now: Instant) {
         let since = self.unreachable.as_ref().map_or(now, |(trouble, _)| trouble.since);
         self.unreachable = Some((Trouble { cause: fault.to_string(), since }, now));
+        self.is_reached = false;
+    }
+
+    pub(super) fn report(&self, metrics: BackendMetrics, now: Instant) -> BackendReport<'_> {
+        BackendReport { label: &self.label, metrics, trouble: self.trouble(now), is_reached: self.is_reached }
     }
 
     /// Why requests are not sent to it as usual: it cannot be reached, does not answer some table in time, or others are
     /// preferred to it.
-    pub(super) fn trouble(&self, now: Instant) -> Option<&Trouble> {
+    fn trouble(&self, now: Instant) -> Option<&Trouble> {
         let slow = self.breakers.iter().find_map(|(_, breaker)| breaker.trouble());
         let avoided = self.avoided.as_ref().filter(|_| self.replica && self.is_avoided(now));
         let unreachable = self.unreachable.as_ref().filter(|(_, last)| now < *last + KNOWN);

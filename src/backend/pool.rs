@@ -393,6 +393,6 @@ impl Pool {
             down: u64::from(self.health.is_down(now)),
             ..self.roster.metrics(&self.metrics)
         };
-        BackendReport { label: &self.spec.label, metrics, trouble: self.health.trouble(now) }
+        self.health.report(metrics, now)
     }
 }

@@ -11,6 +11,8 @@ pub struct BackendReport<'a> {
     pub metrics: BackendMetrics,
     /// Why requests are not sent to it as usual.
     pub trouble: Option<&'a Trouble>,
+    /// It could be reached at the last attempt. False if there was none, or if it failed, which `trouble` says for a minute.
+    pub is_reached: bool,
 }
 
 /// Why something is not in use, and since when.

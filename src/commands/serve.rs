@@ -58,13 +58,15 @@ pub fn serve(mut config: Config) -> Result<u8, ConfigError> {
 }
 
 fn resolve(listeners: &[(Endpoint, Mode)]) -> Result<Vec<Resolved>, ConfigError> {
-    let of =
-        |(endpoint, _): &(Endpoint, Mode)| Resolved::of(endpoint).map_err(|error| unusable_socket(endpoint, &error));
+    let of = |(endpoint, mode): &(Endpoint, Mode)| {
+        Resolved::of(endpoint).map_err(|error| unusable_socket(endpoint, *mode, &error))
+    };
     listeners.iter().map(of).collect()
 }
 
-fn unusable_socket(endpoint: &Endpoint, error: &io::Error) -> ConfigError {
-    failure(&format!("--socket {endpoint}"), error)
+fn unusable_socket(endpoint: &Endpoint, mode: Mode, error: &io::Error) -> ConfigError {
+    let flag = if mode == Mode::Admin { "--metrics" } else { "--socket" };
+    failure(&format!("{flag} {endpoint}"), error)
 }
 
 /// All listeners: sockets inherited from systemd, and those of the command line.
@@ -83,7 +85,7 @@ fn listen(
     }
     for ((endpoint, mode), resolved) in config.listeners.iter().zip(endpoints) {
         let bound = Listener::bind(resolved, *mode, config.permissions);
-        for listener in bound.map_err(|error| unusable_socket(endpoint, &error))? {
+        for listener in bound.map_err(|error| unusable_socket(endpoint, *mode, &error))? {
             let name = listener.address().map_or(endpoint.to_string(), |address| format!("inet:{address}"));
             listeners.push((name, listener));
         }

@@ -74,6 +74,9 @@ fn daemon(
     // An unknown argument is reported before a missing one, as it is mostly a misspelling of the latter.
     finish(args)?;
     // A check needs no listener, so that tables can be tried before the sockets are chosen.
+    if check && endpoints.is_empty() && config.tables.is_empty() {
+        return Err(usage("--check expects tables or sockets, or @FILE for arguments from a file"));
+    }
     if endpoints.is_empty() && !check && system::inherited() == 0 {
         return Err(usage("--socket is required: where to listen"));
     }

@@ -2,12 +2,12 @@
 
 use super::minutes::{Minutes, backends};
 use super::shared::Shared;
-use crate::backend::Trouble;
+use crate::backend::{BackendReport, Trouble};
 use crate::client::AdminRequest;
 use crate::log;
 use crate::metrics::{ACTIONS, BackendMetrics, CacheMetrics, Exposition, NameServerMetrics, TableMetrics};
 use crate::status::{BackendStatus, FaultStatus, Status, TableStatus};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// A status line: tables, backends and clients.
@@ -41,8 +41,12 @@ pub(super) fn status(shared: &Shared, minutes: &Minutes) -> Status {
         let (minute, cached) = minutes.table(number, metrics, now);
         TableStatus { name: name.to_owned(), found, missed, failed, minute, cached }
     });
+    // Pools of the same backend with different settings share its label.
     let mut troubles = BTreeMap::<&str, &Trouble>::new();
-    for (label, trouble) in shared.carriers.reports(now).filter_map(|report| Some((report.label, report.trouble?))) {
+    let mut reached = BTreeSet::<&str>::new();
+    for BackendReport { label, trouble, is_reached, .. } in shared.carriers.reports(now) {
+        reached.extend(is_reached.then_some(label));
+        let Some(trouble) = trouble else { continue };
         let first = troubles.entry(label).or_insert(trouble);
         if trouble.since < first.since {
             *first = trouble;
@@ -54,6 +58,7 @@ pub(super) fn status(shared: &Shared, minutes: &Minutes) -> Status {
         trouble: troubles
             .get(label)
             .map(|trouble| (trouble.cause.clone(), now.saturating_duration_since(trouble.since))),
+        is_reached: reached.contains(label),
         busy: Some(metrics.busy),
         idle: metrics.idle,
         waiting: metrics.waiting,
@@ -62,6 +67,7 @@ pub(super) fn status(shared: &Shared, minutes: &Minutes) -> Status {
     let servers = shared.carriers.dns.silent(now).map(|(address, silent)| BackendStatus {
         label: format!("name server {address}"),
         trouble: silent.map(|time| ("did not answer in time".to_owned(), time)),
+        is_reached: shared.carriers.dns.metrics().any(|(of, metrics)| of == address && metrics.answered > 0),
         ..BackendStatus::default()
     });
     let faults = shared.faults.recent().map(|recent| FaultStatus {

@@ -317,7 +317,8 @@ impl Pool {
             down: u64::from(trouble.is_some()),
             ..self.metrics.clone()
         };
-        BackendReport { label: &self.spec.label, metrics, trouble }
+        let is_reached = serving().next().is_some();
+        BackendReport { label: &self.spec.label, metrics, trouble, is_reached }
     }
 }
 

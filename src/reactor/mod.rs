@@ -360,7 +360,7 @@ impl Reactor {
             match signal {
                 Signal::Stop => self.shut_down(),
                 Signal::Reload => {
-                    log::notice(format_args!("reload"));
+                    log::notice(format_args!("reload arguments=unchanged"));
                     self.notifier.reloading();
                     self.engine.reload();
                     self.notifier.ready(&self.engine.summary(self.now), self.now);

@@ -44,6 +44,8 @@ pub struct BackendStatus {
     pub label: String,
     /// Why it is not in use as usual, and for how long.
     pub trouble: Option<(String, Duration)>,
+    /// It could be reached at the last attempt; otherwise, and without a trouble, nothing is known.
+    pub is_reached: bool,
     /// Connections or processes; `None` if it has none.
     pub busy: Option<u64>,
     pub idle: u64,
@@ -65,7 +67,8 @@ pub struct FaultStatus {
 /// The state of a backend in a word, with the time for which it has not been usual.
 pub(super) fn state(backend: &BackendStatus) -> String {
     match &backend.trouble {
-        None => "up".to_owned(),
+        None if backend.is_reached => "up".to_owned(),
+        None => "unknown".to_owned(),
         Some((_, time)) => format!("down {}", span(*time)),
     }
 }
@@ -135,6 +138,7 @@ pub(super) fn example() -> Status {
     let down = BackendStatus {
         label: "admin.internal.example.org:8080/and/a/long/socket/path.sock".to_owned(),
         trouble: Some(("is unreachable: connection refused <script>".to_owned(), Duration::from_secs(200))),
+        is_reached: false,
         busy: Some(0),
         idle: 0,
         waiting: 17,
@@ -142,6 +146,7 @@ pub(super) fn example() -> Status {
     };
     let up = BackendStatus {
         label: "b:80".to_owned(),
+        is_reached: true,
         busy: Some(2),
         idle: 5,
         minute: minute(1.0, 300, 400),

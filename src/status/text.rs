@@ -26,7 +26,7 @@ pub fn text(status: &Status) -> String {
     for backend in backends {
         let minute = &backend.minute;
         let cells = [
-            if backend.trouble.is_some() { "down".to_owned() } else { "up".to_owned() },
+            state(backend).split(' ').next().unwrap_or_default().to_owned(), // how long is on a line of its own
             connections(backend),
             count(backend.waiting),
             rate(minute.per_second),
@@ -111,7 +111,7 @@ BACKEND                                    STATE    BUSY   QUEUE   REQ/S     P50
 admin.internal.example.org:8080/and/a/l…    down  0 of 0      17       0       -
     down 3 min: is unreachable: connection refused <script>
 b:80                                          up  2 of 7       0     1.0  0.3 ms
-name server 127.0.0.1:53                      up       -       0       0       -
+name server 127.0.0.1:53                 unknown       -       0       0       -
 
 FAULTS
     12 s ago, 118 times: fault table=alias backend=admin:8080 cause=\"is
