@@ -7,7 +7,7 @@ use podop::config::Mode;
 use podop::io::{End, Peer};
 use podop::wire::base64::encode;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use support::world::{MS, SECOND, World, response};
 
 /// What may happen. Numbers choose among what is there.
@@ -59,6 +59,8 @@ struct Model {
     next: u32,
     /// Requests that the backend has not answered in time, since it has answered any: it may be down from five on.
     hung: usize,
+    /// Requests whose connection closed before an answer. They are sent again, and may then hang, too.
+    again: BTreeSet<u32>,
 }
 
 impl Model {
@@ -66,7 +68,16 @@ impl Model {
         let (mode, limit) = (if is_login { "sasl=t" } else { "policy=t" }, format!("t:connections={connections}"));
         let table = ["--mode", mode, "--name", "t", "--type", "url", "--param", "http://192.0.2.1/", "--timeout", "6"];
         let world = World::new(&[&table[..], &["--option", &limit]].concat());
-        Model { world, is_login, clients: Vec::new(), known: BTreeMap::new(), busy: Vec::new(), next: 0, hung: 0 }
+        Model {
+            world,
+            is_login,
+            clients: Vec::new(),
+            known: BTreeMap::new(),
+            busy: Vec::new(),
+            next: 0,
+            hung: 0,
+            again: BTreeSet::new(),
+        }
     }
 
     fn apply(&mut self, op: Op) {
@@ -142,6 +153,7 @@ impl Model {
             return;
         }
         let (peer, number) = self.busy.remove(at % self.busy.len());
+        self.again.remove(&number);
         let known = self.known.get_mut(&number).expect("it was asked");
         *known = match outcome {
             Outcome::Yes => Known::Yes,
@@ -167,6 +179,7 @@ impl Model {
             }
         }
         if outcome == Outcome::Close(false) && !self.busy.iter().any(|(_, other)| *other == number) {
+            self.again.insert(number);
             // A new connection that closes at once is a fault.
             self.known.entry(number).and_modify(|known| {
                 if *known == Known::Nothing {
@@ -178,6 +191,7 @@ impl Model {
 
     /// Requests that were not answered may fail now.
     fn fail_waiting(&mut self) {
+        self.hung += self.again.len();
         for known in self.known.values_mut().filter(|known| **known == Known::Nothing) {
             // Or time out later, on a connection that was not refused.
             (*known, self.hung) = (Known::Fault, self.hung + 1);
