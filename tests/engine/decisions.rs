@@ -59,8 +59,8 @@ struct Model {
     next: u32,
     /// Requests that the backend has not answered in time, since it has answered any: it may be down from five on.
     hung: usize,
-    /// Requests whose connection closed before an answer. They are sent again, and may then hang, too.
-    again: BTreeSet<u32>,
+    /// Requests without an answer whose time may not be over, also those of clients that have gone: all of them may hang.
+    unanswered: BTreeSet<u32>,
 }
 
 impl Model {
@@ -76,7 +76,7 @@ impl Model {
             busy: Vec::new(),
             next: 0,
             hung: 0,
-            again: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
         }
     }
 
@@ -101,6 +101,7 @@ impl Model {
                 let number = self.next;
                 self.next += 1;
                 client.open.push(number);
+                self.unanswered.insert(number);
                 let text = match self.is_login {
                     true => format!("AUTH\t{number}\tPLAIN\tresp={}\n", encode(format!("\0z{number}z\0p").as_bytes())),
                     false => format!("request=smtpd_access_policy\nrecipient=z{number}z\n\n"),
@@ -128,6 +129,9 @@ impl Model {
             Op::Pass(ms) => {
                 self.fail_waiting();
                 self.world.wait(ms * MS);
+                if ms >= 7_000 {
+                    self.unanswered.clear(); // the time limit is 6 s
+                }
             }
         }
         self.see();
@@ -153,7 +157,9 @@ impl Model {
             return;
         }
         let (peer, number) = self.busy.remove(at % self.busy.len());
-        self.again.remove(&number);
+        if outcome != Outcome::Close(false) {
+            self.unanswered.remove(&number); // the others may be sent again
+        }
         let known = self.known.get_mut(&number).expect("it was asked");
         *known = match outcome {
             Outcome::Yes => Known::Yes,
@@ -179,7 +185,6 @@ impl Model {
             }
         }
         if outcome == Outcome::Close(false) && !self.busy.iter().any(|(_, other)| *other == number) {
-            self.again.insert(number);
             // A new connection that closes at once is a fault.
             self.known.entry(number).and_modify(|known| {
                 if *known == Known::Nothing {
@@ -191,10 +196,9 @@ impl Model {
 
     /// Requests that were not answered may fail now.
     fn fail_waiting(&mut self) {
-        self.hung += self.again.len();
+        self.hung += self.unanswered.len();
         for known in self.known.values_mut().filter(|known| **known == Known::Nothing) {
-            // Or time out later, on a connection that was not refused.
-            (*known, self.hung) = (Known::Fault, self.hung + 1);
+            *known = Known::Fault; // or they time out later, on a connection that was not refused
         }
     }
 
