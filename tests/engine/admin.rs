@@ -219,17 +219,24 @@ fn nothing_is_known_of_a_backend_that_was_not_tried_for_a_minute() {
 
 #[test]
 fn a_response_that_comes_too_late_is_counted_with_its_time() {
-    let mut world = World::with_alias(&["--option", "alias:pipeline=4", "--timeout", "1"]);
-    world.lookup("a");
+    let tables =
+        ["--name", "alias", "--type", "url", "--param", "http://192.0.2.1/a/§", "--name", "fast", "--type", "url"];
+    let options = ["--param", "http://192.0.2.1/a/§", "--option", "*:pipeline=4", "--option", "*:connections=1"];
+    let mut world = World::new(&[&tables[..], &options, &["--option", "fast:timeout=1"]].concat());
+    world.lookup("first");
     let backend = world.accept();
-    world.wait(MS * 900);
-    world.lookup("b");
-    world.wait(MS * 600);
-    world.respond(backend, "late");
-    let p50 = row(&page(&mut world, "/status"), "192.0.2.1").pop();
+    world.respond(backend, "v"); // from now on, requests are pipelined
+    let client = world.client(Mode::Postfix);
+    world.send(client, b"10:alias slow,8:fast key,");
+    world.taken(backend);
+    world.wait(MS * 1_500);
+    // Both at once: the second is that of the lookup whose time was over.
+    world.send(backend, &[response(200, "\"v\""), response(200, "\"late\"")].concat());
+    assert!(world.taken(client).contains("TIMEOUT fast: "));
     let metrics = page(&mut world, "/metrics");
-    let fast = "podop_exchange_duration_seconds_bucket{backend=\"192.0.2.1\",le=\"0.5\"} 0\n";
-    assert!(metrics.contains(fast), "{p50:?} {metrics}");
+    for line in ["_bucket{backend=\"192.0.2.1\",le=\"1\"} 1", "_count{backend=\"192.0.2.1\"} 3"] {
+        assert!(metrics.contains(&format!("podop_exchange_duration_seconds{line}\n")), "{line}: {metrics}");
+    }
 }
 
 #[test]
